@@ -1,0 +1,93 @@
+"""LoRA adapters: find, check, merge; what they were trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from gating import prompts
+from gating.errors import GatingError, choices
+from gating.hub import first_line
+
+SHIPPED = Path(__file__).parent / "data" / "adapters"
+WEIGHTS, CONFIG, RECIPE = "adapter_model.safetensors", "adapter_config.json", "recipe.json"
+
+
+def shipped() -> list[str]:
+    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{CONFIG}"))
+
+
+def folder(adapter: str) -> Path:
+    """The adapter's folder: a shipped name or a path. Raises GatingError where it or one of its files is missing."""
+    path = SHIPPED / adapter if adapter in shipped() else Path(adapter).expanduser()
+    if not path.is_dir():
+        known = choices(shipped(), adapter)
+        raise GatingError(
+            f"model.adapter={adapter!r} is neither a shipped adapter ({known}) nor a folder; give the path of a peft LoRA "
+            "folder, or model.adapter=null for none."
+        )
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            raise GatingError(f"model.adapter: {path} has no {name}; a peft LoRA folder holds {CONFIG} and {WEIGHTS}.")
+    return path
+
+
+def digest(adapter: str) -> str:
+    """16 hex digits over the adapter's weights and configuration."""
+    path = folder(adapter)
+    return hashlib.sha256((path / CONFIG).read_bytes() + (path / WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
+def merge(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+    """The model with the adapter added into its weights, so that nothing of peft is left in it.
+
+    Raises GatingError when the files are damaged or belong to another architecture: peft itself only warns then.
+    """
+    path = folder(adapter)
+    try:
+        _check_fits(model, path, adapter)
+        peft: Any = PeftModel.from_pretrained(model, str(path))
+        merged: PreTrainedModel = peft.merge_and_unload()
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as e:
+        raise GatingError(
+            f"model.adapter: {path} could not be read as a LoRA adapter ({type(e).__name__}: {first_line(e)}); save it "
+            "again with peft, or choose model.adapter=null."
+        ) from e
+    return merged
+
+
+def _check_fits(model: PreTrainedModel, path: Path, adapter: str) -> None:
+    modules = dict(model.named_modules())
+    with safe_open(path / WEIGHTS, framework="pt") as f:
+        for key in f.keys():  # noqa: SIM118 - not a mapping
+            name, _, side = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
+            linear = modules.get(name)
+            size = f.get_slice(key).get_shape()
+            fits = isinstance(linear, torch.nn.Linear) and (
+                size[1] == linear.in_features if side == "A" else size[0] == linear.out_features
+            )
+            if not fits:
+                raise GatingError(
+                    f"model.adapter={adapter!r} was made for another architecture: its {key} {size} has no place in a "
+                    f"{type(model).__name__} of {sum(p.numel() for p in model.parameters()):,} weights; choose this "
+                    "model's adapter, or model.adapter=null."
+                )
+
+
+def recipe(adapter: str) -> dict[str, Any]:
+    """What `gating.train` wrote beside the weights; empty for an adapter from elsewhere."""
+    path = folder(adapter) / RECIPE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def training_prompts(adapter: str) -> list[str]:
+    """Texts of the shipped sets that the recipe names."""
+    sets: dict[str, bool] = recipe(adapter).get("prompts", {})
+    return [p.text for name, harmful in sets.items() for p in prompts.load(name, harmful, "train")]

@@ -1,0 +1,179 @@
+"""The only place that opens an nnsight trace: `capture` activations, `generate` under a plan, score `nll`.
+
+The bodies of the traces are bare lines that call gating.ops, which is what a remote server would run.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import nnsight
+import numpy as np
+import torch
+from nnsight import TransformersModel
+from transformers import GenerationConfig
+
+from gating import chat, ops
+from gating.interventions import Edits
+from gating.models import Loaded, decoder_layers
+
+LOGITS_BYTES = 512 * 2**20  # the largest float32 logits block that one nll forward may hold
+NO_EDITS: Edits = {}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one batch of rows gave. `tokens` end before the end-of-sequence token.
+
+    score: first-token refusal log-odds [row]. projection: [row, block, probe] at the last prompt token, after the
+    block's edits; residual_norm: [row, block].
+    """
+
+    tokens: list[list[int]]
+    score: np.ndarray
+    projection: np.ndarray
+    residual_norm: np.ndarray
+
+
+class Backend:
+    """A loaded model behind nnsight, in this process. One process per model: traces are not thread-safe."""
+
+    def __init__(self, loaded: Loaded, batch_rows: int) -> None:
+        self.loaded = loaded
+        self.batch_rows = batch_rows
+        self.pad_id = int(loaded.tokenizer.pad_token_id)
+        self.lm = TransformersModel(loaded.model, tokenizer=loaded.tokenizer, task="text-generation")
+        self.layers = operator.attrgetter(decoder_layers(loaded.model))(self.lm)
+
+    def capture(
+        self,
+        prompts: Sequence[Sequence[int]],
+        positions: Sequence[str],
+        responses: Sequence[Sequence[int]] | None = None,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Residual stream resid_post at named positions, at every block, in one forward pass per batch.
+
+        prompts: token ids; responses: ids that follow them, for response positions. Returns float32
+        [row, position, block, hidden] and the median residual norm over all tokens but the first, float64 [block]
+        (the first token is left out: its norm is an outlier in most models).
+        """
+        responses = responses or [[] for _ in prompts]
+        full = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+        out: np.ndarray | None = None
+        norms: list[np.ndarray] = []
+        for rows in self._batches([len(f) for f in full]):
+            ids, mask = chat.pad_left([full[r] for r in rows], self.pad_id)
+            weights = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows])
+            trail = self._read({"input_ids": ids, "attention_mask": mask}, weights)
+            pooled = torch.stack([p for p, _ in trail], dim=2).numpy()  # [row, position, block, hidden]
+            if out is None:
+                out = np.empty((len(full), *pooled.shape[1:]), dtype="float32")
+            out[rows] = pooled
+            inner = (mask.cumsum(1) > 1) & (mask == 1)
+            norms.append(torch.stack([n[inner] for _, n in trail]).numpy())  # [block, token]
+            progress(len(rows))
+        assert out is not None, "capture needs at least one prompt"
+        return out, np.median(np.concatenate(norms, axis=1).astype("float64"), axis=1)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        edits: Edits,
+        max_new_tokens: int,
+        probes: np.ndarray | None = None,
+        score_ids: Sequence[int] = (),
+    ) -> Generation:
+        """Greedy decoding of one batch of rows under a lowered plan, with readouts at the last prompt token.
+
+        prompts: token ids a row; edits: from interventions.lower, one entry a row; probes: unit vectors
+        [block, probe, hidden] or None for no readouts; score_ids: first tokens of a refusal.
+        """
+        ids, mask = chat.pad_left(prompts, self.pad_id)
+        last = torch.zeros_like(mask)
+        last[:, -1] = 1
+        plan = {
+            "edits": edits,
+            "probes": {} if probes is None else {b: torch.from_numpy(p).float() for b, p in enumerate(probes)},
+            "score_ids": torch.tensor(list(score_ids)) if score_ids else None,
+            "prompt_mask": mask,
+            "last_mask": last,
+        }
+        out, trail = self._generate({"input_ids": ids, "attention_mask": mask}, plan, self._greedy(max_new_tokens))
+        readouts = [value.numpy() for where, value in trail if where != "score"]
+        score = next((value.numpy() for where, value in trail if where == "score"), np.full(len(prompts), np.nan))
+        stacked = np.stack(readouts, axis=1) if readouts else np.empty((len(prompts), 0, 1), dtype="float32")
+        tokens = [self._until_end(row) for row in out[:, ids.shape[1] :].tolist()]
+        return Generation(tokens, score, stacked[:, :, :-1], stacked[:, :, -1])
+
+    def nll(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> np.ndarray:
+        """Mean negative log-likelihood of each completion under the unsteered model: [row], nats per token.
+
+        NaN for an empty completion. exp of it is the completion's perplexity.
+        """
+        out = np.full(len(prompts), np.nan, dtype="float32")
+        longest = max((len(c) for c in completions), default=0)
+        vocabulary = self.loaded.model.get_output_embeddings().weight.shape[0]
+        step = max(1, LOGITS_BYTES // (4 * vocabulary * (longest + 1)))
+        filled = [r for r, c in enumerate(completions) if c]
+        for start in range(0, len(filled), step):
+            rows = filled[start : start + step]
+            ids, mask = chat.pad_left([[*prompts[r], *completions[r]] for r in rows], self.pad_id)
+            keep = max(len(completions[r]) for r in rows)
+            targets = ids[:, -keep:]
+            lengths = torch.tensor([len(completions[r]) for r in rows])
+            scored = torch.arange(keep)[None, :] >= keep - lengths[:, None]
+            out[rows] = self._score({"input_ids": ids, "attention_mask": mask}, keep + 1, targets, scored).numpy()
+        return out
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        order = sorted(range(len(lengths)), key=lambda r: lengths[r])
+        for start in range(0, len(order), self.batch_rows):
+            yield order[start : start + self.batch_rows]
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        # A fresh configuration: a model's own may carry a repetition penalty or a temperature.
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=self.end_ids, pad_token_id=self.pad_id
+        )
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Every token that ends an answer: the model's own list and the tokenizer's end of sequence."""
+        own = getattr(self.loaded.model.generation_config, "eos_token_id", None)
+        own = [] if own is None else own if isinstance(own, list) else [own]
+        return sorted({*own, self.loaded.tokenizer.eos_token_id} - {None})
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        end = set(self.end_ids)
+        return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
+
+    def _generate(self, enc: dict, plan: dict, config: GenerationConfig) -> tuple[torch.Tensor, list]:
+        lm, layers, n = self.lm, self.layers, config.max_new_tokens
+        with warnings.catch_warnings():
+            # every row may end before max_new_tokens: then the loop's last steps are never reached, which is fine
+            warnings.filterwarnings("ignore", message=".*never reached.*")
+            with lm.generate(generation_config=config) as tracer:
+                with tracer.invoke(enc):
+                    trail = nnsight.save([])
+                    for step in tracer.iter[:n]:
+                        ops.visit(lm, layers, plan, step, trail)
+                with tracer.invoke():
+                    out = tracer.result.save()
+        return out.cpu(), trail
+
+    def _read(self, enc: dict, weights: torch.Tensor) -> list:
+        lm, layers = self.lm, self.layers
+        with torch.no_grad(), lm.trace(enc, logits_to_keep=1):
+            trail = nnsight.save([])
+            ops.read(layers, weights, trail)
+        return trail
+
+    def _score(self, enc: dict, keep: int, targets: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+        lm = self.lm
+        with torch.no_grad(), lm.trace(enc, logits_to_keep=keep):
+            out = nnsight.save(ops.mean_nll(lm.output.logits[:, :-1], targets, scored))
+        return out

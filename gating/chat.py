@@ -1,0 +1,100 @@
+"""One tokeniser path: chat template to ids, once, with no second BOS; left padding; named token positions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import torch
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from gating.errors import GatingError
+
+POSITIONS = "last, -1, -2, ... (tokens after the instruction, -1 is the last prompt token), response_start or response_mean"
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = None) -> list[int]:
+    """Token ids of one chat prompt, ending where the answer begins.
+
+    The template writes BOS itself where the model wants one, so nothing is added after it (a second BOS shifts every
+    named position by one). A template without a system role gets the system text in front of the user's.
+    Raises GatingError when the model has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise GatingError(
+            f"model.id: the tokenizer of {tokenizer.name_or_path!r} has no chat template, so prompts cannot be put as "
+            "chat turns; use an instruction-tuned model."
+        )
+    turns = [{"role": "user", "content": user}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": system})
+    try:
+        return _apply(tokenizer, turns)
+    except TemplateError:
+        if system is None:
+            raise
+        return _apply(tokenizer, [{"role": "user", "content": f"{system}\n\n{user}"}])
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> list[int]:
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def suffix_length(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> int:
+    """How many tokens of the template follow the user's text (the post-instruction tokens of Arditi et al.)."""
+    a, b = encode(tokenizer, "apple", system), encode(tokenizer, "7!", system)
+    shared = 0
+    while shared < min(len(a), len(b)) and a[-1 - shared] == b[-1 - shared]:
+        shared += 1
+    return shared
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """12 hex digits of the chat template, for a run's provenance."""
+    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:12]
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left-padded ids and attention mask, both [row, token] int64."""
+    width = max(len(r) for r in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
+    mask = torch.zeros((len(rows), width), dtype=torch.int64)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.int64)
+        mask[i, width - len(row) :] = 1
+    return ids, mask
+
+
+def needs_response(position: str) -> bool:
+    return position.startswith("response_")
+
+
+def check_position(position: str, key: str = "directions.position") -> str:
+    """The position if its name is known, else GatingError."""
+    if position == "last" or position in ("response_start", "response_mean") or re.fullmatch(r"-[1-9]\d?", position):
+        return position
+    raise GatingError(f"{key}={position!r} is not a token position: use {POSITIONS}.")
+
+
+def position_weights(positions: Sequence[str], width: int, response_lengths: Sequence[int]) -> torch.Tensor:
+    """Weights [row, position, token] that pool each named position of left-padded rows ending in their response.
+
+    `last` and negative numbers count from the last *prompt* token; response positions cover the response's tokens.
+    A row without a response gives NaN weights there: missing, not zero.
+    """
+    weights = torch.zeros((len(response_lengths), len(positions), width))
+    for r, n in enumerate(response_lengths):
+        for p, name in enumerate(positions):
+            if needs_response(name):
+                if n == 0:
+                    weights[r, p] = torch.nan
+                elif name == "response_start":
+                    weights[r, p, width - n] = 1.0
+                else:
+                    weights[r, p, width - n :] = 1.0 / n
+            else:
+                weights[r, p, width - n + (-1 if name == "last" else int(name))] = 1.0
+    return weights

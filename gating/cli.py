@@ -1,0 +1,113 @@
+"""What stands between the command line and Hydra: where conf/ is, `steer=NAME` sugar, and errors in one paragraph."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gating.errors import GatingError, choices
+
+
+def conf_dir() -> Path:
+    """The folder of configurations: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
+
+
+def group_choices(group: str) -> list[str]:
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
+def register() -> None:
+    """Give Hydra the typed schema."""
+    from gating import config
+
+    config.register()
+
+
+def steer_sugar(argv: Sequence[str]) -> list[str]:
+    """`steer=evil` or `steer=my/persona.yaml` becomes `steer=persona steer.direction=...`: every persona, shipped or a
+    file, is a choice without a configuration of its own. A comma list works alike (a multirun)."""
+    out: list[str] = []
+    known = group_choices("steer")
+    for arg in argv:
+        value = arg.removeprefix("steer=")
+        if value == arg or all(v in known for v in value.split(",")):
+            out.append(arg)
+        else:
+            quoted = [f"'{v}'" if re.search(r"[^\w@./-]", v) else v for v in value.split(",")]
+            out += ["steer=persona", f"steer.direction={','.join(quoted)}"]
+    return out
+
+
+def check_group_choices(argv: Sequence[str]) -> None:
+    """Refuse `group=choice` where the group has no such choice. Raises GatingError naming both."""
+    for arg in argv:
+        key, _, value = arg.partition("=")
+        if not key:
+            raise GatingError(f"{arg!r} on the command line has no key; write key=value, such as steer.coef=4.")
+        if key in groups() and key != "steer":
+            for v in value.split(","):
+                if v not in group_choices(key):
+                    raise GatingError(f"{key}={v} is not a choice: use {choices(group_choices(key), v)}.")
+
+
+def explain(error: BaseException) -> str:
+    """One paragraph for a user: what was given, what is allowed, what to do."""
+    if isinstance(error, GatingError):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        return " ".join(str(error).split())
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_override(error)
+    if isinstance(error, OSError):
+        where = error.filename or "a file"
+        remedy = "free some disk space" if error.errno == errno.ENOSPC else "mend the path or its permissions"
+        return f"{where}: {error.strerror or error}; {remedy}, then give the same command again: finished blocks are kept."
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        return f"backend.batch_rows: the device ran out of memory ({text}); lower backend.batch_rows (or max_new_tokens)."
+    raise error
+
+
+def _explain_override(error: BaseException) -> str:
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} on the command line cannot be read ({error}); write key=value, lists as [1,2], quote the rest."
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = str(cause)
+    key_match = re.search(r"full_key: (\S+)", text)
+    key = key_match.group(1) if key_match else ""
+    first = text.splitlines()[0].strip()
+    unknown = re.search(r"Key '([^']+)' (?:is )?not in", text)
+    if unknown:
+        key = key or unknown.group(1)
+        return f"{key} is not a setting: use {_siblings(key)}."
+    if "Multiple values for" in str(error):
+        return f"{' '.join(str(error).split())}."
+    given = re.search(r"override (\S+?)=(\S+)", str(error))
+    name = key or (given.group(1) if given else "an override")
+    return f"{name}: {first}. Give a value of that kind; `--help` lists every setting with its value."
+
+
+def _siblings(key: str) -> str:
+    from gating.config import RunConfig
+
+    parent, _, leaf = key.rpartition(".")
+    schema: Any = OmegaConf.structured(RunConfig)
+    for part in filter(None, parent.split(".")):
+        schema = schema.get(part) if part in schema else schema
+    prefix = f"{parent}." if parent else ""
+    return choices([f"{prefix}{k}" for k in schema], f"{prefix}{leaf}")

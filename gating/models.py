@@ -1,0 +1,307 @@
+"""Load a chat model from whatever names it: a hub id, a folder, a GGUF file, the embedded default, random tiny weights.
+
+What can be known without weights (`architecture`, `identity`, `tokenizer_only`) never loads them, and needs the network
+at most for a config.json that neither conf/model/ nor this machine has, so that a dry run works anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from gating import adapters, embedded, hub, tiny
+from gating.errors import GatingError, choices
+
+log = logging.getLogger(__name__)
+
+KINDS = ("hf", "gguf", "embedded", "tiny")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LAYERS_AT = ("model.layers", "model.language_model.layers", "transformer.h", "gpt_neox.layers")
+
+
+@dataclass
+class SteerDefaults:
+    """What steer.* takes where a steer file refers to the model: chosen for this model, on the select split."""
+
+    layers: Any = "0.55"  # a block, a relative depth, a range, a set
+    coef: Any = 1.0  # strength, in units of `norm`
+    norm: Any = "natural"  # natural, unit, residual, or a direction's name
+    read: Any = "same"  # same block as written, or previous (the paper's convention)
+
+
+@dataclass
+class Architecture:
+    """Sizes that a dry run needs where no weights are. Null: read from the model's own files."""
+
+    layers: int | None = None  # decoder blocks
+    hidden: int | None = None  # width of the residual stream
+    parameters: int | None = None  # weights in all, tied ones once
+    kv_heads: int | None = None  # key-value heads a block
+    head_dim: int | None = None  # width of a head
+    vocab: int | None = None  # rows of the output matrix
+
+
+@dataclass
+class ModelConfig:
+    """One model: what it is, in which precision and where it runs, and what steering takes by default."""
+
+    name: str = "hf"  # short name, for folders and tables
+    kind: str = "hf"  # hf (hub id or folder), gguf, embedded or tiny
+    id: str | None = None  # hub id org/name, or the path of a folder
+    revision: str | None = None  # branch, tag or commit on the hub; null is the main branch
+    gguf_file: str | None = None  # kind=gguf: a file inside `id`, or its path
+    architecture: str | None = None  # kind=tiny: llama, qwen2 or gemma2
+    adapter: str | None = None  # a LoRA adapter to merge: a shipped name or a peft folder's path
+    dtype: str = "auto"  # auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA for hf and gguf, else float32
+    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, ...
+    system: str | None = None  # system message of every chat; null leaves it to the model's template
+    max_new_tokens: int = 48  # tokens of an answer, at most
+    batch_rows: int = 64  # rows (prompt x condition) a batch
+    first_token_openings: list[str] = field(default_factory=lambda: ["I", "Sorry", "As"])  # how its refusals begin
+    steer: SteerDefaults = field(default_factory=SteerDefaults)
+    arch: Architecture = field(default_factory=Architecture)
+
+
+WEIGHTS = ("kind", "id", "revision", "gguf_file", "architecture", "adapter")  # the fields that determine the weights
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run: in eval mode, without gradients, adapter merged, tokenizer padding on the left."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str  # 16 hex digits over configuration, a fixed sample of the weights, and the adapter
+    revision: str | None  # commit, for a model from the hub
+    device: torch.device
+    dtype: torch.dtype
+    n_layers: int
+    hidden: int
+    name: str
+
+
+_loaded: dict[str, Loaded] = {}  # the last model only: a second one might not fit beside it
+
+
+# ------------------------------------------------------------------------------------------------- without weights
+def check(cfg: ModelConfig) -> None:
+    """Refuse what cannot be a model, before anything is loaded. Raises GatingError naming the key."""
+    if cfg.kind not in KINDS:
+        raise GatingError(f"model.kind={cfg.kind!r} is not a kind of model: use {choices(KINDS, cfg.kind)}.")
+    if cfg.dtype != "auto" and cfg.dtype not in DTYPES:
+        raise GatingError(f"model.dtype={cfg.dtype!r} is not a precision: use {choices(('auto', *DTYPES), cfg.dtype)}.")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
+        raise GatingError(f"model.device={cfg.device!r} is not a device: use auto, cpu, cuda or cuda:N.")
+    for key in ("max_new_tokens", "batch_rows"):
+        if getattr(cfg, key) < 1:
+            raise GatingError(f"model.{key}={getattr(cfg, key)}: use a whole number of at least 1.")
+    if cfg.kind == "hf" and not cfg.id:
+        raise GatingError("model.id has no value: say which model, model.id=org/name (on the hub) or model.id=/path.")
+    if cfg.kind == "gguf" and not cfg.gguf_file:
+        raise GatingError("model.gguf_file has no value: give a GGUF file's path, or its name inside model.id.")
+    if cfg.kind == "tiny" and cfg.architecture not in tiny.ARCHITECTURES:
+        allowed = choices(tiny.ARCHITECTURES, cfg.architecture)
+        raise GatingError(f"model.architecture={cfg.architecture!r} has no tiny model: use {allowed}.")
+    if cfg.adapter:
+        adapters.folder(cfg.adapter)
+
+
+def device_type(cfg: ModelConfig) -> str:
+    """`cpu` or `cuda`, whether or not the device is there."""
+    if cfg.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return cfg.device.partition(":")[0]
+
+
+def dtype_name(cfg: ModelConfig) -> str:
+    """The precision that the model will run in. Never float16 unless asked for: activations overflow it."""
+    if cfg.dtype != "auto":
+        return cfg.dtype
+    return "bfloat16" if cfg.kind in ("hf", "gguf") and device_type(cfg) == "cuda" else "float32"
+
+
+def architecture(cfg: ModelConfig) -> dict[str, int]:
+    """Sizes of the model by name (see Architecture): as configured, else from its own config.json or GGUF header.
+
+    Raises GatingError where neither can be had.
+    """
+    check(cfg)
+    if cfg.kind == "tiny":
+        return tiny.sizes(str(cfg.architecture))
+    stated = {k: v for k, v in asdict(cfg.arch).items() if v is not None}
+    local = cfg.kind == "hf" and hub.is_folder(str(cfg.id))
+    if len(stated) == len(asdict(cfg.arch)) and not local:
+        return stated
+    if cfg.kind == "gguf":
+        return hub.gguf_sizes(hub.gguf_path(cfg.id, str(cfg.gguf_file), cfg.revision))
+    if cfg.kind == "embedded":
+        return dict(embedded.SIZES)
+    folder, _ = hub.find(str(cfg.id), cfg.revision, weights=False)
+    return {**hub.config_sizes(folder), **({} if local else stated)}
+
+
+def identity(cfg: ModelConfig) -> dict[str, Any]:
+    """What determines the weights, computed without loading them; part of a run's key."""
+    check(cfg)
+    out: dict[str, Any] = {k: getattr(cfg, k) for k in WEIGHTS}
+    if cfg.adapter:
+        out["adapter"] = adapters.digest(cfg.adapter)
+    if cfg.kind == "embedded":
+        out["id"] = embedded.GGUF_SHA256
+    elif cfg.kind == "tiny":
+        out["id"] = tiny.VERSION
+    elif cfg.kind == "gguf":
+        out |= {"id": None, "gguf_file": embedded.sha256(hub.gguf_path(cfg.id, str(cfg.gguf_file), cfg.revision))}
+    elif hub.is_folder(str(cfg.id)):
+        out["id"] = hub.folder_digest(Path(str(cfg.id)).expanduser())
+    return out
+
+
+def tokenizer_only(cfg: ModelConfig) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, or None where it is not on this machine."""
+    check(cfg)
+    if cfg.kind == "tiny":
+        return _ready(tiny.tokenizer(str(cfg.architecture)))
+    try:
+        if cfg.kind == "gguf":
+            path = hub.gguf_path(cfg.id, str(cfg.gguf_file), cfg.revision, offline=True)
+            return _ready(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
+        folder = embedded.cached() if cfg.kind == "embedded" else hub.find(str(cfg.id), cfg.revision, True, False)[0]
+        return _ready(AutoTokenizer.from_pretrained(folder, local_files_only=True)) if folder else None
+    except (GatingError, OSError, ValueError):
+        return None
+
+
+def training_prompts(cfg: ModelConfig) -> list[str]:
+    """Texts that the model's adapter was trained on, where its recipe names them: a test on these is no test."""
+    return adapters.training_prompts(cfg.adapter) if cfg.adapter else []
+
+
+# ---------------------------------------------------------------------------------------------------- with weights
+def load(cfg: ModelConfig) -> Loaded:
+    """The model, loaded once a process (the last one is kept). Raises GatingError where it cannot be had."""
+    check(cfg)
+    key = json.dumps([getattr(cfg, k) for k in (*WEIGHTS, "name", "device", "dtype")])
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = _load(cfg)
+    return _loaded[key]
+
+
+def forget() -> None:
+    """Drop the model that is kept: after it was changed in place, or to free its memory."""
+    _loaded.clear()
+
+
+def _load(cfg: ModelConfig) -> Loaded:
+    device, dtype = _device(cfg), DTYPES[dtype_name(cfg)]
+    disable_progress_bar()  # transformers' own bars, one for every few hundred tensors
+    revision = None
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    if cfg.kind == "tiny":
+        model, tokenizer = tiny.model(str(cfg.architecture)).to(dtype=dtype), tiny.tokenizer(str(cfg.architecture))
+    elif cfg.kind == "gguf":
+        path = hub.gguf_path(cfg.id, str(cfg.gguf_file), cfg.revision)
+        model, tokenizer = embedded.dequantise(path, dtype)
+    else:
+        folder, revision = (embedded.folder(), None) if cfg.kind == "embedded" else hub.find(str(cfg.id), cfg.revision)
+        model, tokenizer = _from_folder(folder, dtype)
+    n_layers, hidden = len(_at(model, decoder_layers(model))), model.config.get_text_config().hidden_size
+    if cfg.arch.layers not in (None, n_layers) or cfg.arch.hidden not in (None, hidden):
+        raise GatingError(
+            f"model.arch says {cfg.arch.layers} blocks of width {cfg.arch.hidden}, but {cfg.id or cfg.name} has "
+            f"{n_layers} of width {hidden}; for another model than the one described use model=hf model.id=..."
+        )
+    mark = fingerprint(model, adapters.digest(cfg.adapter) if cfg.adapter else "")
+    if cfg.adapter:
+        model = adapters.merge(model, cfg.adapter)
+    model = model.to(device).eval().requires_grad_(False)
+    return Loaded(model, _ready(tokenizer), mark, revision, device, dtype, n_layers, hidden, cfg.name)
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # Gemma 2 caps its attention scores, which only the eager kernel does.
+        kernel = "eager" if config.model_type == "gemma2" else None
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, local_files_only=True, attn_implementation=kernel
+        )
+        return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as e:  # a damaged folder shows itself in a dozen ways, all with one remedy
+        raise GatingError(
+            f"model.id: {folder} could not be loaded as a chat model ({type(e).__name__}: {hub.first_line(e)}); it "
+            "needs config.json, safetensors weights and a tokenizer that belong together. Download it again, or give "
+            "another folder."
+        ) from e
+
+
+def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _device(cfg: ModelConfig) -> torch.device:
+    kind = device_type(cfg)
+    index = int(cfg.device.partition(":")[2] or 0)
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise GatingError(
+            f"model.device={cfg.device}: this machine has {torch.cuda.device_count()} CUDA devices that torch "
+            f"{torch.__version__} can use; say model.device=auto or cpu."
+        )
+    return torch.device(kind, index) if kind == "cuda" else torch.device(kind)
+
+
+def fingerprint(model: PreTrainedModel, extra: str = "") -> str:
+    """16 hex digits that change with the configuration, any weight's name, shape or sampled values, and `extra`.
+
+    64 evenly spaced values a weight are read, so that it is quick; it tells models apart and is no proof against
+    tampering. It is taken before an adapter is merged, because a sum's last bit may differ between machines.
+    """
+    volatile = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    config = {k: v for k, v in model.config.to_dict().items() if k not in volatile}
+    h = hashlib.sha256(json.dumps([config, extra], sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        flat = weight.reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32)
+        h.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+    return h.hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------------------------------- where things are
+def decoder_layers(model: torch.nn.Module) -> str:
+    """The path of the list of decoder blocks, such as `model.layers`. Raises GatingError naming the architecture."""
+    found = next((p for p in LAYERS_AT if isinstance(_at(model, p), torch.nn.ModuleList)), None)
+    if found is None:
+        raise GatingError(
+            f"model.id: in a {type(model).__name__} the decoder blocks are at none of {choices(LAYERS_AT)}, so it "
+            "cannot be steered yet; use a decoder-only chat model."
+        )
+    return found
+
+
+def lm_head(model: PreTrainedModel) -> str:
+    """The path of the module that gives the logits. Raises GatingError where the model has none."""
+    head = model.get_output_embeddings()
+    found = next((name for name, module in model.named_modules() if head is not None and module is head), None)
+    if not found:
+        raise GatingError(f"model.id: a {type(model).__name__} has no output layer; use a causal language model.")
+    return found
+
+
+def _at(module: Any, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part, None)
+    return module

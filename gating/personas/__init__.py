@@ -1,0 +1,228 @@
+"""Persona files: paired system instructions for and against a trait, and the questions both sides are asked.
+
+A file holds `name` (its own stem), `description`, `positive` and `negative` (paired by position) and `questions`; or
+`name`, `description` and `reverse_of`, another persona whose two sides it swaps. The shipped ones stand beside this
+module; a user's file by path works the same. A persona's direction is positive minus negative over the same questions
+(Chen et al. 2025, arXiv 2507.21509), so a difference in wording other than the trait does not enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from gating.errors import GatingError, choices
+
+LISTS = ("positive", "negative", "questions")
+PLAIN = ("name", "description", *LISTS)
+REVERSED = ("name", "description", "reverse_of")
+ENDINGS = (".yaml", ".yml")
+RESERVED = ("none", "refusal", "random", "baseline")  # mean something else where a direction or condition is named
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Persona:
+    """A trait and its opposite. `digest` covers what determines a direction: both sides and the questions, in order."""
+
+    name: str
+    description: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    questions: tuple[str, ...]
+    digest: str
+    source: str
+
+
+class Row(NamedTuple):
+    """One prompt of a contrast. sign is 1 (positive side) or -1."""
+
+    question_index: int
+    pair_index: int
+    sign: int
+    system: str
+    question: str
+
+
+def available() -> tuple[str, ...]:
+    """The shipped personas, sorted."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load(name_or_path: str) -> Persona:
+    """A shipped persona by name, or a file by path (it ends in .yaml or .yml, or has a path separator).
+
+    Raises GatingError for anything that is wrong with the name or in the file.
+    """
+    return _load(_find(str(name_or_path)))
+
+
+def contrast(persona: Persona) -> list[Row]:
+    """Every question under every pair, question by question, the two sides of a pair adjacent, positive first."""
+    return [
+        Row(q, p, sign, system, question)
+        for q, question in enumerate(persona.questions)
+        for p, pair in enumerate(zip(persona.positive, persona.negative, strict=True))
+        for sign, system in zip((1, -1), pair, strict=True)
+    ]
+
+
+def _load(path: Path, seen: tuple[Path, ...] = ()) -> Persona:
+    content = _read(path)
+    _check_keys(path, content)
+    name, description = (_string(path, key, content[key]) for key in ("name", "description"))
+    _check_name(path, name)
+    if "reverse_of" in content:
+        return _reverse(path, name, description, content, (*seen, path.resolve()))
+    positive, negative, questions = (_strings(path, key, content[key]) for key in LISTS)
+    _check_pairs(path, positive, negative)
+    return _persona(name, description, positive, negative, questions, path)
+
+
+def _persona(
+    name: str,
+    description: str,
+    positive: tuple[str, ...],
+    negative: tuple[str, ...],
+    questions: tuple[str, ...],
+    path: Path,
+) -> Persona:
+    content = json.dumps([positive, negative, questions], ensure_ascii=False)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return Persona(name, description, positive, negative, questions, digest, str(path))
+
+
+def _reverse(path: Path, name: str, description: str, content: dict[str, Any], seen: tuple[Path, ...]) -> Persona:
+    other = _string(path, "reverse_of", content["reverse_of"])
+    target = _find(other, path)
+    if target.resolve() in seen:
+        raise _bad(path, "reverse_of", f"is {other!r}, which leads back here", "name a persona with its own sides")
+    base = _load(target, seen)
+    return _persona(name, description, base.negative, base.positive, base.questions, path)
+
+
+def is_path(given: str) -> bool:
+    separators = {"/", os.sep, os.altsep or os.sep}
+    return given.lower().endswith(ENDINGS) or any(s in given for s in separators)
+
+
+def _find(given: str, referrer: Path | None = None) -> Path:
+    """The file that a name or a path means. What a file refers to is looked for beside it, then among the shipped."""
+    asked = f"Persona file {referrer}: reverse_of {given!r}" if referrer else f"persona {given!r}"
+    if not is_path(given):
+        beside = [referrer.with_name(given + ending) for ending in ENDINGS] if referrer else []
+        found = next((p for p in [*beside, FOLDER / f"{given}.yaml"] if p.is_file()), None)
+        if found:
+            return found
+        raise GatingError(
+            f"{asked}: there is no shipped persona of this name. Use {choices(available(), given)}, or the path of a "
+            "persona file that ends in .yaml."
+        )
+    path = Path(given).expanduser()
+    path = referrer.parent / path if referrer else path
+    if path.is_file():
+        return path
+    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    raise GatingError(
+        f"{asked}: {path.absolute()} {what}. Give the path of a persona file that ends in .yaml, or a shipped persona: "
+        f"{choices(available(), path.stem)}."
+    )
+
+
+def _bad(path: Path, key: str, problem: str, remedy: str) -> GatingError:
+    return GatingError(f"Persona file {path}: {f'{key} ' if key else ''}{problem}; {remedy}.")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice: YAML would keep the last one and drop the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((k for k in keys if keys.count(k) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except UnicodeDecodeError as error:
+        raise _bad(path, "", f"is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
+    except OSError as error:
+        raise _bad(path, "", f"can't be read ({error.strerror})", "check the path and its permissions") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        why = getattr(error, "problem", None) or " ".join(str(error).split())
+        tab = " (a tab: YAML wants spaces)" if "\\t" in str(why) else ""
+        remedy = "mend that line; a text with a colon, a quote or a leading sign needs quotes around it"
+        raise _bad(path, "", f"is not valid YAML{where}: {why}{tab}", remedy) from None
+    if not isinstance(content, dict):
+        given = "is empty" if content is None else f"holds a {type(content).__name__}, not keys with values"
+        raise _bad(path, "", given, f"write the keys {choices(PLAIN)}")
+    return content
+
+
+def _check_keys(path: Path, content: dict[str, Any]) -> None:
+    allowed = REVERSED if "reverse_of" in content else PLAIN
+    for key in content:
+        if key not in allowed:
+            reason = " beside reverse_of" if key in LISTS else ""
+            raise _bad(path, f"key {key!r}", f"is not allowed{reason}", f"the keys are {choices(allowed, key)}")
+    for key in allowed:
+        if key not in content:
+            more = "" if "reverse_of" in content else " (or name, description and reverse_of)"
+            raise _bad(path, key, "is missing", f"a persona has {', '.join(allowed)}{more}")
+
+
+def _check_name(path: Path, name: str) -> None:
+    if name != path.stem:
+        raise _bad(path, "name", f"is {name!r} but the file is called {path.name}", "make them the same")
+    if name in RESERVED:
+        raise _bad(path, "name", f"{name!r} has a meaning of its own", f"choose another than {choices(RESERVED)}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise _bad(path, "name", f"{name!r} can't name a condition", "use lower-case letters, digits, - and _")
+
+
+def _check_pairs(path: Path, positive: tuple[str, ...], negative: tuple[str, ...]) -> None:
+    if len(positive) != len(negative):
+        counts = f"have {len(positive)} and {len(negative)} items"
+        raise _bad(path, "positive and negative", counts, "they are pairs, so give each as many")
+    for i, pair in enumerate(zip(positive, negative, strict=True)):
+        if _same(pair[0]) == _same(pair[1]):
+            raise _bad(path, f"positive[{i}] and negative[{i}]", "are the same text", "a pair must differ in the trait")
+
+
+def _string(path: Path, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        given = f"is {value!r}, a {type(value).__name__}" if value is not None else "has no value"
+        raise _bad(path, key, given, "write a text, in quotes if it holds a colon or is yes, no or a number")
+    if not value.strip():
+        raise _bad(path, key, "is blank", "write a text")
+    return " ".join(value.split())
+
+
+def _strings(path: Path, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        given = "has no items" if value is None or value == [] else f"is {value!r}, not a list"
+        raise _bad(path, key, given, "write a list of texts, each on a line that begins with '- '")
+    items = tuple(_string(path, f"{key}[{i}]", item) for i, item in enumerate(value))
+    seen: dict[str, int] = {}
+    for i, item in enumerate(items):
+        first = seen.setdefault(_same(item), i)
+        if first != i:
+            raise _bad(path, f"{key}[{i}]", f"repeats {key}[{first}] ({item!r})", "keep one of them")
+    return items
+
+
+def _same(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".?!")

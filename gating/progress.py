@@ -1,0 +1,35 @@
+"""One progress bar for everything that can take over five seconds: done of total, rate, time left; on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(stderr=True)
+
+
+class RateColumn(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "-/s")
+
+
+@contextmanager
+def bar(what: str, total: int, unit: str = "rows") -> Iterator[Callable[[int], None]]:
+    """Show `what` while the body runs; the body calls what it is given with the number of items just done.
+
+    Where stderr is not a terminal, one line says what ended and at which rate.
+    """
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), RateColumn(),
+        TextColumn("time left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=False) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda n: progress.advance(task, n)

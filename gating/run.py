@@ -1,0 +1,76 @@
+"""`python -m gating.run`: compose the configuration, check it, run it, report. Thin: the science is elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin slow a shared machine down many times over
+os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `main`, which says them in one paragraph
+
+import hydra  # noqa: E402
+from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.errors import HydraException  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+from omegaconf.errors import OmegaConfBaseException  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from gating import cli  # noqa: E402
+from gating.errors import GatingError  # noqa: E402
+
+console = Console()
+failures: list[str] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(cli.conf_dir()), config_name="config")
+def job(cfg: DictConfig) -> None:
+    """One run, or one of a multirun's. A failure is said and kept, so that a sweep's other runs go on."""
+    from gating import config, study
+
+    try:
+        hydra_config = HydraConfig.get()
+        chosen = {k: v for k, v in hydra_config.runtime.choices.items() if "hydra" not in k}
+        overrides = [o.split("=", 1)[0].lstrip("+~") for o in hydra_config.overrides.task]
+        planned = study.prepare(config.typed(cfg), chosen, overrides)
+        for warning in planned.warnings:
+            console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        if planned.run.dry_run:
+            from gating import dryrun
+
+            dryrun.show(planned, console)
+        else:
+            from gating import execute, report, store
+
+            how = execute.execute(planned)
+            tree = store.open_run(planned.folder)
+            page = report.write(tree, planned.folder, full_text=planned.run.full_text)
+            console.print(report.table(tree))
+            console.print(f"{how}\nreport: {page}", markup=False, soft_wrap=True, highlight=False)
+        print(f"store: {planned.store}", flush=True)
+    except (GatingError, OSError, RuntimeError) as e:
+        failures.append(cli.explain(e))
+        console.print(f"error: {failures[-1]}", style="red", markup=False, soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Exit code 0 when every run ended well, 2 for bad input, 130 when interrupted (what is written stays)."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("httpx", "httpcore", "urllib3", "filelock", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        cli.check_group_choices(sys.argv[1:])
+        sys.argv[1:] = cli.steer_sugar(sys.argv[1:])
+        cli.register()
+        job()
+    except (GatingError, HydraException, OmegaConfBaseException, OSError) as e:
+        console.print(f"error: {cli.explain(e)}", style="red", markup=False, soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: finished blocks are kept; give the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(2 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""One run before it begins: what is asked, what is steered, what would overlap, and where the result belongs.
+
+Needs no weights and no network, so that bad input of any kind fails here; gating/execute.py does the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gating import config, directions, models, prompts, store
+from gating.config import RunConfig
+from gating.directions import Contrast
+from gating.errors import GatingError
+from gating.interventions import Condition
+from gating.prompts import Prompt
+
+KEY_PACKAGES = ("gating", "torch", "transformers", "nnsight")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run that has been checked but not begun."""
+
+    run: RunConfig
+    test: list[Prompt]
+    contrasts: list[Contrast]
+    conditions: list[Condition]
+    warnings: list[str]
+    key: str
+    folder: Path
+    choices: dict[str, str]  # which file of each config group: {"model": "smollm", ...}
+    overrides: list[str]  # keys given on the command line
+
+    @property
+    def store(self) -> Path:
+        return self.folder / store.STORE
+
+    @property
+    def batch_rows(self) -> int:
+        return self.run.backend.batch_rows or self.run.model.batch_rows
+
+    @property
+    def block(self) -> int:
+        """Prompts a block: the unit of work, of writing and of resuming is a block of prompts under every condition."""
+        return max(1, min(len(self.test), self.batch_rows // len(self.conditions)))
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.run.max_new_tokens or self.run.model.max_new_tokens
+
+
+def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Study:
+    """Everything that can be known without weights. Raises GatingError for bad input of any kind."""
+    config.check(run)
+    names = config.direction_names(run)
+    conditions = config.conditions(run, models.architecture(run.model)["layers"])
+    extract = _extraction_prompts(run) if names else []
+    contrasts = [
+        directions.contrast(n, run.directions.position, run.model.system, extract, run.directions.questions)
+        for n in names
+    ]
+    test, warnings = _test_prompts(run)
+    warnings += _overlaps(run, test, contrasts)
+    key = _key(run, test, contrasts)
+    folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{config.steer_label(run)}-{key}"
+    return Study(run, test, contrasts, conditions, warnings, key, folder, chosen, overrides)
+
+
+def _extraction_prompts(run: RunConfig) -> list[Prompt]:
+    sides: list[Prompt] = []
+    for name, harmful in (("harmful", True), ("harmless", False)):
+        found = prompts.load(getattr(run.directions, name), harmful, "extract", f"directions.{name}")
+        sides += prompts.sample(prompts.deduplicate(found)[0], run.directions.n, run.seed)
+    return sides
+
+
+def _test_prompts(run: RunConfig) -> tuple[list[Prompt], list[str]]:
+    """The prompts to ask, `data.n` of each set, and a warning for each duplicate that was left out."""
+    asked: list[Prompt] = []
+    warnings: list[str] = []
+    for name in ("harmful", "harmless", "borderline"):
+        source = getattr(run.data, name)
+        if source:
+            found = prompts.load(source, name == "harmful", run.data.split, f"data.{name}")
+            if not found:
+                raise GatingError(
+                    f"data.{name}={source!r} has no prompts in the split data.split={run.data.split!r}; choose another."
+                )
+            unique, repeats = prompts.deduplicate(found)
+            asked += prompts.sample(unique, run.data.n, run.seed)
+            warnings += repeats
+    unique, repeats = prompts.deduplicate(asked)
+    return unique, warnings + repeats
+
+
+def _overlaps(run: RunConfig, test: list[Prompt], contrasts: list[Contrast]) -> list[str]:
+    """Test prompts that something was selected on: the directions' own prompts, or the adapter's training prompts."""
+    used = {user for c in contrasts for _, user in (*c.positive, *c.negative)}
+    trained = models.training_prompts(run.model)
+    found = {"extraction": prompts.overlap(used, test), "adapter training": prompts.overlap(trained, test)}
+    warnings = [
+        f"{len(both)} of {len(test)} test prompts are also {kind} prompts (first: {both[0].source}:{both[0].hash})"
+        for kind, both in found.items()
+        if both
+    ]
+    if warnings and not run.data.allow_overlap:
+        raise GatingError(
+            f"data: {'; '.join(warnings)}. A rate on prompts that were used for selection is not a test: choose other "
+            "prompts, or say data.allow_overlap=true (the run then carries a warning)."
+        )
+    return warnings
+
+
+def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast]) -> str:
+    """A hash of everything that determines the result: settings, contents of prompts and personas, the model's
+    identity, the device type and the versions of what computes."""
+    installed = store.versions()
+    material: dict[str, Any] = {
+        "schema": store.SCHEMA_VERSION,
+        "config": {k: v for k, v in asdict(run).items() if k not in config.NOT_IN_KEY},
+        "test": prompts.digest(test),
+        "contrasts": [(c.name, c.position, c.positive, c.negative) for c in contrasts],
+        "model": models.identity(run.model),
+        "device": models.device_type(run.model),
+        "versions": {name: installed[name] for name in KEY_PACKAGES},
+    }
+    return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:10]

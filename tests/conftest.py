@@ -1,0 +1,38 @@
+"""Shared fixtures: tiny models made on the spot, the composed configuration, no network, few threads."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest  # noqa: E402
+
+TINY = ("tiny-llama", "tiny-qwen", "tiny-gemma")
+
+
+def compose(*overrides: str):
+    """The configuration that the command line would give: (RunConfig, chosen files, overridden keys)."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import open_dict
+
+    from gating import cli, config
+
+    cli.register()
+    with initialize_config_dir(str(cli.conf_dir()), version_base="1.3"):
+        cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
+    choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if "hydra" not in k}
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return config.typed(cfg), choices, [o.split("=")[0] for o in overrides]
+
+
+@pytest.fixture(params=TINY)
+def tiny(request):
+    """Each tiny architecture, loaded."""
+    from gating import models
+
+    return models.load(compose(f"model={request.param}")[0].model)

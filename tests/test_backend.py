@@ -1,0 +1,146 @@
+"""The heart: a packed, padded batch through nnsight gives what each row gives alone, written the long way."""
+
+import operator
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from gating import chat, prompts
+from gating.backend import Backend
+from gating.interventions import Condition, Intervention, lower
+from gating.models import decoder_layers
+from tests.oracle import greedy
+
+NEW = 12
+
+
+def eight_conditions(n_layers):
+    """Every op, scope and norm policy, windows, a random control and a mixed list, strong enough to change the text."""
+    add = Intervention("add", "a", (1,), 1.0, "residual")
+    late = tuple(range(n_layers // 2, n_layers))
+    ivs = [
+        (),
+        (add,),
+        (Intervention("add", "a", (1,), -1.0, "residual", "prompt"),),
+        (Intervention("add", "b", late, 0.5, "residual", "generated"),),
+        (Intervention("ablate", "a", late, 1.0, scope="response"),),
+        (Intervention("add", "a", (1,), 1.0, "residual", "last", seed=3),),
+        (add, Intervention("ablate", "a", late, 1.0)),
+        (Intervention("add", "b", (n_layers - 1,), 2.0, "a", read="previous"),),
+    ]
+    return [Condition(f"c{i}", "named", iv) for i, iv in enumerate(ivs)]
+
+
+@pytest.fixture
+def made(tiny):
+    v = np.random.default_rng(5).standard_normal((2, tiny.n_layers, tiny.hidden)).astype("float32")
+    norms = Backend(tiny, 8).capture([chat.encode(tiny.tokenizer, "Hello there")], ["last"])[1]
+    return xr.Dataset(
+        {"vector": (("direction", "layer", "hidden"), v), "residual_norm": ("layer", norms)},
+        coords={"direction": ["a", "b"], "layer": range(tiny.n_layers)},
+    )
+
+
+def asked(tiny, n):
+    texts = [p.text for p in prompts.load("borderline", False, "select")] + ["Hi", "Why?", "x " * 60]
+    return [chat.encode(tiny.tokenizer, t) for t in sorted(texts, key=lambda t: len(t) * 7919 % 101)[:n]]
+
+
+def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_through_plain_hooks(tiny, made):
+    conditions = eight_conditions(tiny.n_layers)
+    ids = [i for i in asked(tiny, 8) for _ in conditions]
+    rows = conditions * 8
+    backend = Backend(tiny, 64)
+    packed = backend.generate(ids, lower(rows, made, made["residual_norm"], 0), NEW)
+    layers = operator.attrgetter(decoder_layers(tiny.model))(tiny.model)
+    alone = [greedy(tiny.model, layers, i, c, made, 0, NEW, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)]
+    assert len({len(i) for i in ids}) > 4
+    assert packed.tokens == alone
+    for p in range(8):  # the comparison would mean nothing if steering did nothing
+        assert len({tuple(t) for t in packed.tokens[8 * p : 8 * p + 8]}) >= 5
+
+
+def test_a_coefficient_of_zero_is_bit_identical_to_no_steering(tiny, made):
+    ids = asked(tiny, 4)
+    backend = Backend(tiny, 8)
+    zero = [Condition("z", "steered", (Intervention("add", "a", (1, 2), 0.0), Intervention("ablate", "b", (2,), 0.0)))] * 4
+    probes = made["vector"].transpose("layer", "direction", "hidden").values
+    off, on = (
+        backend.generate(ids, e, NEW, probes, [1, 5]) for e in ({}, lower(zero, made, made["residual_norm"], 0))
+    )
+    assert off.tokens == on.tokens
+    for name in ("score", "projection", "residual_norm"):
+        assert np.array_equal(getattr(off, name), getattr(on, name))
+
+
+def test_every_row_of_a_batch_moves_by_its_own_vector(tiny, made):
+    ids = asked(tiny, 5)
+    backend = Backend(tiny, 8)
+    steered = [Condition("s", "steered", (Intervention("add", "a", (1,), float(k)),)) for k in range(1, 6)]
+    unit = made["vector"].sel(direction="a", layer=1).values
+    norm = float(np.linalg.norm(unit))
+    probes = np.zeros((tiny.n_layers, 1, tiny.hidden), dtype="float32")
+    probes[1, 0] = unit / norm
+    off, on = (
+        backend.generate(ids, e, 1, probes) for e in ({}, lower(steered, made, made["residual_norm"], 0))
+    )
+    moved = on.projection[:, 1, 0] - off.projection[:, 1, 0]
+    assert np.allclose(moved, norm * np.arange(1, 6), rtol=1e-4)
+    assert np.array_equal(on.projection[:, 0], off.projection[:, 0])  # block 0 comes before
+
+
+def test_a_batch_captures_what_each_prompt_gives_alone_and_what_transformers_reports(tiny):
+    ids = asked(tiny, 5)
+    answers = [[7, 8, 9], [7], [], [9, 9], [3, 4]]
+    names = ["last", "-2", "response_start", "response_mean"]
+    together, _ = Backend(tiny, 8).capture(ids, names, answers)
+    for r, (prompt, answer) in enumerate(zip(ids, answers, strict=True)):
+        with torch.no_grad():
+            hs = tiny.model(input_ids=torch.tensor([[*prompt, *answer]]), output_hidden_states=True).hidden_states
+        states = torch.stack(hs[1:-1])[:, 0].numpy()  # resid_post of every block but the last (that one is normed)
+        n = len(prompt)
+        assert np.allclose(together[r, 0, :-1], states[:, n - 1], atol=2e-4)
+        assert np.allclose(together[r, 1, :-1], states[:, n - 2], atol=2e-4)
+        if answer:
+            assert np.allclose(together[r, 2, :-1], states[:, n], atol=2e-4)
+            assert np.allclose(together[r, 3, :-1], states[:, n:].mean(1), atol=2e-4)
+        else:
+            assert np.isnan(together[r, 2:]).all()
+
+
+def test_the_first_token_score_and_the_nll_are_those_of_transformers_alone(tiny):
+    ids = asked(tiny, 3)
+    backend = Backend(tiny, 8)
+    out = backend.generate(ids, {}, 6, score_ids=[4, 9])
+    nll = backend.nll([*ids, ids[0]], [*out.tokens, []])
+    assert np.isnan(nll[-1])
+    for r, (prompt, answer) in enumerate(zip(ids, out.tokens, strict=True)):
+        with torch.no_grad():
+            logits = tiny.model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].double()
+        p = logits[len(prompt) - 1].softmax(-1)[[4, 9]].sum()
+        assert np.isclose(out.score[r], torch.log(p / (1 - p)), atol=1e-4)
+        lp = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(answer)), answer]
+        assert np.isclose(nll[r], -lp.mean(), atol=1e-4)
+
+
+def test_nll_is_the_same_when_it_is_scored_in_small_pieces(tiny, monkeypatch):
+    ids = asked(tiny, 5)
+    completions = [[5], [6, 7], [8, 9, 10], [4] * 9, [3, 3]]
+    whole = Backend(tiny, 8).nll(ids, completions)
+    monkeypatch.setattr("gating.backend.LOGITS_BYTES", 1)
+    assert np.allclose(Backend(tiny, 8).nll(ids, completions), whole, atol=1e-5)
+
+
+def test_an_answer_ends_before_its_end_token_and_the_other_rows_go_on(tiny):
+    ids = asked(tiny, 4)
+    backend = Backend(tiny, 8)
+    free = backend.generate(ids, {}, NEW).tokens
+    end = free[0][3]
+    cut = [t[: t.index(end)] if end in t else t for t in free]
+    tiny.model.generation_config.eos_token_id, kept = [end], tiny.model.generation_config.eos_token_id
+    try:
+        assert Backend(tiny, 8).generate(ids, {}, NEW).tokens == cut
+    finally:
+        tiny.model.generation_config.eos_token_id = kept

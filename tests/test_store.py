@@ -1,0 +1,135 @@
+"""The store: laid out empty, written block by block with `done` last, joined along overrides."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+
+from gating import store
+from gating.errors import GatingError
+from gating.joins import open_runs
+from gating.store import TEXT
+
+ATTRS = {"config": yaml.safe_dump({"steer": {"coef": 8}}), "choices": '{"steer": "compliant"}', "overrides": "[]"}
+
+
+def lay_out(folder, n_prompts=5, n_conditions=3, block=2, names=None, **attrs):
+    prompts = xr.Dataset(
+        {"text": ("prompt", np.array([f"text {i}" for i in range(n_prompts)], dtype=TEXT))},
+        coords={"prompt": np.array([f"p{i}" for i in range(n_prompts)], dtype=TEXT)},
+    )
+    names = np.array(names or [f"c{i}" for i in range(n_conditions)], dtype=TEXT)
+    conditions = xr.Dataset({"coef": ("condition", np.arange(float(len(names))))}, coords={"condition": names})
+    folder.mkdir(parents=True, exist_ok=True)
+    store.create(folder / "store.zarr", prompts, conditions, 4, block, {**ATTRS, **attrs})
+    return folder / "store.zarr"
+
+
+def filled(n_conditions, n_prompts, label):
+    ds = store.empty_outcomes(n_conditions, n_prompts, 4)
+    ds["label"].values[:] = label
+    ds["completion"].values[:] = "I can’t"
+    ds["done"].values[:] = True
+    return ds.assign_coords(prompt=np.arange(n_prompts), condition=np.arange(n_conditions))
+
+
+def test_a_new_store_is_missing_everywhere_and_keeps_its_dtypes(tmp_path):
+    out = store.open_run(lay_out(tmp_path))["outcomes"]
+    assert (out["label"] == -1).all() and out["label"].dtype == "int8"
+    assert np.isnan(out["nll"]).all() and (out["token_ids"] == -1).all() and not out["done"].any()
+    assert (out["completion"].values == "").all()
+    assert out["label"].attrs["flag_meanings"] == "refusal compliance evasive degenerate"
+
+
+def test_a_block_fills_its_own_prompts_under_every_condition_and_no_other(tmp_path):
+    path = lay_out(tmp_path)
+    store.write_block(path, 2, {"outcomes": filled(3, 2, 1)})
+    store.write_block(path, 4, {"outcomes": filled(3, 1, 2)})  # the last block is shorter
+    out = store.open_run(path)["outcomes"]
+    assert out["label"].values.tolist() == [[-1, -1, 1, 1, 2]] * 3
+    assert out["done"].values.tolist() == [[False, False, True, True, True]] * 3
+    assert out["completion"].values[0].tolist() == ["", "", "I can’t", "I can’t", "I can’t"]
+    assert out["condition"].values.tolist() == ["c0", "c1", "c2"] and out["prompt"].values[4] == "p4"
+
+
+def test_done_is_written_last(tmp_path, monkeypatch):
+    path = lay_out(tmp_path)
+    real, calls = store._region, []
+
+    def dies_on_the_second_write(*args):
+        calls.append(args[2])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr(store, "_region", dies_on_the_second_write)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_block(path, 0, {"outcomes": filled(3, 2, 1)})
+    assert "done" not in calls[0] and list(calls[1]) == ["done"]
+    assert not store.open_run(path)["outcomes"]["done"].any()
+
+
+def test_a_group_whose_write_was_cut_does_not_count_as_there(tmp_path):
+    path = lay_out(tmp_path)
+    assert not store.has_group(path, "directions")
+    ds = xr.Dataset({"vector": ("layer", np.arange(3.0))}, attrs={"note": "x"})
+    ds.to_zarr(path, group="directions", mode="w", consolidated=False, zarr_format=3)  # died before `complete`
+    assert not store.has_group(path, "directions")
+    store.add_group(path, "directions", ds)
+    assert store.has_group(path, "directions")
+    assert store.read_group(path, "directions").identical(ds.assign_attrs(complete=True))
+
+
+def test_two_writers_cannot_hold_one_run(tmp_path):
+    with store.writer(tmp_path / "run"), pytest.raises(GatingError, match="another process"), store.writer(tmp_path / "run"):
+        pass
+
+
+def test_a_run_opens_by_its_folder_or_its_store_and_nothing_else_does(tmp_path):
+    path = lay_out(tmp_path / "run")
+    assert store.open_run(tmp_path / "run").identical(store.open_run(path))
+    with pytest.raises(GatingError, match="is not a run"):
+        store.open_run(tmp_path)
+    (tmp_path / "empty" / "store.zarr").mkdir(parents=True)
+    with pytest.raises(GatingError, match="readable zarr store"):
+        store.open_run(tmp_path / "empty")
+    store.set_attrs(path, {"schema_version": 99})
+    with pytest.raises(GatingError, match="schema version 99"):
+        store.open_run(path)
+
+
+def sweep(tmp_path, values):
+    for coef, steer in values:
+        config = yaml.safe_dump({"steer": {"coef": coef}, "seed": 0})
+        attrs = {"config": config, "choices": json.dumps({"steer": steer}), "overrides": json.dumps(["steer.coef", "steer"])}
+        path = lay_out(tmp_path / f"{steer}-{coef}", names=["baseline", steer], **attrs)
+        store.write_block(path, 0, {"outcomes": filled(2, 2, int(coef))})
+    return open_runs(tmp_path)
+
+
+def test_a_multirun_joins_along_what_was_overridden_and_differs(tmp_path):
+    joined = sweep(tmp_path, [(1.0, "compliant"), (2.0, "compliant")])
+    out = joined["outcomes"]
+    assert out["steer.coef"].values.tolist() == [1, 2] and "steer" not in out.dims
+    assert out["label"].dtype == "int8"
+    assert out["label"].sel({"steer.coef": 2.0, "condition": "compliant", "prompt": "p0"}) == 2
+    assert joined.attrs["axes"] == ["steer.coef"] and joined["prompts"].sizes == {"prompt": 5}
+
+
+def test_a_place_that_no_run_has_is_missing(tmp_path):
+    out = sweep(tmp_path, [(1.0, "compliant"), (1.0, "uncompliant"), (2.0, "compliant")])["outcomes"]
+    assert set(out.dims) == {"steer", "steer.coef", "condition", "prompt", "token"}
+    hole = out.sel({"steer": "uncompliant", "steer.coef": 2.0})
+    assert (hole["label"] == -1).all() and not hole["done"].any()
+    assert (out.sel({"steer": "uncompliant", "steer.coef": 1.0})["label"].sel(condition="compliant") == -1).all()
+
+
+def test_runs_in_the_same_place_cannot_be_joined(tmp_path):
+    lay_out(tmp_path / "a")
+    lay_out(tmp_path / "b")
+    with pytest.raises(GatingError, match="same place"):
+        open_runs(tmp_path)
+    with pytest.raises(GatingError, match="holds no runs"):
+        open_runs(tmp_path / "a" / "store.zarr")
