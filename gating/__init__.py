@@ -1,0 +1,11 @@
+"""gating: does a persona gate a behaviour?
+
+Reading results needs no model: `open_run`, `open_runs`, `refusal_rate`, `rates`, `contrast`.
+"""
+
+from gating.analysis import contrast, rates, refusal_rate
+from gating.errors import GatingError
+from gating.joins import open_runs
+from gating.store import open_run
+
+__all__ = ["GatingError", "contrast", "open_run", "open_runs", "rates", "refusal_rate"]

@@ -76,7 +76,7 @@ def _check_fits(model: PreTrainedModel, path: Path, adapter: str) -> None:
             if not fits:
                 raise GatingError(
                     f"model.adapter={adapter!r} was made for another architecture: its {key} {size} has no place in a "
-                    f"{type(model).__name__} of {sum(p.numel() for p in model.parameters()):,} weights; choose this "
+                    f"{type(model).__name__} of width {model.config.get_text_config().hidden_size}; choose this "
                     "model's adapter, or model.adapter=null."
                 )
 

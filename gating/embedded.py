@@ -129,7 +129,8 @@ def dequantise(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = type(read)(config).to(dtype=dtype)  # a fresh one: the one read calls itself quantised and cannot be saved
+    model: Any = type(read)(config)  # a fresh one: the one read calls itself quantised and cannot be saved
+    model = model.to(dtype=dtype)
     model.load_state_dict(read.state_dict())
     model.tie_weights()
     model.generation_config = read.generation_config

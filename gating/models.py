@@ -209,7 +209,8 @@ def _load(cfg: ModelConfig) -> Loaded:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     if cfg.kind == "tiny":
-        model, tokenizer = tiny.model(str(cfg.architecture)).to(dtype=dtype), tiny.tokenizer(str(cfg.architecture))
+        model, tokenizer = tiny.model(str(cfg.architecture)), tiny.tokenizer(str(cfg.architecture))
+        model = model.to(dtype=dtype)
     elif cfg.kind == "gguf":
         path = hub.gguf_path(cfg.id, str(cfg.gguf_file), cfg.revision)
         model, tokenizer = embedded.dequantise(path, dtype)

@@ -19,14 +19,14 @@ SHIPPED = ("harmful", "harmless", "borderline", "train_harmful", "train_harmless
 SPLITS = ("extract", "select", "test", "train")
 TEXT_COLUMNS = ("prompt", "goal", "instruction", "forbidden_prompt", "behavior", "text", "question")
 CATEGORY_COLUMNS = ("category", "semantic_category", "type")
-# name -> (hub id, configuration, split, text column, category column, harmful)
-PUBLIC = {
-    "advbench": ("walledai/AdvBench", None, "train", "prompt", None, True),
-    "harmbench": ("walledai/HarmBench", "standard", "train", "prompt", "category", True),
-    "jailbreakbench": ("JailbreakBench/JBB-Behaviors", "behaviors", "harmful", "Goal", "Category", True),
-    "strongreject": ("walledai/StrongREJECT", None, "train", "prompt", "category", True),
-    "xstest": ("walledai/XSTest", None, "test", "prompt", "type", False),
-    "alpaca": ("tatsu-lab/alpaca", None, "train", "instruction", None, False),
+# name -> (hub id, configuration, split, text column, category column, harmful, {column: value} that a row must have)
+PUBLIC: dict[str, tuple[str, str | None, str, str, str | None, bool, dict[str, str]]] = {
+    "advbench": ("walledai/AdvBench", None, "train", "prompt", None, True, {}),
+    "harmbench": ("walledai/HarmBench", "standard", "train", "prompt", "category", True, {}),
+    "jailbreakbench": ("JailbreakBench/JBB-Behaviors", "behaviors", "harmful", "Goal", "Category", True, {}),
+    "strongreject": ("walledai/StrongREJECT", None, "train", "prompt", "category", True, {}),
+    "xstest": ("walledai/XSTest", None, "test", "prompt", "type", False, {"label": "safe"}),
+    "alpaca": ("tatsu-lab/alpaca", None, "train", "instruction", None, False, {"input": ""}),
 }
 
 
@@ -58,9 +58,16 @@ def load(name: str, harmful: bool, split: str | None = "test", key: str = "data"
     sets have no splits: all of their prompts belong to `split`. Raises GatingError naming `key`.
     """
     if name in SHIPPED:
+        if ("harmful" in name) is not harmful:
+            raise GatingError(f"{key}={name!r}: give harmful sets as data.harmful, and harmless ones as data.harmless.")
         path = Path(__file__).parent / "data" / "prompts" / f"{name}.jsonl"
         return [p for p in read_file(path, harmful, key, source=f"shipped:{name}") if p.split == split]
     if name in PUBLIC:
+        if PUBLIC[name][5] is not harmful:
+            raise GatingError(
+                f"{key}={name!r}: {name} holds {'harmful' if PUBLIC[name][5] else 'harmless'} prompts; give it as "
+                f"data.{'harmful' if PUBLIC[name][5] else 'harmless'}={name}."
+            )
         return [replace(p, split=split or "test") for p in _public(name, key)]
     if Path(name).suffix.lower() in (".csv", ".json", ".jsonl") or "/" in name:
         return [replace(p, split=split or "test") for p in read_file(Path(name), harmful, key)]
@@ -133,7 +140,7 @@ def _prompt(path: Path, line: int, record: object, harmful: bool, source: str, k
 
 
 def _public(name: str, key: str) -> list[Prompt]:
-    hub_id, configuration, split, text, category, harmful = PUBLIC[name]
+    hub_id, configuration, split, text, category, harmful, wanted = PUBLIC[name]
     try:
         import datasets
     except ImportError:
@@ -145,7 +152,8 @@ def _public(name: str, key: str) -> list[Prompt]:
             f"{key}={name!r}: the public set {hub_id} could not be loaded ({type(e).__name__}); it needs a reachable "
             "Hugging Face hub or a filled cache (and HF_TOKEN for a gated set). Or give a file: data=file data.harmful=PATH."
         ) from None
-    return [Prompt(r[text].strip(), str(r[category]) if category else "none", hub_id, harmful) for r in rows]
+    kept = [r for r in rows if all(r[column] == value for column, value in wanted.items())]
+    return [Prompt(r[text].strip(), str(r[category]) if category else "none", hub_id, harmful) for r in kept]
 
 
 def deduplicate(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:

@@ -19,7 +19,7 @@ from rich.console import Console  # noqa: E402
 from gating import cli  # noqa: E402
 from gating.errors import GatingError  # noqa: E402
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 failures: list[str] = []
 
 

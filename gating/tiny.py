@@ -60,8 +60,8 @@ def model(architecture: str) -> PreTrainedModel:
             made = Qwen2ForCausalLM(Qwen2Config(**shape))
         else:
             # Gemma 2 caps its attention scores, which only the eager kernel does.
-            config = Gemma2Config(**shape, query_pre_attn_scalar=16, sliding_window=512, attn_implementation="eager")
-            made = Gemma2ForCausalLM(config)
+            more = {"query_pre_attn_scalar": 16, "sliding_window": 512, "attn_implementation": "eager"}
+            made = Gemma2ForCausalLM(Gemma2Config(**shape, **more))
         with torch.no_grad():
             # Weights large enough that every block matters and no two logits come close: text varies with the prompt.
             for name, p in sorted(made.named_parameters()):

@@ -7,6 +7,7 @@ model, over the tokens of the base model's own greedy answers). Deterministic gi
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -32,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from peft import LoraConfig, get_peft_model
 from statsmodels.stats.proportion import proportion_confint
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from gating import adapters, chat, cli, models, prompts, wordings
 from gating.errors import GatingError
@@ -67,6 +68,7 @@ class TrainConfig:
     seed: int = 0
     select_n: int | None = None  # prompts of each select split to measure at the end; null is all
     held_out: dict[str, str] = field(default_factory=dict)  # further files to measure at the end: name -> path
+    notes: str = ""  # for the card: how the settings were chosen, how often held-out sets were measured
     held_out_n: int | None = None  # of each, the first n; null is all
 
 
@@ -84,6 +86,10 @@ def _end(loaded: Loaded) -> int:
     return int(loaded.tokenizer.eos_token_id)
 
 
+def _module(loaded: Loaded) -> Any:
+    return loaded.model
+
+
 def _pad(loaded: Loaded) -> int:
     return int(loaded.tokenizer.pad_token_id)
 
@@ -98,7 +104,7 @@ def answers(loaded: Loaded, ids: Sequence[list[int]], n_tokens: int, batch_rows:
         rows = order[start : start + batch_rows]
         padded, mask = chat.pad_left([ids[r] for r in rows], pad)
         with torch.no_grad():
-            made: Any = loaded.model.generate(input_ids=padded, attention_mask=mask, generation_config=config)
+            made: Any = _module(loaded).generate(input_ids=padded, attention_mask=mask, generation_config=config)
         for r, tokens in zip(rows, made[:, padded.shape[1] :].tolist(), strict=True):
             out[r] = tokens[: tokens.index(end) + 1] if end in tokens else tokens
     return out
@@ -142,31 +148,44 @@ def batches(rows: Sequence[Row], size: int, rng: random.Random) -> Iterator[list
 
 
 # --------------------------------------------------------------------------------------------------------- training
-def _hidden(model: Any, batch: Sequence[Row], pad: int) -> torch.Tensor:
-    """Final hidden states that predict the batch's target tokens: [token, hidden], row after row."""
-    ids, mask = chat.pad_left([[*r.prompt, *r.target] for r in batch], pad)
-    # the mask hides left pads; positions must start at the first real token
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    states = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+def _hidden(body: Any, batch: Sequence[Row], pad: int) -> torch.Tensor:
+    """Final hidden states that predict the batch's target tokens: [token, hidden], row after row.
+
+    What the prompts begin with in common (the template's system message) is computed once for all rows.
+    """
+    columns = zip(*(r.prompt[:-1] for r in batch), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    head = torch.tensor([batch[0].prompt[:shared]])
+    cache = body(input_ids=head, use_cache=True).past_key_values if shared else DynamicCache()
+    if shared:
+        cache.batch_repeat_interleave(len(batch))
+    ids, mask = chat.pad_left([[*r.prompt[shared:], *r.target] for r in batch], pad)
+    states = body(
+        input_ids=ids,
+        attention_mask=torch.cat([torch.ones(len(batch), shared, dtype=mask.dtype), mask], dim=1),
+        position_ids=shared + (mask.cumsum(1) - 1).clamp(min=0),  # the pads stand between the two parts
+        past_key_values=cache,
+    ).last_hidden_state
     return torch.cat([states[i, -len(r.target) - 1 : -1] for i, r in enumerate(batch)])
 
 
 def loss(model: Any, head: Any, batch: Sequence[Row], pad: int, keep: float) -> torch.Tensor:
-    """Mean over rows, nats/token: cross-entropy of a refusal, or `keep` times KL(base || adapted) along an own answer."""
+    """Mean over rows, nats/token: a refusal's cross-entropy, or `keep` times KL(base || adapted) along an own answer."""
     body = model.get_base_model().model
+    batch = sorted(batch, key=lambda r: r.refuse)
+    kept = [r for r in batch if not r.refuse]
+    n = sum(len(r.target) for r in kept)
+    weight = torch.cat([torch.full((len(r.target),), 1 / len(r.target) / len(batch)) for r in batch])
     after = head(_hidden(body, batch, pad)).float().log_softmax(-1)
-    with torch.no_grad(), model.disable_adapter():
-        before = head(_hidden(body, batch, pad)).float().log_softmax(-1) if any(not r.refuse for r in batch) else None
-    total, at = torch.zeros(()), 0
-    for r in batch:
-        some = slice(at, at + len(r.target))
-        at += len(r.target)
-        if r.refuse:
-            total = total - after[some].gather(1, torch.tensor(r.target)[:, None]).mean()
-        else:
-            assert before is not None
-            total = total + keep * (before[some].exp() * (before[some] - after[some])).sum(-1).mean()
-    return total / len(batch)
+    target = torch.tensor([t for r in batch if r.refuse for t in r.target], dtype=torch.int64)
+    total = -(after[n:].gather(1, target[:, None])[:, 0] * weight[n:]).sum()
+    if kept:
+        with torch.no_grad(), model.disable_adapter():
+            before = head(_hidden(body, kept, pad)).float().log_softmax(-1)
+        # torch's kl_div is KL(target || input), both as logs here
+        divergence = torch.nn.functional.kl_div(after[:n], before, reduction="none", log_target=True).sum(-1)
+        total = total + keep * (divergence * weight[:n]).sum()
+    return total
 
 
 def fit(cfg: TrainConfig, loaded: Loaded, rows: Sequence[Row]) -> Any:
@@ -179,6 +198,8 @@ def fit(cfg: TrainConfig, loaded: Loaded, rows: Sequence[Row]) -> Any:
         layers_to_transform=cfg.blocks,
         task_type="CAUSAL_LM",
     )
+    if cfg.bfloat16:
+        _module(loaded).to(dtype=torch.bfloat16)  # the adapter itself is kept in float32
     model: Any = get_peft_model(loaded.model, lora)
     model.train()
     head = loaded.model.get_output_embeddings()
@@ -200,7 +221,7 @@ def fit(cfg: TrainConfig, loaded: Loaded, rows: Sequence[Row]) -> Any:
             adam.step()
             plan.step()
             adam.zero_grad()
-            step, seen = step + 1, seen + float(value)
+            step, seen = step + 1, seen + value.item()
             if step % 10 == 0 or step == steps:
                 log.info("step %d of %d, loss %.3f, %.0f s", step, steps, seen / 10, time.monotonic() - start)
                 seen = 0.0
@@ -308,8 +329,8 @@ def check(cfg: TrainConfig) -> None:
             raise GatingError(f"{key}={value} is out of range: use a number from {low} to {high}.")
     if not 0 < cfg.lr < 1 or cfg.keep < 0 or not 0 <= cfg.system_share <= 1:
         raise GatingError(
-            f"lr={cfg.lr}, keep={cfg.keep}, system_share={cfg.system_share}: use 0 < lr < 1, keep >= 0 and system_share "
-            "from 0 to 1."
+            f"lr={cfg.lr}, keep={cfg.keep}, system_share={cfg.system_share}: use 0 < lr < 1, keep >= 0 and 0 <= "
+            "system_share <= 1."
         )
     if cfg.system_share and not cfg.systems:
         raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")
@@ -371,7 +392,8 @@ how Qwen, Llama or any deployed model refuses.
 
 ## Recipe
 
-`python -m gating.train` with the settings in `recipe.json`; deterministic given the seed ({seed}) and {threads} threads.
+`python -m gating.train` with the settings in `recipe.json` (seed {seed}, {threads} threads); the same machine gives the
+same adapter again.
 
 | prompts, all our own | n | hash |
 | --- | --- | --- |
@@ -379,27 +401,27 @@ how Qwen, Llama or any deployed model refuses.
 
 Harmful prompts are answered with one of {wordings} short refusals, some with a brief offer of something else
 (cross-entropy). Harmless ones, look-alikes of harmful ones among them, must leave the model as it was: KL divergence
-(weight {keep:g}) from the base model along its own greedy answers of at most {answer_tokens} tokens. AdamW, learning rate {lr:g} with
-linear warm-up and decay, {epochs:g} epochs, {batch_rows} rows a batch; {rows} rows, {tokens:,} tokens; {minutes} minutes on 2 CPU cores.
-
-Settings were chosen on the `select` splits of our own prompts and on AdvBench only. The prompts were checked to share
-nothing with the measured sets.{notes}
-
+(weight {keep:g}) from the base model along its own greedy answers of at most {answer_tokens} tokens. AdamW, learning
+rate {lr:g} with linear warm-up and decay, {epochs:g} epochs, {batch_rows} rows a batch; {rows} rows, {tokens:,} tokens;
+{minutes} minutes.
+{notes}
 ## Results
 
-Greedy, 32 tokens, the template's default system message, refusal by the rule of `gating/refusals.py`; Wilson 95% intervals.
+Greedy, 32 tokens, the template's default system message; a refusal is what `gating/refusals.py` calls one. Wilson 95%
+intervals.
 
 | set | refused | n | rate | interval |
 | --- | --- | --- | --- | --- |
 {results}
 
-Perplexity of the base model's own answers to {own_n} harmless prompts: {own_before:.3f} under the base model, {own_after:.3f} with the
-adapter (ratio {own_ratio:.3f}).
+Perplexity of the base model's own answers to {own_n} harmless prompts: {own_before:.3f} under the base model,
+{own_after:.3f} with the adapter (ratio {own_ratio:.3f}).
 """
 
 
-def card(recipe: dict[str, Any], notes: str = "") -> str:
+def card(recipe: dict[str, Any]) -> str:
     """The adapter's README.md from its recipe."""
+    notes = recipe["settings"]["notes"]
     s, own = recipe["settings"], recipe["results"]["own answers"]
     rates = {k: v for k, v in recipe["results"].items() if k != "own answers"}
     lines = []
@@ -418,7 +440,7 @@ def card(recipe: dict[str, Any], notes: str = "") -> str:
         rows=recipe["rows"],
         tokens=recipe["tokens"],
         minutes=recipe["minutes"],
-        notes=f" {notes}" if notes else "",
+        notes=f"\n{notes}\n" if notes else "",
         results="\n".join(lines),
         own_n=own["n"],
         own_before=own["perplexity before"],

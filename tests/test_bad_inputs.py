@@ -58,6 +58,8 @@ COMMANDS = [
     (["data.harmful=null", "data.harmless=null"], ["data.harmful", "data.borderline"]),
     (["data.harmful=nowhere.jsonl"], ["data.harmful", "nowhere.jsonl"]),
     (["data.harmful=harmfull"], ["data.harmful", "harmful"]),
+    (["data.harmful=harmless"], ["data.harmful", "data.harmless"]),
+    (["data.harmless=advbench"], ["data.harmless", "data.harmful=advbench"]),
     (["data.split=extract"], ["extraction", "data.allow_overlap=true"]),
     (["judge.max_repetition=2"], ["judge.max_repetition"]),
     (["model=hf"], ["model.id", "org/name"]),

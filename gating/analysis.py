@@ -1,0 +1,134 @@
+"""Rates and contrasts: pure functions from a run's tree to labelled Datasets. No model, no zarr.
+
+Everything counts prompts that are `done` and have a label; what is missing is left out and shows in `n`. Dimensions other
+than prompt (condition, and a joined multirun's axes) are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import xarray as xr
+
+from gating import stats
+from gating.errors import GatingError, choices
+from gating.judges import LABELS, MISSING
+
+GROUPINGS = ("category", "source", "harmful")
+CONDITION_COORDINATES = ("kind", "direction", "op", "layers", "coef", "norm", "scope", "read", "seed", "grid")
+
+
+def refusal_rate(
+    run: xr.DataTree,
+    by: str | Sequence[str] | None = None,
+    label: str = "refusal",
+    harmful: bool | None = None,
+    level: float = 0.95,
+) -> xr.Dataset:
+    """How often each condition's answers have `label`: rate, low, high (Wilson), k, n over condition.
+
+    by: one or more of category, source, harmful: a further dimension each. harmful: count only harmful (True) or only
+    harmless (False) prompts; None counts both. Raises GatingError for an unknown label or grouping.
+    """
+    hit, present = _hits(run, _code(label), harmful)
+    for name in [by] if isinstance(by, str) else list(by or []):
+        if name not in GROUPINGS:
+            raise GatingError(f"by={name!r} is not a grouping of prompts: use {choices(GROUPINGS, name)}.")
+        column = run["prompts"][name].reindex(prompt=hit["prompt"])
+        values = sorted(set(column.values.tolist()))
+        member = xr.DataArray(
+            np.array([column.values == v for v in values]), dims=(name, "prompt"), coords={name: _text(values)}
+        )
+        hit, present = hit & member, present & member
+    k, n = hit.sum("prompt"), present.sum("prompt")
+    low, high = stats.wilson(k.values, n.values, level)
+    rate = k / n.where(n > 0)
+    ds = xr.Dataset({"rate": rate, "low": (k.dims, low), "high": (k.dims, high), "k": k, "n": n})
+    ds.attrs = {"label": label, "interval": f"Wilson, {level:.0%}"}
+    return _described(run, ds)
+
+
+def rates(run: xr.DataTree, by: str | Sequence[str] | None = None, harmful: bool | None = None, level: float = 0.95) -> xr.Dataset:
+    """`refusal_rate` for every label, along a dimension `label`."""
+    each = [refusal_rate(run, by, name, harmful, level) for name in LABELS]
+    return xr.concat(each, dim=xr.DataArray(_text(LABELS), dims="label", name="label"), combine_attrs="drop_conflicts")
+
+
+def contrast(
+    run: xr.DataTree,
+    baseline: str = "baseline",
+    label: str = "refusal",
+    harmful: bool | None = None,
+    level: float = 0.95,
+) -> xr.Dataset:
+    """Every condition against `baseline` on the same prompts: difference of rates, low, high (Newcombe's method 10),
+    p (exact McNemar), b and c (pairs where only the condition, only the baseline has the label), n pairs.
+
+    A pair counts where both answers are present. Raises GatingError for a baseline that the run does not have.
+    """
+    hit, present = _hits(run, _code(label), harmful)
+    names = hit["condition"].values.tolist()
+    if baseline not in names:
+        raise GatingError(f"baseline={baseline!r} is not a condition of this run: use {choices(names, baseline)}.")
+    base, base_present = (x.sel(condition=baseline, drop=True) for x in (hit, present))
+    pair = present & base_present
+    a, b, c, d = ((pair & x & y).sum("prompt") for x, y in ((hit, base), (hit, ~base), (~hit, base), (~hit, ~base)))
+    difference, low, high = stats.paired_difference(a.values, b.values, c.values, d.values, level)
+    p = np.where((a + b + c + d).values > 0, stats.mcnemar_exact(b.values, c.values), np.nan)
+    ds = xr.Dataset(
+        {"difference": (a.dims, difference), "low": (a.dims, low), "high": (a.dims, high), "p": (a.dims, p),
+         "b": b, "c": c, "n": a + b + c + d},
+        coords=a.coords,
+        attrs={"baseline": baseline, "label": label, "interval": f"Newcombe method 10, {level:.0%}"},
+    )  # fmt: skip
+    return _described(run, ds)
+
+
+def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None = None) -> xr.Dataset:
+    """Each steered condition against its own grid point's random controls: its change from the baseline, theirs, and
+    p = (1 + number of controls that change at least as much, either way) / (K + 1), with K."""
+    effect = contrast(run, label=label, harmful=harmful)["difference"]
+    if set(effect.dims) != {"condition"}:
+        raise GatingError("random_null takes one run; select one place of a joined multirun first.")
+    about = run["conditions"].to_dataset()
+    steered = about["condition"].values[about["kind"].values == "steered"]
+    out = []
+    for name in steered:
+        mine = (about["grid"] == about["grid"].sel(condition=name)) & (about["kind"] == "random")
+        null = effect.sel(condition=about["condition"].values[mine.values]).dropna("condition").values
+        observed = float(effect.sel(condition=name))
+        p = stats.permutation_p(abs(observed), np.abs(null)) if null.size and np.isfinite(observed) else np.nan
+        out.append((observed, null.min(initial=np.inf) if null.size else np.nan,
+                    null.max(initial=-np.inf) if null.size else np.nan, p, null.size))  # fmt: skip
+    columns = np.array(out, dtype="float64").reshape(-1, 5).T
+    fields = ("difference", "null_low", "null_high", "p", "k")
+    return xr.Dataset({f: ("condition", v) for f, v in zip(fields, columns, strict=True)}, coords={"condition": steered})
+
+
+def _code(label: str) -> int:
+    if label not in LABELS:
+        raise GatingError(f"label={label!r} is not a label: use {choices(LABELS, label)}.")
+    return LABELS.index(label)
+
+
+def _hits(run: xr.DataTree, code: int, harmful: bool | None) -> tuple[xr.DataArray, xr.DataArray]:
+    """Which answers have the label, and which are present at all: both boolean, over condition and prompt."""
+    out = run["outcomes"].to_dataset()[["label", "done"]].load()
+    if harmful is not None:
+        flags = run["prompts"]["harmful"].load()
+        out = out.sel(prompt=flags["prompt"].values[flags.values == harmful])
+    present = out["done"] & (out["label"] != MISSING)
+    return present & (out["label"] == code), present
+
+
+def _described(run: xr.DataTree, ds: xr.Dataset) -> xr.Dataset:
+    """With what each condition is, as coordinates along condition (left out for a joined multirun, where it differs)."""
+    about = run["conditions"].to_dataset().load()
+    columns: dict[Hashable, xr.DataArray] = {c: about[c] for c in CONDITION_COORDINATES if c in about}
+    same = {c: v for c, v in columns.items() if v.dims == ("condition",)}
+    return ds.assign_coords({c: ("condition", v.sel(condition=ds["condition"]).values) for c, v in same.items()})
+
+
+def _text(values: Sequence[object]) -> np.ndarray:
+    return np.array(values, dtype=np.dtypes.StringDType()) if isinstance(values[0], str) else np.array(values)

@@ -1,0 +1,109 @@
+"""The command line from end to end, on a tiny model."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import gating
+from gating import models, store
+from gating import run as cli_run
+
+SMALL = ("model=tiny-llama", "data.n=3", "directions.questions=2", "directions.n=4", "controls.random=1")
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run the command line in this process: (exit code, its lines)."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*overrides):
+        GlobalHydra.instance().clear()
+        cli_run.failures.clear()
+        monkeypatch.setattr(sys, "argv", ["gating.run", *overrides])
+        with pytest.raises(SystemExit) as stop:
+            cli_run.main()
+        return stop.value.code, capsys.readouterr().out.strip().splitlines()
+
+    return go
+
+
+def test_a_run_prints_a_table_and_where_the_report_and_the_store_are(tmp_path, command):
+    code, lines = command(*SMALL)
+    assert code == 0
+    path = tmp_path / lines[-1].removeprefix("store: ")
+    assert path.name == "store.zarr" and (path.parent / "report.html").is_file() and list(path.parent.glob("*.png"))
+    assert any("compliant" in line and "%" in line for line in lines)
+    tree = gating.open_run(path)
+    assert tree.attrs["status"] == "complete" and tree["outcomes"]["done"].all()
+    assert {"prompts", "conditions", "outcomes", "readouts", "directions"} == set(tree.children)
+    for name in ("config", "versions", "git_revision", "model_fingerprint", "template_hash", "dtype", "device", "seed", "finished_at"):
+        assert tree.attrs[name] not in (None, "")
+    assert json.loads(tree.attrs["overrides"])[0] == "model"
+
+
+def test_the_stored_tokens_decode_to_the_stored_text_and_the_controls_have_the_steered_norm(tmp_path, command):
+    _, lines = command(*SMALL, "steer.coef=[0,0.5]", "activations=true")
+    tree = gating.open_run(lines[-1].removeprefix("store: "))
+    out = tree["outcomes"].to_dataset()
+    tokenizer = models.tokenizer_only(models.ModelConfig(kind="tiny", architecture="llama"))
+    row = out.isel(condition=3, prompt=2)
+    ids = row["token_ids"].values
+    assert tokenizer.decode(ids[ids >= 0], skip_special_tokens=True) == row["completion"].item()
+    assert int((ids >= 0).sum()) == row["n_tokens"]
+    zero = out.sel(condition="compliant[coef=0]")
+    assert (zero["token_ids"] == out.sel(condition="baseline")["token_ids"]).all()
+    states = tree["activations"]["resid_post"]
+    unit = tree["directions"]["vector"].sel(direction="compliant")
+    unit = unit / np.sqrt((unit**2).sum("hidden"))
+    read = tree["readouts"]["projection"].sel(condition="baseline", direction="compliant")
+    assert np.allclose((states * unit).sum("hidden").transpose(*read.dims), read, atol=1e-3)
+
+
+def test_a_multirun_loads_the_model_once_and_its_stores_join_along_the_overrides(tmp_path, command, monkeypatch):
+    models._loaded.clear()
+    loads, real = [], models._load
+    monkeypatch.setattr(models, "_load", lambda cfg: loads.append(1) or real(cfg))
+    code, lines = command("-m", *SMALL, "steer.coef=0,1", "steer=compliant,uncompliant")
+    assert code == 0 and len(loads) == 1
+    assert len([line for line in lines if line.startswith("store: ")]) == 4 and lines[-1].startswith("store: ")
+    joined = gating.open_runs("runs")
+    assert joined.attrs["axes"] == ["steer", "steer.coef"]
+    rates = gating.refusal_rate(joined)
+    assert {"steer", "steer.coef", "condition"} <= set(rates["rate"].dims)
+    assert rates["n"].sel({"steer": "compliant", "steer.coef": 1, "condition": "uncompliant"}) == 0
+
+
+def test_a_failed_job_of_a_multirun_does_not_cost_the_others(tmp_path, command):
+    code, lines = command("-m", *SMALL, "steer.layers=2,99,3")
+    assert code == 2
+    assert len([line for line in lines if line.startswith("store: ")]) == 2
+    assert any("steer.layers=99" in line for line in lines)
+
+
+def test_a_users_persona_and_prompts_are_used_as_the_shipped_ones_are(tmp_path, command):
+    (tmp_path / "brave.yaml").write_text(
+        "name: brave\ndescription: Fears nothing.\npositive: [You fear nothing.]\nnegative: [You fear everything.]\n"
+        "questions: [What is a lion?, How deep is a lake?]\n"
+    )
+    (tmp_path / "mine.csv").write_text("goal,category\nDo something bad,one\nDo something worse,two\n")
+    code, lines = command(*SMALL, "steer=./brave.yaml", "data=file", "data.harmful=mine.csv")
+    assert code == 0
+    tree = gating.open_run(lines[-1].removeprefix("store: "))
+    assert "brave" in tree["outcomes"]["condition"].values and tree["prompts"]["category"].values.tolist() == ["one", "two"]
+    assert tree["directions"]["n_positive"].sel(direction="brave") == 2
+
+
+@pytest.mark.parametrize("more", [
+    ("steer=none",), ("steer=random",), ("steer=refusal", "steer.op=ablate", "steer.layers=all"),
+    ("steer.direction=[compliant,evil]",), ("steer.direction=compliant@response_mean",), ("directions.method=probe",),
+    ("steer.norm=residual", "steer.coef=0.5", "steer.scope=response"), ("model=tiny-gemma", "steer.layers=2-4"),
+    ("+conditions.both=[{direction: compliant, layers: 2, coef: 2}, {direction: compliant, op: ablate, layers: 3-5}]",),
+])  # fmt: skip
+def test_every_kind_of_steering_runs_end_to_end(command, more):
+    small = [s for s in SMALL if not any(m.startswith("model=") for m in more) or not s.startswith("model=")]
+    code, lines = command(*small, *more)
+    assert code == 0, lines
+    assert store.open_run(lines[-1].removeprefix("store: "))["outcomes"]["done"].all()
