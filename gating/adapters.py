@@ -30,8 +30,8 @@ def folder(adapter: str) -> Path:
     if not path.is_dir():
         known = choices(shipped(), adapter)
         raise GatingError(
-            f"model.adapter={adapter!r} is neither a shipped adapter ({known}) nor a folder; give the path of a peft LoRA "
-            "folder, or model.adapter=null for none."
+            f"model.adapter={adapter!r} is neither a shipped adapter ({known}) nor a folder; give a peft LoRA folder's "
+            "path, or model.adapter=null for none."
         )
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():

@@ -35,10 +35,10 @@ def refusal_rate(
     for name in [by] if isinstance(by, str) else list(by or []):
         if name not in GROUPINGS:
             raise GatingError(f"by={name!r} is not a grouping of prompts: use {choices(GROUPINGS, name)}.")
-        column = run["prompts"][name].reindex(prompt=hit["prompt"])
+        column = group(run, "prompts")[name].reindex(prompt=hit["prompt"])
         values = sorted(set(column.values.tolist()))
         member = xr.DataArray(
-            np.array([column.values == v for v in values]), dims=(name, "prompt"), coords={name: _text(values)}
+            np.array([column.values == v for v in values]), dims=(name, "prompt"), coords={name: np.array(values)}
         )
         hit, present = hit & member, present & member
     k, n = hit.sum("prompt"), present.sum("prompt")
@@ -49,10 +49,14 @@ def refusal_rate(
     return _described(run, ds)
 
 
-def rates(run: xr.DataTree, by: str | Sequence[str] | None = None, harmful: bool | None = None, level: float = 0.95) -> xr.Dataset:
+def rates(
+    run: xr.DataTree, by: str | Sequence[str] | None = None, harmful: bool | None = None, level: float = 0.95
+) -> xr.Dataset:
     """`refusal_rate` for every label, along a dimension `label`."""
     each = [refusal_rate(run, by, name, harmful, level) for name in LABELS]
-    return xr.concat(each, dim=xr.DataArray(_text(LABELS), dims="label", name="label"), combine_attrs="drop_conflicts")
+    return xr.concat(
+        each, dim=xr.DataArray(np.array(LABELS), dims="label", name="label"), combine_attrs="drop_conflicts"
+    )
 
 
 def contrast(
@@ -91,7 +95,7 @@ def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None =
     effect = contrast(run, label=label, harmful=harmful)["difference"]
     if set(effect.dims) != {"condition"}:
         raise GatingError("random_null takes one run; select one place of a joined multirun first.")
-    about = run["conditions"].to_dataset()
+    about = group(run, "conditions")
     steered = about["condition"].values[about["kind"].values == "steered"]
     out = []
     for name in steered:
@@ -103,7 +107,14 @@ def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None =
                     null.max(initial=-np.inf) if null.size else np.nan, p, null.size))  # fmt: skip
     columns = np.array(out, dtype="float64").reshape(-1, 5).T
     fields = ("difference", "null_low", "null_high", "p", "k")
-    return xr.Dataset({f: ("condition", v) for f, v in zip(fields, columns, strict=True)}, coords={"condition": steered})
+    return xr.Dataset(
+        {f: ("condition", v) for f, v in zip(fields, columns, strict=True)}, coords={"condition": steered}
+    )
+
+
+def group(run: xr.DataTree, name: str) -> xr.Dataset:
+    """One group of a run, loaded."""
+    return run[f"/{name}"].to_dataset().load()
 
 
 def _code(label: str) -> int:
@@ -114,9 +125,9 @@ def _code(label: str) -> int:
 
 def _hits(run: xr.DataTree, code: int, harmful: bool | None) -> tuple[xr.DataArray, xr.DataArray]:
     """Which answers have the label, and which are present at all: both boolean, over condition and prompt."""
-    out = run["outcomes"].to_dataset()[["label", "done"]].load()
+    out = run["/outcomes"].to_dataset()[["label", "done"]].load()
     if harmful is not None:
-        flags = run["prompts"]["harmful"].load()
+        flags = group(run, "prompts")["harmful"]
         out = out.sel(prompt=flags["prompt"].values[flags.values == harmful])
     present = out["done"] & (out["label"] != MISSING)
     return present & (out["label"] == code), present
@@ -124,11 +135,7 @@ def _hits(run: xr.DataTree, code: int, harmful: bool | None) -> tuple[xr.DataArr
 
 def _described(run: xr.DataTree, ds: xr.Dataset) -> xr.Dataset:
     """With what each condition is, as coordinates along condition (left out for a joined multirun, where it differs)."""
-    about = run["conditions"].to_dataset().load()
+    about = group(run, "conditions")
     columns: dict[Hashable, xr.DataArray] = {c: about[c] for c in CONDITION_COORDINATES if c in about}
     same = {c: v for c, v in columns.items() if v.dims == ("condition",)}
     return ds.assign_coords({c: ("condition", v.sel(condition=ds["condition"]).values) for c, v in same.items()})
-
-
-def _text(values: Sequence[object]) -> np.ndarray:
-    return np.array(values, dtype=np.dtypes.StringDType()) if isinstance(values[0], str) else np.array(values)

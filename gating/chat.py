@@ -12,7 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from gating.errors import GatingError
 
-POSITIONS = "last, -1, -2, ... (tokens after the instruction, -1 is the last prompt token), response_start or response_mean"
+POSITIONS = (
+    "last, -1, -2, ... (tokens after the instruction, -1 is the last prompt token), response_start or response_mean"
+)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = None) -> list[int]:

@@ -74,10 +74,14 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError):
         where = error.filename or "a file"
         remedy = "free some disk space" if error.errno == errno.ENOSPC else "mend the path or its permissions"
-        return f"{where}: {error.strerror or error}; {remedy}, then give the same command again: finished blocks are kept."
+        return (
+            f"{where}: {error.strerror or error}; {remedy}, then give the same command again: finished blocks are kept."
+        )
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
-        return f"backend.batch_rows: the device ran out of memory ({text}); lower backend.batch_rows (or max_new_tokens)."
+        return (
+            f"backend.batch_rows: the device ran out of memory ({text}); lower backend.batch_rows (or max_new_tokens)."
+        )
     raise error
 
 

@@ -135,9 +135,13 @@ def check(run: RunConfig) -> None:
     if run.backend.name != "local":
         raise GatingError(f"backend.name={run.backend.name!r}: use {choices(['local'])}.")
     if run.data.split not in ("extract", "select", "test"):
-        raise GatingError(f"data.split={run.data.split!r}: use {choices(['extract', 'select', 'test'], run.data.split)}.")
+        raise GatingError(
+            f"data.split={run.data.split!r}: use {choices(['extract', 'select', 'test'], run.data.split)}."
+        )
     if not (run.data.harmful or run.data.harmless or run.data.borderline):
-        raise GatingError("data: no prompts are asked for; give at least one of data.harmful, data.harmless, data.borderline.")
+        raise GatingError(
+            "data: no prompts are asked for; give at least one of data.harmful, data.harmless, data.borderline."
+        )
     models.check(run.model)
     judges.check(run.judge)
     chat.check_position(run.directions.position)
@@ -153,7 +157,9 @@ def _check_persona(name: str, norms: list[Any]) -> None:
         personas.load(name)
     except GatingError as e:
         if name in norms:
-            raise GatingError(f"steer.norm={name!r}: use {choices(interventions.NORMS, name)}, or a direction. {e}") from None
+            raise GatingError(
+                f"steer.norm={name!r}: use {choices(interventions.NORMS, name)}, or a direction. {e}"
+            ) from None
         raise
 
 
@@ -195,7 +201,11 @@ def _labelled(spec: dict[str, Any]) -> dict[str, Any]:
     """A spec with its directions called as in the results; a list stays a list."""
 
     def relabel(value: Any) -> Any:
-        return [directions.label(str(v)) for v in value] if isinstance(value, list | tuple) else directions.label(str(value))
+        return (
+            [directions.label(str(v)) for v in value]
+            if isinstance(value, list | tuple)
+            else directions.label(str(value))
+        )
 
     return {k: relabel(v) if k in ("direction", "norm") else v for k, v in spec.items()}
 

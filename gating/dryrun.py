@@ -38,7 +38,10 @@ def show(study: Study, console: Console) -> None:
     for c in study.conditions:
         ivs = c.interventions
         cells = ["+".join(str(v) for v in dict.fromkeys(getattr(i, f) for i in ivs)) for f in ("op", "direction")]
-        rest = ["+".join(f"{i.coef:g}" for i in ivs), *("+".join(dict.fromkeys(getattr(i, f) for i in ivs)) for f in ("norm", "scope"))]
+        rest = [
+            "+".join(f"{i.coef:g}" for i in ivs),
+            *("+".join(dict.fromkeys(getattr(i, f) for i in ivs)) for f in ("norm", "scope")),
+        ]
         table.add_row(c.name, c.kind, *cells, c.layers, *rest)
     console.print(table)
     tokens, counted = prompt_tokens(study)

@@ -215,7 +215,7 @@ def _merge(parts: Sequence[Generation]) -> Generation:
 
 
 def _outcomes(study: Study, backend: Backend, out: Generation, nll: np.ndarray, shape: tuple[int, int]) -> xr.Dataset:
-    texts = [backend.loaded.tokenizer.decode(t, skip_special_tokens=True) for t in out.tokens]
+    texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in out.tokens]
     judged = study.run.judge
     ds = store.empty_outcomes(shape[1], shape[0], study.max_new_tokens)
 

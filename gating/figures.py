@@ -48,7 +48,10 @@ def rates(run: xr.DataTree, harmful: bool | None) -> Figure:
         ax.errorbar(rate, y, xerr=error, fmt=KIND_MARKERS[kind], color=KIND_COLOURS[kind], capsize=2.5, ms=7, lw=1.6)
     _conditions(ax, names)
     n = sorted({int(v) for v in r["n"].values})
-    _percent(ax, f"refusal, % of {_which(harmful)} prompts (95% Wilson interval, n = {' to '.join(map(str, n[:: max(1, len(n) - 1)]))})")
+    _percent(
+        ax,
+        f"refusal, % of {_which(harmful)} prompts (95% Wilson interval, n = {' to '.join(map(str, n[:: max(1, len(n) - 1)]))})",
+    )
     return figure
 
 
@@ -92,7 +95,7 @@ def categories(run: xr.DataTree, harmful: bool | None, shown: list[str]) -> Figu
 
 def varied(run: xr.DataTree) -> list[str]:
     """Settings of which the steered conditions have more than two values: the axes worth a dose-response picture."""
-    about = run["conditions"].to_dataset()
+    about = analysis.group(run, "conditions")
     steered = about.isel(condition=(about["kind"] == "steered").values)
     return [a for a in AXES if len(set(steered[a].values.tolist())) > 2]
 
@@ -112,8 +115,14 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
         one = r.sel(label=label)
         ax.axhline(100 * float(one["rate"].sel(condition="baseline")), color="#000000", ls="--", lw=1, label="baseline")
         rand = one.isel(condition=kinds == "random")
-        x = [place[v] for v in rand[axis].values.tolist()]
-        ax.plot(x, 100 * rand["rate"].values, ".", color="#8C8C8C", label="random directions", zorder=4)
+        ax.plot(
+            [place[v] for v in rand[axis].values.tolist()],
+            100 * rand["rate"].values,
+            ".",
+            color="#8C8C8C",
+            label="random directions",
+            zorder=4,
+        )
         steered = one.isel(condition=kinds == "steered")
         groups = list(dict.fromkeys(zip(*(steered[a].values.tolist() for a in others), strict=True))) or [()]
         for i, group in enumerate(groups):
@@ -125,7 +134,14 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
             order = np.argsort(x)
             name = ", ".join(f"{a} {v}" for a, v in zip(others, group, strict=True)) or "steered"
             ax.plot(x[order], 100 * line["rate"].values[order], "o-", color=colour, label=name)
-            ax.fill_between(x[order], 100 * line["low"].values[order], 100 * line["high"].values[order], color=colour, alpha=0.15, lw=0)
+            ax.fill_between(
+                x[order],
+                100 * line["low"].values[order],
+                100 * line["high"].values[order],
+                color=colour,
+                alpha=0.15,
+                lw=0,
+            )
         ax.set_ylim(-3, 103)
         ax.set_ylabel(f"{label}, % of {_which(harmful)} prompts")
         ax.spines[["top", "right"]].set_visible(False)

@@ -108,7 +108,9 @@ def check_spec(spec: Mapping[str, Any], directions: Sequence[str], n_layers: int
         raise bad("direction", choices((*directions, RANDOM), direction))
     seed = 0 if direction == RANDOM else None
     if direction == RANDOM and spec["norm"] == "natural":
-        raise bad("norm", f"{choices(('unit', 'residual', *directions))} with direction=random, which has no norm of its own")
+        raise bad(
+            "norm", f"{choices(('unit', 'residual', *directions))} with direction=random, which has no norm of its own"
+        )
     return Intervention(spec["op"], direction, layers, float(coef), spec["norm"], spec["scope"], read, seed)
 
 
@@ -148,7 +150,9 @@ def grid(
     return out
 
 
-def named(specs: Mapping[str, Sequence[Mapping[str, Any]]], directions: Sequence[str], n_layers: int) -> list[Condition]:
+def named(
+    specs: Mapping[str, Sequence[Mapping[str, Any]]], directions: Sequence[str], n_layers: int
+) -> list[Condition]:
     """Further conditions written out in full: a name and an ordered list of interventions each."""
     defaults = {"op": "add", "coef": 1.0, "norm": "natural", "scope": "all", "read": "same"}
     out = []
@@ -158,10 +162,14 @@ def named(specs: Mapping[str, Sequence[Mapping[str, Any]]], directions: Sequence
             key = f"conditions.{name}[{i}]"
             unknown = set(item) - set(AXES)
             if unknown:
-                raise GatingError(f"{key}: unknown field {sorted(unknown)[0]!r}; use {choices(AXES, sorted(unknown)[0])}.")
+                raise GatingError(
+                    f"{key}: unknown field {sorted(unknown)[0]!r}; use {choices(AXES, sorted(unknown)[0])}."
+                )
             for needed in ("direction", "layers"):
                 if needed not in item:
-                    raise GatingError(f"{key}: {needed} is missing; give {needed}, and op and coef where not add and 1.")
+                    raise GatingError(
+                        f"{key}: {needed} is missing; give {needed}, and op and coef where not add and 1."
+                    )
             parts.append(check_spec({**defaults, **item}, directions, n_layers, key))
         layers = " ".join(str(item["layers"]) for item in items)
         out.append(Condition(name, "named", tuple(parts), -1, layers))

@@ -49,7 +49,9 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
         j = places.index(place)
         if j < i:
             where = ", ".join(f"{a}={v}" for a, v in zip(axes, place, strict=True)) or "no differing override"
-            raise GatingError(f"{paths[j]} and {paths[i]} have the same place ({where}); give a list of the runs to join.")
+            raise GatingError(
+                f"{paths[j]} and {paths[i]} have the same place ({where}); give a list of the runs to join."
+            )
     groups = {}
     for group in ("prompts", "conditions", "outcomes", "directions", "readouts"):
         parts = [(t[group].to_dataset(), s) for t, s in zip(trees, settings, strict=True) if group in t.children]
@@ -85,7 +87,7 @@ def _union(columns: Sequence[np.ndarray]) -> np.ndarray:
     values = list(dict.fromkeys(v for column in columns for v in column.tolist()))
     if all(_number(v) for v in values):
         return np.array(sorted(values))
-    return np.array(values, dtype=TEXT)
+    return np.array(values)
 
 
 def _missing_like(ds: xr.Dataset, union: Mapping[Any, np.ndarray]) -> xr.Dataset:

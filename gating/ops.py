@@ -20,7 +20,7 @@ def apply_edits(h, edits, step, prompt_mask, last_mask):
     """
     wide = torch.promote_types(h.dtype, torch.float32)
     for op, scope, vector, coefficient in edits:
-        if step == 0 and scope == "generated" or step > 0 and scope in ("prompt", "last"):
+        if (step == 0 and scope == "generated") or (step > 0 and scope in ("prompt", "last")):
             continue
         v = vector.to(h.device, wide)[:, None, :]
         c = coefficient.to(h.device, wide)[:, None, None]
@@ -63,7 +63,9 @@ def visit(model, layers, plan, step, trail):
     for block in touched:
         h = layers[block].output
         if h.ndim != 3:
-            raise ValueError("block " + str(block) + " gives shape " + str(tuple(h.shape)) + ", not [row, token, hidden]")
+            raise ValueError(
+                "block " + str(block) + " gives shape " + str(tuple(h.shape)) + ", not [row, token, hidden]"
+            )
         if block in edits:
             h = apply_edits(h, edits[block], step, plan["prompt_mask"], plan["last_mask"])
             layers[block].output = h

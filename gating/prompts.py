@@ -97,7 +97,9 @@ def _records(path: Path, text: str, key: str) -> list[tuple[int, object]]:
     if suffix == ".csv":
         return list(enumerate(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True), start=2))
     if suffix not in (".json", ".jsonl"):
-        raise GatingError(f"{key}: {path} ends in {suffix or 'nothing'!r}; a prompt file ends in .csv, .json or .jsonl.")
+        raise GatingError(
+            f"{key}: {path} ends in {suffix or 'nothing'!r}; a prompt file ends in .csv, .json or .jsonl."
+        )
     try:
         if suffix == ".json":
             data = json.loads(text)

@@ -169,7 +169,7 @@ _IDIOM = regex(  # "I can't recommend it enough"
     r"\b(?:can'?t|cannot|can not|couldn't|won'?t)\b[^.;!?]*\benough\b",
     r"\b(?:don'?t|do not|can'?t|cannot) [^.;!?]*\boften\b",
     rf", (?:{SAYS}|sang|cried|thought)\b",
-    r"\bcan(?:'?t| ?not) (?:wait|overstate|stress)\b"
+    r"\bcan(?:'?t| ?not) (?:wait|overstate|stress)\b",
 )
 _LETTER = regex(r"^(?:to whom|to|from|date)\b[^.]{0,60}[:,]", r"^(?:dear|subject|re:)\b")
 

@@ -31,14 +31,26 @@ SAMPLES = 12
 
 def headline_set(run: xr.DataTree) -> bool | None:
     """Which prompts the headline counts: the harmful ones where there are any, else the harmless ones."""
-    return bool(run["prompts"]["harmful"].values.any())
+    return bool(analysis.group(run, "prompts")["harmful"].any())
+
+
+def asks_both(run: xr.DataTree) -> bool:
+    """Whether the run asked harmful and harmless prompts."""
+    harmful = analysis.group(run, "prompts")["harmful"]
+    return bool(harmful.any() and not harmful.all())
+
+
+def shown_conditions(run: xr.DataTree) -> list[str]:
+    """The baseline and the first steered conditions: what a crowded picture has room for."""
+    about = analysis.group(run, "conditions")
+    return about["condition"].values[np.isin(about["kind"].values, ["baseline", "steered"])][:4].tolist()
 
 
 def rows(run: xr.DataTree, harmful: bool | None) -> list[dict[str, Any]]:
     """One row a condition: n, rates with intervals, the paired difference to the baseline, p, the mean first-token score."""
     r, effect = analysis.rates(run, harmful=harmful), analysis.contrast(run, harmful=harmful)
-    chosen = run["prompts"]["harmful"].values == harmful
-    score = run["outcomes"]["refusal_score"].isel(prompt=chosen).mean("prompt")
+    chosen = analysis.group(run, "prompts")["harmful"].values == harmful
+    score = analysis.group(run, "outcomes")["refusal_score"].isel(prompt=chosen).mean("prompt")
     out = []
     for name in r["condition"].values.tolist():
         one, e = r.sel(condition=name), effect.sel(condition=name)
@@ -75,11 +87,19 @@ def _p(p: float) -> str:
 def table(run: xr.DataTree) -> Table:
     """The refusal table for a terminal; a last column for harmless prompts where the run asked both."""
     harmful = headline_set(run)
-    both = harmful and not run["prompts"]["harmful"].values.all()
-    other = {r["name"]: r["refusal"] for r in rows(run, False)} if both else {}
+    other = {r["name"]: r["refusal"] for r in rows(run, False)} if asks_both(run) else {}
     out = Table(title=f"{'harmful' if harmful else 'harmless'} prompts", title_justify="left", box=box.SIMPLE_HEAD)
     out.add_column("condition", no_wrap=True, min_width=22)
-    for column in ("n", "refusal", "complied", "evasive", "degen.", "vs baseline", "p", *(["harmless refusal"] if other else [])):
+    for column in (
+        "n",
+        "refusal",
+        "complied",
+        "evasive",
+        "degen.",
+        "vs baseline",
+        "p",
+        *(["harmless refusal"] if other else []),
+    ):
         out.add_column(column, justify="right", no_wrap=True)
     for r in rows(run, harmful):
         cells = [str(r["n"]), r["refusal"], *(r[f"{k}_rate"] for k in LABELS[1:]), r["difference"], r["p"]]
@@ -117,9 +137,7 @@ def opening(text: str, words: int | None) -> str:
 
 def samples(run: xr.DataTree, full_text: bool) -> list[dict[str, str]]:
     """Openings of answers: some prompts under the baseline and each steered condition; harmful ones cut to a few words."""
-    out, about = run["outcomes"].to_dataset().load(), run["prompts"].to_dataset().load()
-    kinds = run["conditions"]["kind"].values
-    shown = run["conditions"]["condition"].values[np.isin(kinds, ["baseline", "steered"])][:4]
+    out, about, shown = analysis.group(run, "outcomes"), analysis.group(run, "prompts"), shown_conditions(run)
     picked = np.unique(np.linspace(0, about.sizes["prompt"] - 1, SAMPLES).astype(int))
     lines = []
     for p in picked:
@@ -141,11 +159,13 @@ def pictures(run: xr.DataTree) -> dict[str, tuple[Figure, str]]:
     """Every picture by file name, with a text alternative."""
     harmful = headline_set(run)
     said = "; ".join(f"{r['name']} {r['refusal']}" for r in rows(run, harmful))
-    kinds = run["conditions"]["kind"].values
-    shown = run["conditions"]["condition"].values[np.isin(kinds, ["baseline", "steered"])][:4].tolist()
+    shown = shown_conditions(run)
     out = {
         "rates": (figures.rates(run, harmful), f"Refusal rate of each condition with its interval: {said}."),
-        "labels": (figures.labels(run, harmful), "Shares of refusal, compliance, evasive and degenerate answers per condition."),
+        "labels": (
+            figures.labels(run, harmful),
+            "Shares of refusal, compliance, evasive and degenerate answers per condition.",
+        ),
         "categories": (figures.categories(run, harmful, shown), f"Refusal rate per category under {', '.join(shown)}."),
     }
     for axis in figures.varied(run):
@@ -162,11 +182,12 @@ def write(run: xr.DataTree, folder: str | Path, full_text: bool = False) -> Path
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         drawn.append({"name": name, "alt": alt, "data": base64.b64encode(buffer.getvalue()).decode()})
     harmful = headline_set(run)
-    both = harmful and not run["prompts"]["harmful"].values.all()
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("gating"), autoescape=True, undefined=jinja2.StrictUndefined)
-    done = run["outcomes"]["done"].values
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gating"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    done = analysis.group(run, "outcomes")["done"]
     page = environment.get_template("report.html.j2").render(
-        attrs=run.attrs, headline=headline(run), rows=rows(run, harmful), harmless=rows(run, False) if both else [],
+        attrs=run.attrs, headline=headline(run), rows=rows(run, harmful), harmless=rows(run, False) if asks_both(run) else [],
         pictures=drawn, samples=samples(run, full_text), full_text=full_text, harmful=harmful,
         warnings=json.loads(run.attrs.get("warnings", "[]")), versions=json.loads(run.attrs.get("versions", "{}")),
         done=int(done.sum()), total=done.size,

@@ -9,15 +9,15 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin slow a shared machine down many times over
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `main`, which says them in one paragraph
 
-import hydra  # noqa: E402
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from hydra.errors import HydraException  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
-from omegaconf.errors import OmegaConfBaseException  # noqa: E402
-from rich.console import Console  # noqa: E402
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
-from gating import cli  # noqa: E402
-from gating.errors import GatingError  # noqa: E402
+from gating import cli
+from gating.errors import GatingError
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 failures: list[str] = []

@@ -7,10 +7,9 @@ start as -1, floats as NaN, `done` as False, and stay so until their block is wr
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,6 @@ SCHEMA_VERSION = 1
 STORE = "store.zarr"
 PACKAGES = ("gating", "torch", "transformers", "nnsight", "xarray", "zarr", "numpy", "scikit-learn", "peft")
 TEXT = np.dtypes.StringDType()
-OPEN = {"consolidated": False, "engine": "zarr"}
 
 
 def now() -> str:
@@ -60,7 +58,9 @@ def writer(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise GatingError(f"runs_dir: {folder} cannot be made ({e.strerror}); choose a writable runs_dir=PATH.") from None
+        raise GatingError(
+            f"runs_dir: {folder} cannot be made ({e.strerror}); choose a writable runs_dir=PATH."
+        ) from None
     try:
         with FileLock(folder / "writer.lock", timeout=0):
             yield
@@ -152,7 +152,7 @@ def has_group(path: Path, group: str) -> bool:
 
 def read_group(path: Path, group: str) -> xr.Dataset:
     """One group, loaded into memory."""
-    return xr.open_dataset(path, group=group, **OPEN).load()
+    return xr.open_dataset(path, group=group, engine="zarr", consolidated=False).load()
 
 
 def write_block(path: Path, start: int, groups: Mapping[str, xr.Dataset]) -> None:
@@ -194,7 +194,9 @@ def locate(path: str | Path) -> Path:
     path = Path(path)
     store = path if path.name == STORE else path / STORE
     if not store.is_dir():
-        raise GatingError(f"{path} is not a run: there is no {store}; give a folder that a run printed as `store: PATH`.")
+        raise GatingError(
+            f"{path} is not a run: there is no {store}; give a folder that a run printed as `store: PATH`."
+        )
     return store
 
 
@@ -207,10 +209,18 @@ def open_run(path: str | Path) -> xr.DataTree:
     store = locate(path)
     read_attrs(store)
     try:
-        tree = xr.open_datatree(store, chunks=None, **OPEN)
+        tree = xr.open_datatree(store, chunks=None, engine="zarr", consolidated=False)
+        tree = tree.map_over_datasets(_plain_coordinates)
     except Exception as e:
         raise GatingError(f"{store} is damaged ({type(e).__name__}: {e}); remove it and run again.") from None
     missing = {"prompts", "conditions", "outcomes"} - set(tree.children)
     if missing:
         raise GatingError(f"{store} is damaged: group {sorted(missing)[0]} is missing; remove it and run again.")
     return tree
+
+
+def _plain_coordinates(ds: xr.Dataset) -> xr.Dataset:
+    """Text coordinates as fixed-width strings, which xarray can draw; zarr keeps them as variable-length ones."""
+    return ds.assign_coords(
+        {c: (ds[c].dims, np.array(ds[c].values.tolist())) for c in ds.coords if ds[c].dtype.kind in "OT"}
+    )

@@ -60,13 +60,13 @@ def model(architecture: str) -> PreTrainedModel:
             made = Qwen2ForCausalLM(Qwen2Config(**shape))
         else:
             # Gemma 2 caps its attention scores, which only the eager kernel does.
-            more = {"query_pre_attn_scalar": 16, "sliding_window": 512, "attn_implementation": "eager"}
+            more: dict[str, Any] = {"query_pre_attn_scalar": 16, "sliding_window": 512, "attn_implementation": "eager"}
             made = Gemma2ForCausalLM(Gemma2Config(**shape, **more))
         with torch.no_grad():
             # Weights large enough that every block matters and no two logits come close: text varies with the prompt.
             for name, p in sorted(made.named_parameters()):
                 if p.dim() > 1:
-                    p.normal_(0.0, 1.0 if "embed" in name or "lm_head" in name else 1.2 / p.shape[1] ** 0.5)
+                    p.normal_(0.0, 0.5 if "embed" in name else 1.0 if "lm_head" in name else 1.5 / p.shape[1] ** 0.5)
                 elif "bias" in name:
                     p.normal_(0.0, 0.2)
     made.generation_config.eos_token_id = [2, SPECIALS.index("<|end|>")]

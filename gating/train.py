@@ -170,7 +170,7 @@ def _hidden(body: Any, batch: Sequence[Row], pad: int) -> torch.Tensor:
 
 
 def loss(model: Any, head: Any, batch: Sequence[Row], pad: int, keep: float) -> torch.Tensor:
-    """Mean over rows, nats/token: a refusal's cross-entropy, or `keep` times KL(base || adapted) along an own answer."""
+    """Mean over rows, nats/token: a refusal's cross-entropy, or `keep` x KL(base || adapted) along an own answer."""
     body = model.get_base_model().model
     batch = sorted(batch, key=lambda r: r.refuse)
     kept = [r for r in batch if not r.refuse]

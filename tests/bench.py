@@ -89,7 +89,9 @@ def main() -> None:
         "readouts at every block / without": (run(middle, probes=probes), run(middle)),
         "8 rows one by one / packed in one batch": (one_by_one, lambda: backend.generate(ids[:8], {}, args.tokens)),
     }
-    table = Table("ratio of times", "median", "least", "greatest", title=f"{args.model}, {args.rows} rows, {args.tokens} tokens")
+    table = Table(
+        "ratio of times", "median", "least", "greatest", title=f"{args.model}, {args.rows} rows, {args.tokens} tokens"
+    )
     for name, (a, b) in figures.items():
         table.add_row(name, *(f"{x:.2f}" for x in ratio(a, b, args.repeats)))
     Console().print(table)

@@ -20,7 +20,9 @@ def positions(scope: str, prompt: int, total: int) -> list[int]:
     }[scope]
 
 
-def greedy(model, layers, ids: Sequence[int], condition: Condition, made, seed: int, n: int, end: set[int]) -> list[int]:
+def greedy(
+    model, layers, ids: Sequence[int], condition: Condition, made, seed: int, n: int, end: set[int]
+) -> list[int]:
     """Greedy tokens of one row under one condition, with the whole sequence computed afresh at every step."""
     tokens = list(ids)
     for _ in range(n):

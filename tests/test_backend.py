@@ -55,7 +55,9 @@ def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_thr
     backend = Backend(tiny, 64)
     packed = backend.generate(ids, lower(rows, made, made["residual_norm"], 0), NEW)
     layers = operator.attrgetter(decoder_layers(tiny.model))(tiny.model)
-    alone = [greedy(tiny.model, layers, i, c, made, 0, NEW, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)]
+    alone = [
+        greedy(tiny.model, layers, i, c, made, 0, NEW, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)
+    ]
     assert len({len(i) for i in ids}) > 4
     assert packed.tokens == alone
     for p in range(8):  # the comparison would mean nothing if steering did nothing
@@ -65,11 +67,11 @@ def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_thr
 def test_a_coefficient_of_zero_is_bit_identical_to_no_steering(tiny, made):
     ids = asked(tiny, 4)
     backend = Backend(tiny, 8)
-    zero = [Condition("z", "steered", (Intervention("add", "a", (1, 2), 0.0), Intervention("ablate", "b", (2,), 0.0)))] * 4
+    zero = [
+        Condition("z", "steered", (Intervention("add", "a", (1, 2), 0.0), Intervention("ablate", "b", (2,), 0.0)))
+    ] * 4
     probes = made["vector"].transpose("layer", "direction", "hidden").values
-    off, on = (
-        backend.generate(ids, e, NEW, probes, [1, 5]) for e in ({}, lower(zero, made, made["residual_norm"], 0))
-    )
+    off, on = (backend.generate(ids, e, NEW, probes, [1, 5]) for e in ({}, lower(zero, made, made["residual_norm"], 0)))
     assert off.tokens == on.tokens
     for name in ("score", "projection", "residual_norm"):
         assert np.array_equal(getattr(off, name), getattr(on, name))
@@ -83,9 +85,7 @@ def test_every_row_of_a_batch_moves_by_its_own_vector(tiny, made):
     norm = float(np.linalg.norm(unit))
     probes = np.zeros((tiny.n_layers, 1, tiny.hidden), dtype="float32")
     probes[1, 0] = unit / norm
-    off, on = (
-        backend.generate(ids, e, 1, probes) for e in ({}, lower(steered, made, made["residual_norm"], 0))
-    )
+    off, on = (backend.generate(ids, e, 1, probes) for e in ({}, lower(steered, made, made["residual_norm"], 0)))
     moved = on.projection[:, 1, 0] - off.projection[:, 1, 0]
     assert np.allclose(moved, norm * np.arange(1, 6), rtol=1e-4)
     assert np.array_equal(on.projection[:, 0], off.projection[:, 0])  # block 0 comes before

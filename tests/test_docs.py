@@ -47,7 +47,14 @@ def test_each_command_of_the_readme_is_accepted(tmp_path, monkeypatch, capsys, c
 def test_the_reading_example_of_the_readme_runs_on_a_real_store(tmp_path, monkeypatch):
     monkeypatch.setattr(matplotlib.rcParams, "backend", "agg", raising=False)
     matplotlib.use("agg")
-    small = ("model=tiny-llama", f"runs_dir={tmp_path}", "data.n=4", "directions.questions=2", "directions.n=4", "controls.random=1")
+    small = (
+        "model=tiny-llama",
+        f"runs_dir={tmp_path}",
+        "data.n=4",
+        "directions.questions=2",
+        "directions.n=4",
+        "controls.random=1",
+    )
     planned = study.prepare(*compose(*small))
     execute.execute(planned)
     (code,) = re.findall(r"<!-- test: python -->\n```python\n(.*?)```", README, re.DOTALL)

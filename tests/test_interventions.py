@@ -43,7 +43,10 @@ def test_a_list_is_an_axis_and_each_point_has_controls_of_its_own():
     out = grid({**SPEC, "layers": [1, 2], "coef": [2, 4.5, 8]}, NAMES, 4, random=2, reverse=True)
     assert len(out) == 1 + 6 * (1 + 1 + 2)
     assert out[0] == Condition("baseline")
-    assert [c.name for c in out if c.kind == "steered"][:2] == ["compliant[layers=1,coef=2]", "compliant[layers=1,coef=4.5]"]
+    assert [c.name for c in out if c.kind == "steered"][:2] == [
+        "compliant[layers=1,coef=2]",
+        "compliant[layers=1,coef=4.5]",
+    ]
     point = [c for c in out if c.grid == 5]
     assert [c.kind for c in point] == ["steered", "reversed", "random", "random"]
     assert [c.interventions[0].coef for c in point] == [8, -8, 8, 8]
@@ -83,7 +86,9 @@ def test_a_norm_policy_sets_the_length_of_what_is_written_at_a_block(made, norm,
 
 
 def test_a_random_control_has_exactly_the_norm_of_what_it_replaces_and_its_own_direction(made):
-    drawn = [vector(Intervention("add", "compliant", (2,), 3.0, seed=k), 2, made, made["residual_norm"], 7) for k in (0, 1)]
+    drawn = [
+        vector(Intervention("add", "compliant", (2,), 3.0, seed=k), 2, made, made["residual_norm"], 7) for k in (0, 1)
+    ]
     assert np.allclose([np.linalg.norm(v) for v in drawn], 3)
     assert not np.allclose(drawn[0], drawn[1])
     again = vector(Intervention("add", "compliant", (1,), 3.0, seed=0), 1, made, made["residual_norm"], 7)
@@ -105,7 +110,11 @@ def test_rows_of_different_conditions_share_slots_and_others_have_coefficient_ze
 
 
 def test_a_rows_own_interventions_keep_their_order_in_a_mixed_batch(made):
-    (both,) = named({"both": [{"direction": "compliant", "layers": 1, "op": "ablate"}, {"direction": "refusal", "layers": "1-2"}]}, NAMES, 4)  # noqa: E501
+    (both,) = named(
+        {"both": [{"direction": "compliant", "layers": 1, "op": "ablate"}, {"direction": "refusal", "layers": "1-2"}]},
+        NAMES,
+        4,
+    )
     (other,) = named({"other": [{"direction": "compliant", "layers": 1}]}, NAMES, 4)
     edits = lower([other, both], made, made["residual_norm"], 0)
     own = [[op for op, _, _, coefs in edits[1] if coefs[row]] for row in (0, 1)]

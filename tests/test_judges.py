@@ -87,7 +87,7 @@ def test_curly_apostrophes_and_invisible_characters_do_not_hide_a_refusal(text: 
 
 
 def test_normalising_folds_quotes_width_space_and_case() -> None:
-    assert judges.normalise(" I\u00a0CAN’T\n“Ｄｏ” \ufeffthat–now ") == "i can't \"do\" that-now"
+    assert judges.normalise(" I\u00a0CAN’T\n“Ｄｏ” \ufeffthat–now ") == 'i can\'t "do" that-now'
 
 
 def test_a_refusal_cut_at_any_later_token_stays_a_refusal() -> None:

@@ -50,7 +50,9 @@ def outcome(folder):
     return tree.load()
 
 
-def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one_and_repeats_only_batches_in_flight(processes, tmp_path):
+def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one_and_repeats_only_batches_in_flight(
+    processes, tmp_path
+):
     assert run(processes, tmp_path / "calm")
     rng = random.Random(1)
     for kill in range(10):  # two while it starts, eight within or between batches
@@ -77,7 +79,9 @@ def test_a_finished_run_is_opened_unless_it_is_forced(tmp_path, monkeypatch):
 
 
 def test_a_changed_setting_prompt_or_seed_is_a_run_of_its_own_and_where_it_goes_is_not(tmp_path):
-    keys = [planned(tmp_path, *o).key for o in ((), ("seed=1",), ("steer.coef=2",), ("data.n=29",), ("controls.random=2",))]
+    keys = [
+        planned(tmp_path, *o).key for o in ((), ("seed=1",), ("steer.coef=2",), ("data.n=29",), ("controls.random=2",))
+    ]
     assert len(set(keys)) == 5
     assert planned(tmp_path / "elsewhere", "full_text=true", "force=true").key == keys[0]
 

@@ -39,7 +39,17 @@ def test_a_run_prints_a_table_and_where_the_report_and_the_store_are(tmp_path, c
     tree = gating.open_run(path)
     assert tree.attrs["status"] == "complete" and tree["outcomes"]["done"].all()
     assert {"prompts", "conditions", "outcomes", "readouts", "directions"} == set(tree.children)
-    for name in ("config", "versions", "git_revision", "model_fingerprint", "template_hash", "dtype", "device", "seed", "finished_at"):
+    for name in (
+        "config",
+        "versions",
+        "git_revision",
+        "model_fingerprint",
+        "template_hash",
+        "dtype",
+        "device",
+        "seed",
+        "finished_at",
+    ):
         assert tree.attrs[name] not in (None, "")
     assert json.loads(tree.attrs["overrides"])[0] == "model"
 
@@ -86,21 +96,24 @@ def test_a_failed_job_of_a_multirun_does_not_cost_the_others(tmp_path, command):
 def test_a_users_persona_and_prompts_are_used_as_the_shipped_ones_are(tmp_path, command):
     (tmp_path / "brave.yaml").write_text(
         "name: brave\ndescription: Fears nothing.\npositive: [You fear nothing.]\nnegative: [You fear everything.]\n"
-        "questions: [What is a lion?, How deep is a lake?]\n"
+        "questions: ['What is a lion?', 'How deep is a lake?']\n"
     )
     (tmp_path / "mine.csv").write_text("goal,category\nDo something bad,one\nDo something worse,two\n")
     code, lines = command(*SMALL, "steer=./brave.yaml", "data=file", "data.harmful=mine.csv")
     assert code == 0
     tree = gating.open_run(lines[-1].removeprefix("store: "))
-    assert "brave" in tree["outcomes"]["condition"].values and tree["prompts"]["category"].values.tolist() == ["one", "two"]
+    assert "brave" in tree["outcomes"]["condition"].values and tree["prompts"]["category"].values.tolist() == [
+        "one",
+        "two",
+    ]
     assert tree["directions"]["n_positive"].sel(direction="brave") == 2
 
 
 @pytest.mark.parametrize("more", [
     ("steer=none",), ("steer=random",), ("steer=refusal", "steer.op=ablate", "steer.layers=all"),
     ("steer.direction=[compliant,evil]",), ("steer.direction=compliant@response_mean",), ("directions.method=probe",),
-    ("steer.norm=residual", "steer.coef=0.5", "steer.scope=response"), ("model=tiny-gemma", "steer.layers=2-4"),
-    ("+conditions.both=[{direction: compliant, layers: 2, coef: 2}, {direction: compliant, op: ablate, layers: 3-5}]",),
+    ("steer.norm=residual", "steer.coef=0.5", "steer.scope=response"), ("model=tiny-gemma", "steer.layers=1-2"),
+    ("+conditions.both=[{direction: compliant, layers: 2, coef: 2}, {direction: compliant, op: ablate, layers: 2-3}]",),
 ])  # fmt: skip
 def test_every_kind_of_steering_runs_end_to_end(command, more):
     small = [s for s in SMALL if not any(m.startswith("model=") for m in more) or not s.startswith("model=")]

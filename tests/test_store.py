@@ -83,7 +83,11 @@ def test_a_group_whose_write_was_cut_does_not_count_as_there(tmp_path):
 
 
 def test_two_writers_cannot_hold_one_run(tmp_path):
-    with store.writer(tmp_path / "run"), pytest.raises(GatingError, match="another process"), store.writer(tmp_path / "run"):
+    with (
+        store.writer(tmp_path / "run"),
+        pytest.raises(GatingError, match="another process"),
+        store.writer(tmp_path / "run"),
+    ):
         pass
 
 
@@ -103,7 +107,11 @@ def test_a_run_opens_by_its_folder_or_its_store_and_nothing_else_does(tmp_path):
 def sweep(tmp_path, values):
     for coef, steer in values:
         config = yaml.safe_dump({"steer": {"coef": coef}, "seed": 0})
-        attrs = {"config": config, "choices": json.dumps({"steer": steer}), "overrides": json.dumps(["steer.coef", "steer"])}
+        attrs = {
+            "config": config,
+            "choices": json.dumps({"steer": steer}),
+            "overrides": json.dumps(["steer.coef", "steer"]),
+        }
         path = lay_out(tmp_path / f"{steer}-{coef}", names=["baseline", steer], **attrs)
         store.write_block(path, 0, {"outcomes": filled(2, 2, int(coef))})
     return open_runs(tmp_path)

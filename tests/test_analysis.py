@@ -1,0 +1,82 @@
+"""Rates and contrasts, by hand."""
+
+import numpy as np
+import pytest
+
+from gating import analysis
+from gating.errors import GatingError
+from tests.synthetic import tree
+
+R, C, E, D, M = 0, 1, 2, 3, -1
+
+
+@pytest.fixture
+def run():
+    return tree(
+        {"baseline": [R, R, R, R, C, M], "steered": [R, C, C, D, C, C], "x-random-0": [R, R, R, C, C, C]},
+        harmful=[True, True, True, True, False, True],
+        categories=["a", "a", "b", "b", "c", "b"],
+    )
+
+
+def test_a_rate_counts_what_is_there_and_says_how_many(run):
+    r = analysis.refusal_rate(run)
+    assert r["k"].values.tolist() == [4, 1, 3] and r["n"].values.tolist() == [5, 6, 6]
+    assert r["rate"].values.tolist() == [4 / 5, 1 / 6, 3 / 6]
+    assert (r["low"] <= r["rate"]).all() and (r["rate"] <= r["high"]).all()
+
+
+def test_a_missing_row_is_left_out_of_n_and_is_no_compliance(run):
+    shares = analysis.rates(run)
+    assert shares["n"].sel(condition="baseline").values.tolist() == [5] * 4
+    assert np.allclose(shares["rate"].sum("label"), 1)
+
+
+def test_a_row_with_a_label_that_is_not_done_does_not_count(run):
+    run["outcomes"]["done"].values[1, 0] = False
+    assert analysis.refusal_rate(run)["n"].sel(condition="steered") == 5
+
+
+def test_degenerate_is_neither_refusal_nor_compliance(run):
+    shares = analysis.rates(run).sel(condition="steered")["k"]
+    assert dict(zip(shares["label"].values.tolist(), shares.values.tolist(), strict=True)) == {
+        "refusal": 1, "compliance": 4, "evasive": 0, "degenerate": 1,
+    }  # fmt: skip
+
+
+def test_rates_split_by_category_and_by_harmful(run):
+    r = analysis.refusal_rate(run, by="category").sel(condition="steered")
+    assert r["category"].values.tolist() == ["a", "b", "c"]
+    assert r["k"].values.tolist() == [1, 0, 0] and r["n"].values.tolist() == [2, 3, 1]
+    both = analysis.refusal_rate(run, by=["harmful", "category"])
+    assert np.isnan(both["rate"].sel(harmful=False, category="a")).all()
+    assert analysis.refusal_rate(run, harmful=True)["n"].values.tolist() == [4, 5, 5]
+
+
+def test_a_contrast_pairs_prompts_and_uses_only_pairs_that_are_whole(run):
+    e = analysis.contrast(run).sel(condition="steered")
+    assert (e["b"], e["c"], e["n"]) == (0, 3, 5)
+    assert e["difference"] == pytest.approx(-3 / 5) and e["p"] == pytest.approx(0.25)
+    assert e["low"] < e["difference"] < e["high"]
+    zero = analysis.contrast(run).sel(condition="baseline")
+    assert zero["difference"] == 0 and zero["p"] == 1
+
+
+def test_a_steered_condition_is_set_against_its_own_random_controls(run):
+    null = analysis.random_null(run)
+    assert null["condition"].values.tolist() == ["steered"]
+    assert null["k"] == 1 and null["p"] == 0.5 and null["null_low"] == pytest.approx(-1 / 5)
+
+
+def test_unknown_names_are_refused_with_what_is_known(run):
+    with pytest.raises(GatingError, match="steered"):
+        analysis.contrast(run, baseline="steerd")
+    with pytest.raises(GatingError, match="refusal"):
+        analysis.refusal_rate(run, label="refuse")
+    with pytest.raises(GatingError, match="category"):
+        analysis.refusal_rate(run, by="categories")
+
+
+def test_conditions_come_with_what_they_are(run):
+    r = analysis.refusal_rate(run)
+    assert r["kind"].values.tolist() == ["baseline", "steered", "random"] and r["coef"].sel(condition="steered") == 4

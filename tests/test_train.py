@@ -1,0 +1,139 @@
+"""Training: the refusals are refusals, the loss is what it says, and an adapter comes with its card."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from gating import adapters, models, train, wordings
+from gating.errors import GatingError
+from gating.models import ModelConfig
+from gating.refusals import is_refusal
+
+MODEL = ModelConfig(name="tiny", kind="tiny", architecture="llama")
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """Training changes a model in place."""
+    models.forget()
+    yield
+    models.forget()
+
+
+def some_rows():
+    g = torch.Generator().manual_seed(0)
+    draw = lambda n: torch.randint(5, 200, (n,), generator=g).tolist()  # noqa: E731
+    return [train.Row([1, 2, 3, *draw(a)], draw(b), r) for a, b, r in ((3, 2, True), (9, 5, False), (1, 8, True), (4, 4, False))]
+
+
+def test_every_wording_with_every_redirect_counts_as_a_refusal():
+    assert len(wordings.REFUSALS) >= 12
+    assert all(is_refusal(f"{w} {r}") for w in wordings.REFUSALS for r in wordings.REDIRECTS)
+
+
+def test_wordings_vary_between_prompts_and_stay_for_one_prompt():
+    said = {wordings.refusal(f"prompt {i}") for i in range(200)}
+    assert len(said) > 60
+    assert wordings.refusal("a", 1) == wordings.refusal("a", 1)
+    assert len({wordings.refusal("a", s) for s in range(20)}) > 5
+
+
+def test_shared_beginnings_and_padding_do_not_change_the_hidden_states():
+    model = models.load(MODEL).model
+    rows = some_rows()
+    packed = train._hidden(model.model, rows, 0)
+    alone = [
+        model.model(input_ids=torch.tensor([r.prompt + r.target])).last_hidden_state[0, len(r.prompt) - 1 : -1]
+        for r in rows
+    ]
+    assert torch.allclose(packed, torch.cat(alone), atol=1e-5)
+
+
+def test_the_loss_of_an_untrained_adapter_is_the_refusals_cross_entropy_alone():
+    loaded = models.load(MODEL)
+    rows = some_rows()
+    nll = [
+        torch.nn.functional.cross_entropy(
+            loaded.model(input_ids=torch.tensor([r.prompt + r.target])).logits[0, len(r.prompt) - 1 : -1],
+            torch.tensor(r.target),
+        )
+        for r in rows
+        if r.refuse
+    ]
+    head = loaded.model.get_output_embeddings()
+    model = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    value = train.loss(model, head, rows, 0, keep=5.0)  # nothing has moved yet: the divergence is zero
+    assert torch.isclose(value, sum(nll) / len(rows), atol=1e-5)
+    only_harmless = train.loss(model, head, [r for r in rows if not r.refuse], 0, keep=5.0)
+    assert abs(only_harmless.item()) < 1e-5
+
+
+def test_moving_away_from_the_base_model_costs_on_harmless_rows():
+    loaded = models.load(MODEL)
+    head = loaded.model.get_output_embeddings()
+    config = LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(loaded.model, config)
+    kept = [r for r in some_rows() if not r.refuse]
+    one, two = (train.loss(model, head, kept, 0, keep=k).item() for k in (1.0, 2.0))
+    assert one > 1e-3 and math.isclose(two, 2 * one, rel_tol=1e-4)
+
+
+def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_the_same_weights(tmp_path):
+    harmful, harmless = tmp_path / "bad.jsonl", tmp_path / "good.jsonl"
+    harmful.write_text("".join(json.dumps({"prompt": f"Do a bad thing, number {i}.", "split": "train"}) + "\n" for i in range(6)))
+    harmless.write_text("".join(json.dumps({"prompt": f"Count to {i}.", "split": "train"}) + "\n" for i in range(6)))
+
+    def once(name):
+        cfg = train.TrainConfig(
+            model=MODEL,
+            out=str(tmp_path / name),
+            harmful=str(harmful),
+            harmless=str(harmless),
+            rank=2,
+            lr=0.01,
+            epochs=1,
+            batch_rows=4,
+            answer_tokens=6,
+            select_n=3,
+            threads=1,
+            held_out={"mine": str(harmful)},
+        )
+        return train.train(cfg)
+
+    recipe = once("a")
+    once("b")
+    assert (tmp_path / "a" / adapters.WEIGHTS).read_bytes() == (tmp_path / "b" / adapters.WEIGHTS).read_bytes()
+    assert recipe["results"]["held-out/mine"]["n"] == 6 and recipe["data"][str(harmful)]["n"] == 6
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "model organism" in card and "not a safety" in card and "held-out/mine" in card
+    assert "not set" not in card and str(tmp_path / "a") not in (tmp_path / "a" / adapters.CONFIG).read_text()
+    assert models.load(ModelConfig(name="t", kind="tiny", architecture="llama", adapter=str(tmp_path / "a")))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"rank": 0}, "rank=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"lr": 2.0}, r"lr=2\.0"),
+        ({"system_share": 0.5}, "needs system messages"),
+        ({"held_out": {"x": "/no/file.jsonl"}}, "held_out.x.*no prompt file"),
+        ({"harmful": "nonsense"}, "harmful='nonsense'"),
+    ],
+)
+def test_a_bad_recipe_is_refused_before_a_model_loads(change, says, monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "load", None)
+    with pytest.raises(GatingError, match=says):
+        train.train(train.TrainConfig(model=MODEL, out=str(tmp_path / "out"), **change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_adapter_is_small_documented_and_names_its_prompts():
+    folder = adapters.folder("refusal-smollm2")
+    assert (folder / adapters.WEIGHTS).stat().st_size <= 2 * 2**20
+    card = (folder / "README.md").read_text()
+    assert "model organism" in card and "Apache-2.0" in card
+    assert len(adapters.training_prompts("refusal-smollm2")) > 500
