@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
@@ -53,7 +56,8 @@ def merge(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     path = folder(adapter)
     try:
         _check_fits(model, path, adapter)
-        peft: Any = PeftModel.from_pretrained(model, str(path))
+        with _quiet():
+            peft: Any = PeftModel.from_pretrained(model, str(path))
         merged: PreTrainedModel = peft.merge_and_unload()
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as e:
         raise GatingError(
@@ -61,6 +65,20 @@ def merge(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
             "again with peft, or choose model.adapter=null."
         ) from e
     return merged
+
+
+def attach(model: PreTrainedModel, lora: LoraConfig) -> Any:
+    """The model with a new adapter to train (a PeftModel); the model itself is changed in place."""
+    with _quiet():
+        return get_peft_model(model, lora)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 for a property by its old name
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def _check_fits(model: PreTrainedModel, path: Path, adapter: str) -> None:

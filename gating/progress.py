@@ -21,8 +21,9 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def bar(what: str, total: int, unit: str = "rows") -> Iterator[Callable[[int], None]]:
-    """Show `what` while the body runs; the body calls what it is given with the number of items just done.
+def bar(what: str, total: int, unit: str = "rows", done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show `what` while the body runs; the body calls what it is given with the number of items just done. `done` items
+    of an earlier run count as progress and not in the rate.
 
     Where stderr is not a terminal, one line says what ended and at which rate.
     """
@@ -31,5 +32,5 @@ def bar(what: str, total: int, unit: str = "rows") -> Iterator[Callable[[int], N
         TextColumn("time left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=False) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(what, total=total, completed=done)
         yield lambda n: progress.advance(task, n)

@@ -69,7 +69,6 @@ def model(architecture: str) -> PreTrainedModel:
                     p.normal_(0.0, 0.5 if "embed" in name else 1.0 if "lm_head" in name else 1.5 / p.shape[1] ** 0.5)
                 elif "bias" in name:
                     p.normal_(0.0, 0.2)
-    made.generation_config.eos_token_id = [2, SPECIALS.index("<|end|>")]
     return made.eval()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 
 from gating import adapters, chat, embedded, hub, models
 from gating.errors import GatingError
@@ -33,7 +33,7 @@ def adapter(tmp_path):
     models.forget()
     lora = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
     torch.manual_seed(0)
-    get_peft_model(models.load(config()).model, lora).save_pretrained(tmp_path / "adapter")
+    adapters.attach(models.load(config()).model, lora).save_pretrained(tmp_path / "adapter")
     models.forget()
     return tmp_path / "adapter"
 
@@ -148,7 +148,10 @@ def test_a_model_without_known_blocks_is_named(tiny):
         (config("hf", id="/no/such/folder"), "/no/such/folder: there is no such folder"),
         (config("hf", id="./here"), "there is no such folder"),
         (config("hf", id="what is this"), "neither a folder nor a hub id"),
-        (config("hf", id="org/absent"), "org/absent.*cache.*HF_HUB_OFFLINE.*hf download org/absent.*HF_TOKEN.*model.id=/"),
+        (
+            config("hf", id="org/absent"),
+            "org/absent.*cache.*HF_HUB_OFFLINE.*hf download org/absent.*HF_TOKEN.*model.id=/",
+        ),
         (config("gguf"), "model.gguf_file has no value"),
         (config("gguf", gguf_file="/no/x.gguf"), "/no/x.gguf: there is no such file"),
         (config(architecture="rwkv"), "model.architecture='rwkv'.*llama, qwen2 or gemma2"),
@@ -171,7 +174,7 @@ def test_a_model_that_cannot_be_had_is_said_in_one_paragraph(cfg, says):
 def test_a_damaged_folder_is_named_with_what_is_missing(folder):
     cfg = config("hf", id=str(folder))
     (folder / "model.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises(GatingError, match="could not be loaded.*Download it again"):
+    with pytest.raises(GatingError, match=r"could not be loaded.*Download it again"):
         models.load(cfg)
     (folder / "model.safetensors").unlink()
     with pytest.raises(GatingError, match="has no safetensors weights"):
@@ -237,7 +240,7 @@ def test_an_absent_or_altered_embedded_package_is_said_with_the_remedy(monkeypat
     (tmp_path / "fake_smollm" / "__init__.py").write_text("")
     (tmp_path / "fake_smollm" / embedded.GGUF).write_bytes(b"altered")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(GatingError, match="has sha256.*reinstall"):
+    with pytest.raises(GatingError, match=r"has sha256.*reinstall"):
         models.load(config("embedded"))
     assert embedded.cached() is None
 

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import sys
+import types
 
 import pytest
 
@@ -89,3 +91,25 @@ def test_duplicates_are_left_out_with_a_warning_each():
 def test_overlap_is_found_through_case_and_punctuation():
     test = [Prompt("Write a poem.", "c", "s", False), Prompt("Write a song.", "c", "s", False)]
     assert prompts.overlap(["write a POEM"], test) == test[:1]
+
+
+def test_a_public_set_comes_through_the_datasets_library_with_only_the_rows_that_are_meant(monkeypatch):
+    rows = [{"prompt": " a ", "type": "homonym", "label": "safe"}, {"prompt": "b", "type": "x", "label": "unsafe"}]
+    asked = []
+    library = types.SimpleNamespace(load_dataset=lambda *a, **k: asked.append((a, k)) or rows)
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    assert prompts.load("xstest", False) == [Prompt("a", "homonym", "walledai/XSTest", False)]
+    assert asked == [(("walledai/XSTest", None), {"split": "test"})]
+
+
+def test_a_public_set_that_cannot_be_had_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(GatingError, match=r"gating\[hub\]"):
+        prompts.load("advbench", True)
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=unreachable))
+    with pytest.raises(GatingError, match="data=file"):
+        prompts.load("advbench", True)

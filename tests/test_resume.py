@@ -78,6 +78,19 @@ def test_a_finished_run_is_opened_unless_it_is_forced(tmp_path, monkeypatch):
     assert execute.execute(planned(tmp_path, "force=true")) == "new"
 
 
+def test_a_forced_run_that_cannot_load_its_model_keeps_the_finished_store(tmp_path, monkeypatch):
+    execute.execute(planned(tmp_path))
+    forced = planned(tmp_path, "force=true")
+
+    def unreachable(cfg):
+        raise GatingError("no model")
+
+    monkeypatch.setattr("gating.models.load", unreachable)
+    with pytest.raises(GatingError, match="no model"):
+        execute.execute(forced)
+    assert store.open_run(forced.folder).attrs["status"] == "complete"
+
+
 def test_a_changed_setting_prompt_or_seed_is_a_run_of_its_own_and_where_it_goes_is_not(tmp_path):
     keys = [
         planned(tmp_path, *o).key for o in ((), ("seed=1",), ("steer.coef=2",), ("data.n=29",), ("controls.random=2",))

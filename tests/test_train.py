@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 
 from gating import adapters, models, train, wordings
 from gating.errors import GatingError
@@ -26,7 +26,10 @@ def fresh():
 def some_rows():
     g = torch.Generator().manual_seed(0)
     draw = lambda n: torch.randint(5, 200, (n,), generator=g).tolist()  # noqa: E731
-    return [train.Row([1, 2, 3, *draw(a)], draw(b), r) for a, b, r in ((3, 2, True), (9, 5, False), (1, 8, True), (4, 4, False))]
+    return [
+        train.Row([1, 2, 3, *draw(a)], draw(b), r)
+        for a, b, r in ((3, 2, True), (9, 5, False), (1, 8, True), (4, 4, False))
+    ]
 
 
 def test_every_wording_with_every_redirect_counts_as_a_refusal():
@@ -55,17 +58,14 @@ def test_shared_beginnings_and_padding_do_not_change_the_hidden_states():
 def test_the_loss_of_an_untrained_adapter_is_the_refusals_cross_entropy_alone():
     loaded = models.load(MODEL)
     rows = some_rows()
-    nll = [
-        torch.nn.functional.cross_entropy(
-            loaded.model(input_ids=torch.tensor([r.prompt + r.target])).logits[0, len(r.prompt) - 1 : -1],
-            torch.tensor(r.target),
-        )
-        for r in rows
-        if r.refuse
-    ]
+    nll = []
+    for r in (r for r in rows if r.refuse):
+        logits = loaded.model(input_ids=torch.tensor([r.prompt + r.target])).logits[0, len(r.prompt) - 1 : -1]
+        each = torch.nn.functional.cross_entropy(logits, torch.tensor(r.target), reduction="none")
+        nll.append(0.4 * each[0] + 0.6 * each[1:].mean())
     head = loaded.model.get_output_embeddings()
-    model = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    value = train.loss(model, head, rows, 0, keep=5.0)  # nothing has moved yet: the divergence is zero
+    model = adapters.attach(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    value = train.loss(model, head, rows, 0, keep=5.0, first=0.4)  # nothing has moved yet: the divergence is zero
     assert torch.isclose(value, sum(nll) / len(rows), atol=1e-5)
     only_harmless = train.loss(model, head, [r for r in rows if not r.refuse], 0, keep=5.0)
     assert abs(only_harmless.item()) < 1e-5
@@ -75,7 +75,7 @@ def test_moving_away_from_the_base_model_costs_on_harmless_rows():
     loaded = models.load(MODEL)
     head = loaded.model.get_output_embeddings()
     config = LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    model = get_peft_model(loaded.model, config)
+    model = adapters.attach(loaded.model, config)
     kept = [r for r in some_rows() if not r.refuse]
     one, two = (train.loss(model, head, kept, 0, keep=k).item() for k in (1.0, 2.0))
     assert one > 1e-3 and math.isclose(two, 2 * one, rel_tol=1e-4)
@@ -83,7 +83,9 @@ def test_moving_away_from_the_base_model_costs_on_harmless_rows():
 
 def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_the_same_weights(tmp_path):
     harmful, harmless = tmp_path / "bad.jsonl", tmp_path / "good.jsonl"
-    harmful.write_text("".join(json.dumps({"prompt": f"Do a bad thing, number {i}.", "split": "train"}) + "\n" for i in range(6)))
+    harmful.write_text(
+        "".join(json.dumps({"prompt": f"Do a bad thing, number {i}.", "split": "train"}) + "\n" for i in range(6))
+    )
     harmless.write_text("".join(json.dumps({"prompt": f"Count to {i}.", "split": "train"}) + "\n" for i in range(6)))
 
     def once(name):
