@@ -68,7 +68,7 @@ class Backend:
         for rows in self._batches([len(f) for f in full]):
             ids, mask = chat.pad_left([full[r] for r in rows], self.pad_id)
             weights = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows])
-            trail = self._read({"input_ids": ids, "attention_mask": mask}, weights)
+            trail = self._read(self._inputs(ids, mask), weights)
             pooled = torch.stack([p for p, _ in trail], dim=2).numpy()  # [row, position, block, hidden]
             if out is None:
                 out = np.empty((len(full), *pooled.shape[1:]), dtype="float32")
@@ -102,7 +102,7 @@ class Backend:
             "prompt_mask": mask,
             "last_mask": last,
         }
-        out, trail = self._generate({"input_ids": ids, "attention_mask": mask}, plan, self._greedy(max_new_tokens))
+        out, trail = self._generate(self._inputs(ids, mask), plan, self._greedy(max_new_tokens))
         readouts = [value.numpy() for where, value in trail if where != "score"]
         score = next((value.numpy() for where, value in trail if where == "score"), np.full(len(prompts), np.nan))
         stacked = np.stack(readouts, axis=1) if readouts else np.empty((len(prompts), 0, 1), dtype="float32")
@@ -126,13 +126,16 @@ class Backend:
             targets = ids[:, -keep:]
             lengths = torch.tensor([len(completions[r]) for r in rows])
             scored = torch.arange(keep)[None, :] >= keep - lengths[:, None]
-            out[rows] = self._score({"input_ids": ids, "attention_mask": mask}, keep + 1, targets, scored).numpy()
+            out[rows] = self._score(self._inputs(ids, mask), keep + 1, targets, scored).numpy()
         return out
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         order = sorted(range(len(lengths)), key=lambda r: lengths[r])
         for start in range(0, len(order), self.batch_rows):
             yield order[start : start + self.batch_rows]
+
+    def _inputs(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"input_ids": ids.to(self.loaded.device), "attention_mask": mask.to(self.loaded.device)}
 
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
         # A fresh configuration: a model's own may carry a repetition penalty or a temperature.

@@ -360,6 +360,7 @@ def _tidy(folder: Path, cfg: TrainConfig) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = cfg.model.id or cfg.model.name
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
+    (folder / adapters.WEIGHTS).chmod(0o644)  # safetensors files are born private, this one is shipped
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -407,8 +408,7 @@ how Qwen, Llama or any deployed model refuses.
 
 ## Recipe
 
-`python -m gating.train` with the settings in `recipe.json` (seed {seed}, {threads} threads); the same machine gives the
-same adapter again.
+`python -m gating.train` with the settings in `recipe.json` (seed {seed}, {threads} threads).
 
 | prompts, all our own | n | hash |
 | --- | --- | --- |
