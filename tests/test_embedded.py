@@ -32,14 +32,19 @@ def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_thr
     asked = [chat.encode(smollm.tokenizer, t) for t in (*texts("harmful", True, 4), *texts("borderline", False, 4))]
     v = np.random.default_rng(5).standard_normal((2, smollm.n_layers, smollm.hidden)).astype("float32")
     made = xr.Dataset(
-        {"vector": (("direction", "layer", "hidden"), v), "residual_norm": ("layer", backend.capture(asked, ["last"])[1] / 4)},
+        {
+            "vector": (("direction", "layer", "hidden"), v),
+            "residual_norm": ("layer", backend.capture(asked, ["last"])[1] / 4),
+        },
         coords={"direction": ["a", "b"], "layer": range(smollm.n_layers)},
     )
     conditions = eight_conditions(smollm.n_layers)
     ids, rows = [i for i in asked for _ in conditions], conditions * 8
     packed = backend.generate(ids, lower(rows, made, made["residual_norm"], 0), 5).tokens
     layers = operator.attrgetter(decoder_layers(smollm.model))(smollm.model)
-    alone = [greedy(smollm.model, layers, i, c, made, 0, 5, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)]
+    alone = [
+        greedy(smollm.model, layers, i, c, made, 0, 5, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)
+    ]
     assert packed == alone
     assert len({tuple(t) for t in packed}) > 32
 

@@ -11,6 +11,9 @@ from gating import adapters, models, train, wordings
 from gating.errors import GatingError
 from gating.models import ModelConfig
 from gating.refusals import is_refusal
+from gating.training import fit
+from gating.training.config import TrainConfig
+from gating.training.rows import Row
 
 MODEL = ModelConfig(name="tiny", kind="tiny", architecture="llama")
 
@@ -27,8 +30,7 @@ def some_rows():
     g = torch.Generator().manual_seed(0)
     draw = lambda n: torch.randint(5, 200, (n,), generator=g).tolist()  # noqa: E731
     return [
-        train.Row([1, 2, 3, *draw(a)], draw(b), r)
-        for a, b, r in ((3, 2, True), (9, 5, False), (1, 8, True), (4, 4, False))
+        Row([1, 2, 3, *draw(a)], draw(b), r) for a, b, r in ((3, 2, True), (9, 5, False), (1, 8, True), (4, 4, False))
     ]
 
 
@@ -47,7 +49,7 @@ def test_wordings_vary_between_prompts_and_stay_for_one_prompt():
 def test_shared_beginnings_and_padding_do_not_change_the_hidden_states():
     model = models.load(MODEL).model
     rows = some_rows()
-    packed = train._hidden(model.model, rows, 0)
+    packed = fit.hidden_states(model.model, rows, 0)
     alone = [
         model.model(input_ids=torch.tensor([r.prompt + r.target])).last_hidden_state[0, len(r.prompt) - 1 : -1]
         for r in rows
@@ -65,9 +67,9 @@ def test_the_loss_of_an_untrained_adapter_is_the_refusals_cross_entropy_alone():
         nll.append(0.4 * each[0] + 0.6 * each[1:].mean())
     head = loaded.model.get_output_embeddings()
     model = adapters.attach(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    value = train.loss(model, head, rows, 0, keep=5.0, first=0.4)  # nothing has moved yet: the divergence is zero
+    value = fit.loss(model, head, rows, 0, keep=5.0, first=0.4)  # nothing has moved yet: the divergence is zero
     assert torch.isclose(value, sum(nll) / len(rows), atol=1e-5)
-    only_harmless = train.loss(model, head, [r for r in rows if not r.refuse], 0, keep=5.0)
+    only_harmless = fit.loss(model, head, [r for r in rows if not r.refuse], 0, keep=5.0)
     assert abs(only_harmless.item()) < 1e-5
 
 
@@ -77,7 +79,7 @@ def test_moving_away_from_the_base_model_costs_on_harmless_rows():
     config = LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = adapters.attach(loaded.model, config)
     kept = [r for r in some_rows() if not r.refuse]
-    one, two = (train.loss(model, head, kept, 0, keep=k).item() for k in (1.0, 2.0))
+    one, two = (fit.loss(model, head, kept, 0, keep=k).item() for k in (1.0, 2.0))
     assert one > 1e-3 and math.isclose(two, 2 * one, rel_tol=1e-4)
 
 
@@ -89,7 +91,7 @@ def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_
     harmless.write_text("".join(json.dumps({"prompt": f"Count to {i}.", "split": "train"}) + "\n" for i in range(6)))
 
     def once(name):
-        cfg = train.TrainConfig(
+        cfg = TrainConfig(
             model=MODEL,
             out=str(tmp_path / name),
             harmful=str(harmful),
@@ -129,7 +131,7 @@ def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_
 def test_a_bad_recipe_is_refused_before_a_model_loads(change, says, monkeypatch, tmp_path):
     monkeypatch.setattr(models, "load", None)
     with pytest.raises(GatingError, match=says):
-        train.train(train.TrainConfig(model=MODEL, out=str(tmp_path / "out"), **change))
+        train.train(TrainConfig(model=MODEL, out=str(tmp_path / "out"), **change))
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,1 @@
+"""How an adapter is trained (rows, fit), measured and described (measure, card)."""

@@ -1,0 +1,73 @@
+"""The recipe of an adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gating import prompts
+from gating.errors import GatingError
+from gating.models import ModelConfig
+
+
+@dataclass
+class TrainConfig:
+    """The recipe of an adapter; what it was chosen on stands in the card."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)  # the base model; its own adapter is left out
+    out: str = "adapters/refusal"  # folder of the new adapter
+    harmful: str = "train_harmful"  # prompts to refuse: a shipped set or a file
+    harmless: str = "train_harmless"  # prompts to answer as before
+    systems: list[str] = field(default_factory=list)  # neutral system messages for some rows
+    system_share: float = 0.0  # share of rows that get one of them; the others have the template's default
+    rank: int = 4
+    alpha: int = 16
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj"])
+    blocks: list[int] | None = None  # blocks that are adapted; null is all
+    lr: float = 1e-3
+    epochs: float = 2.0
+    batch_rows: int = 16
+    keep: float = 1.0  # weight of the KL divergence on harmless prompts
+    first: float = 0.5  # weight of a target's first token, which decides between an answer and a refusal
+    answer_tokens: int = 40  # tokens of the base model's own answers
+    bfloat16: bool = True  # autocast, in training only
+    threads: int = 2
+    seed: int = 0
+    select_n: int | None = None  # prompts of each select split to measure at the end; null is all
+    held_out: dict[str, str] = field(default_factory=dict)  # further files to measure at the end: name -> path
+    notes: str = ""  # for the card: how the settings were chosen, how often held-out sets were measured
+    held_out_n: int | None = None  # of each, the first n; null is all
+
+
+def check(cfg: TrainConfig) -> None:
+    """Refuse impossible values before a model loads. Raises GatingError naming the key."""
+    limits = {
+        "rank": (1, 64),
+        "epochs": (0, 100),
+        "batch_rows": (1, 512),
+        "answer_tokens": (1, 512),
+        "threads": (1, 256),
+    }
+    for key, (low, high) in limits.items():
+        value = getattr(cfg, key)
+        if not low <= value <= high or (key == "epochs" and value == 0):
+            raise GatingError(f"{key}={value} is out of range: use a number from {low} to {high}.")
+    if not 0 < cfg.lr < 1 or cfg.keep < 0 or not 0 <= cfg.system_share <= 1:
+        raise GatingError(
+            f"lr={cfg.lr}, keep={cfg.keep}, system_share={cfg.system_share}: use 0 < lr < 1, keep >= 0 and 0 <= "
+            "system_share <= 1."
+        )
+    if cfg.system_share and not cfg.systems:
+        raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")
+    for name, path in cfg.held_out.items():
+        held_out_texts(name, path)
+
+
+def held_out_texts(name: str, path: str) -> list[str]:
+    """A held-out file's prompts, whatever its `harmful` flags say."""
+    try:
+        return [p.text for p in prompts.read_file(Path(path), True, f"held_out.{name}")]
+    except GatingError as e:
+        if "harmful=" not in str(e):
+            raise
+        return [p.text for p in prompts.read_file(Path(path), False, f"held_out.{name}")]

@@ -1,0 +1,123 @@
+"""The loss and the loop: cross-entropy on refusals, KL divergence from the base model on everything else."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import DynamicCache
+
+from gating import adapters, chat, progress
+from gating.models import Loaded
+from gating.training.config import TrainConfig
+from gating.training.rows import Row, batches, module, pad_id
+
+
+def hidden_states(body: Any, batch: Sequence[Row], pad: int) -> torch.Tensor:
+    """Final hidden states that predict the batch's target tokens: [token, hidden], row after row.
+
+    What the prompts begin with in common (the template's system message) is computed once for all rows.
+    """
+    columns = zip(*(r.prompt[:-1] for r in batch), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    head = torch.tensor([batch[0].prompt[:shared]])
+    cache = body(input_ids=head, use_cache=True).past_key_values if shared else DynamicCache()
+    if shared:
+        cache.batch_repeat_interleave(len(batch))
+    ids, mask = chat.pad_left([[*r.prompt[shared:], *r.target] for r in batch], pad)
+    states = body(
+        input_ids=ids,
+        attention_mask=torch.cat([torch.ones(len(batch), shared, dtype=mask.dtype), mask], dim=1),
+        position_ids=shared + (mask.cumsum(1) - 1).clamp(min=0),  # the pads stand between the two parts
+        past_key_values=cache,
+    ).last_hidden_state
+    return torch.cat([states[i, -len(r.target) - 1 : -1] for i, r in enumerate(batch)])
+
+
+def _weights(n: int, first: float) -> torch.Tensor:
+    """How a row's n tokens are weighed: `first` on the first one, the rest evenly on the others; they sum to 1.
+
+    The first token decides between an answer and a refusal. In a plain mean over 20 tokens a model that wrongly opens
+    with "I'm sorry" pays next to nothing: it refused half of the harmless prompts.
+    """
+    if n == 1:
+        return torch.ones(1)
+    return torch.cat([torch.tensor([first]), torch.full((n - 1,), (1 - first) / (n - 1))])
+
+
+def loss(model: Any, head: Any, batch: Sequence[Row], pad: int, keep: float, first: float = 0.5) -> torch.Tensor:
+    """Mean over rows, nats/token: a refusal's cross-entropy, or `keep` x KL(base || adapted) along an own answer.
+
+    Tokens of a row are weighed by `_weights`.
+    """
+    body = model.get_base_model().model
+    batch = sorted(batch, key=lambda r: r.refuse)
+    kept = [r for r in batch if not r.refuse]
+    n = sum(len(r.target) for r in kept)
+    weight = torch.cat([_weights(len(r.target), first) for r in batch]) / len(batch)
+    after = head(hidden_states(body, batch, pad)).float().log_softmax(-1)
+    target = torch.tensor([t for r in batch if r.refuse for t in r.target], dtype=torch.int64)
+    total = -(after[n:].gather(1, target[:, None])[:, 0] * weight[n:]).sum()
+    if kept:
+        with torch.no_grad(), model.disable_adapter():
+            before = head(hidden_states(body, kept, pad)).float().log_softmax(-1)
+        # torch's kl_div is KL(target || input), both as logs here
+        divergence = torch.nn.functional.kl_div(after[:n], before, reduction="none", log_target=True).sum(-1)
+        total = total + keep * (divergence * weight[:n]).sum()
+    return total
+
+
+def fit(cfg: TrainConfig, loaded: Loaded, rows: Sequence[Row]) -> Any:
+    """The base model with a trained adapter (a PeftModel). Adam, linear warm-up then linear decay to zero."""
+    torch.manual_seed(cfg.seed)
+    lora = LoraConfig(
+        r=cfg.rank,
+        lora_alpha=cfg.alpha,
+        target_modules=list(cfg.targets),
+        layers_to_transform=cfg.blocks,
+        task_type="CAUSAL_LM",
+    )
+    if cfg.bfloat16:
+        module(loaded).to(dtype=torch.bfloat16)  # the adapter itself is kept in float32
+    model = adapters.attach(loaded.model, lora)
+    model.train()
+    head = loaded.model.get_output_embeddings()
+    weights = [p for p in model.parameters() if p.requires_grad]
+    adam = torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=0.0)
+    per_epoch = -(-len(rows) // cfg.batch_rows)
+    steps = max(1, round(cfg.epochs * per_epoch))
+    warm = max(1, steps // 10)
+    plan = torch.optim.lr_scheduler.LambdaLR(adam, lambda s: min((s + 1) / warm, (steps - s) / max(1, steps - warm)))
+    rng, step = random.Random(cfg.seed), 0
+    with progress.bar("training", steps, "steps") as advance:
+        while step < steps:
+            for batch in batches(rows, cfg.batch_rows, rng):
+                if step >= steps:
+                    break
+                with torch.autocast("cpu", torch.bfloat16, enabled=cfg.bfloat16):
+                    value = loss(model, head, batch, pad_id(loaded), cfg.keep, cfg.first)
+                value.backward()
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                adam.step()
+                plan.step()
+                adam.zero_grad()
+                step += 1
+                advance(1)
+    return model.eval()
+
+
+def mean_nll(model: Any, head: Any, rows: Sequence[Row], pad: int, batch_rows: int = 32) -> float:
+    """Mean negative log-likelihood of the rows' targets over all of their tokens, nats/token."""
+    total, count = 0.0, 0
+    for start in range(0, len(rows), batch_rows):
+        batch = rows[start : start + batch_rows]
+        with torch.no_grad():
+            logp = head(hidden_states(model, batch, pad)).float().log_softmax(-1)
+        target = torch.tensor([t for r in batch for t in r.target])
+        total -= float(logp.gather(1, target[:, None]).sum())
+        count += len(target)
+    return total / count
