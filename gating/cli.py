@@ -112,6 +112,8 @@ def _siblings(key: str) -> str:
     parent, _, leaf = key.rpartition(".")
     schema: Any = OmegaConf.structured(RunConfig)
     for part in filter(None, parent.split(".")):
-        schema = schema.get(part) if part in schema else schema
+        if part not in schema or not OmegaConf.is_dict(schema.get(part)):
+            return f"what --help lists, or +{key}=... for a new entry of {parent}"
+        schema = schema.get(part)
     prefix = f"{parent}." if parent else ""
     return choices([f"{prefix}{k}" for k in schema], f"{prefix}{leaf}")

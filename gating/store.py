@@ -25,6 +25,7 @@ from gating.judges import LABELS, MISSING
 
 SCHEMA_VERSION = 1
 STORE = "store.zarr"
+LOCK = "writer.lock"
 PACKAGES = ("gating", "torch", "transformers", "nnsight", "xarray", "zarr", "numpy", "scikit-learn", "peft")
 TEXT = np.dtypes.StringDType()
 
@@ -54,20 +55,27 @@ def _git(folder: Path, *args: str) -> str:
 
 @contextmanager
 def writer(folder: Path) -> Iterator[None]:
-    """Hold the run's folder for this process alone. The lock goes with the process, also when it is killed."""
+    """Hold the run's folder for this process alone. The lock goes with the process, also when it is killed; a folder
+    that nothing was written to goes too."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise GatingError(
             f"runs_dir: {folder} cannot be made ({e.strerror}); choose a writable runs_dir=PATH."
         ) from None
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with FileLock(folder / "writer.lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise GatingError(
             f"{folder} is being written by another process; wait for it, or change a setting to make a run of its own."
         ) from None
+    try:
+        yield
+    finally:
+        if [p.name for p in folder.iterdir()] == [LOCK]:
+            shutil.rmtree(folder)
+        lock.release()
 
 
 def create(

@@ -36,3 +36,25 @@ def tiny(request):
     from gating import models
 
     return models.load(compose(f"model={request.param}")[0].model)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run the command line in this process, in a folder of its own: (exit code, the lines it printed)."""
+    import sys
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    from gating import run
+
+    monkeypatch.chdir(tmp_path)
+
+    def go(*overrides: str) -> tuple[int, list[str]]:
+        GlobalHydra.instance().clear()
+        run.failures.clear()
+        monkeypatch.setattr(sys, "argv", ["gating.run", *overrides])
+        with pytest.raises(SystemExit) as stop:
+            run.main()
+        return int(stop.value.code or 0), capsys.readouterr().out.strip().splitlines()
+
+    return go

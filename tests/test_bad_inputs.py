@@ -1,12 +1,7 @@
 """Bad input gives one paragraph that names the culprit and the remedy, exit code 2, and leaves nothing behind."""
 
-import sys
-
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-
-from gating import run as cli_run
 
 GOOD = {
     "name": "mine",
@@ -99,31 +94,15 @@ FILES = [
 ]
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run the command line in this process: (exit code, what it said)."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(*overrides):
-        GlobalHydra.instance().clear()
-        cli_run.failures.clear()
-        model = [] if any(o.startswith("model=") for o in overrides) else ["model=tiny-llama"]
-        given = [*model, f"runs_dir={tmp_path / 'runs'}"]
-        monkeypatch.setattr(sys, "argv", ["gating.run", *given, *overrides])
-        with pytest.raises(SystemExit) as stop:
-            cli_run.main()
-        said = capsys.readouterr()
-        return stop.value.code, " ".join((said.out + said.err).split())
-
-    return go
-
-
-def check(tmp_path, code, said, expected):
+def check(tmp_path, command, overrides, expected):
+    model = [] if any(o.startswith("model=") for o in overrides) else ["model=tiny-llama"]
+    code, lines = command(*model, *overrides)
+    said = " ".join(" ".join(lines).split())
     assert code == 2, said
     assert "error:" in said and "Traceback" not in said
     for part in expected:
         assert part in said
-    assert not list((tmp_path / "runs").glob("*/store.zarr"))
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_there_are_at_least_forty_bad_inputs():
@@ -132,18 +111,18 @@ def test_there_are_at_least_forty_bad_inputs():
 
 @pytest.mark.parametrize(("overrides", "expected"), COMMANDS, ids=lambda v: " ".join(v)[:40])
 def test_a_bad_command_names_the_key_and_what_is_allowed(tmp_path, command, overrides, expected):
-    check(tmp_path, *command(*overrides), expected)
+    check(tmp_path, command, overrides, expected)
 
 
 @pytest.mark.parametrize(("change", "expected"), PERSONAS, ids=lambda v: next(iter(v)))
 def test_a_bad_persona_file_is_named_with_its_key(tmp_path, command, change, expected):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({**GOOD, **change}))
-    check(tmp_path, *command(f"steer={path}"), [str(path), *expected])
+    check(tmp_path, command, [f"steer={path}"], [str(path), *expected])
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), FILES)
 def test_a_bad_prompt_file_is_named_with_its_line(tmp_path, command, name, content, expected):
     path = tmp_path / name
     path.write_text(content)
-    check(tmp_path, *command("data=file", f"data.harmful={path}"), [str(path), *expected])
+    check(tmp_path, command, ["data=file", f"data.harmful={path}"], [str(path), *expected])

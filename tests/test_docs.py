@@ -1,16 +1,13 @@
 """What the README says can be done is done here."""
 
 import re
-import sys
 from pathlib import Path
 
 import matplotlib
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 
 from gating import execute, report, store, study
-from gating import run as cli_run
 from tests.conftest import compose
 from tests.test_bad_inputs import GOOD
 
@@ -24,23 +21,17 @@ def test_the_readme_has_an_example_for_each_feature():
     assert len(COMMANDS) >= 10
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_of_the_readme_is_accepted(tmp_path, monkeypatch, capsys, command):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("words", COMMANDS)
+def test_each_command_of_the_readme_is_accepted(tmp_path, command, words):
     Path("my").mkdir()
     Path("my/persona.yaml").write_text(yaml.safe_dump({**GOOD, "name": "persona"}))
     Path("mine.csv").write_text("prompt\nWhat would you never do?\nTell me a secret.\n")
-    GlobalHydra.instance().clear()
-    cli_run.failures.clear()
-    monkeypatch.setattr(sys, "argv", ["gating.run", *command.split(), *([] if "help" in command else ["dry_run=true"])])
-    with pytest.raises(SystemExit) as stop:
-        cli_run.main()
-    said = capsys.readouterr().out
-    if any(p in command for p in PLACEHOLDERS):
-        assert stop.value.code == 2 and "error: model." in said
+    code, lines = command(*words.split(), *([] if "help" in words else ["dry_run=true"]))
+    if any(p in words for p in PLACEHOLDERS):
+        assert code == 2 and "error: model." in lines[-1]
     else:
-        assert not stop.value.code, said
-        assert "help" in command or said.strip().splitlines()[-1].startswith("store: ")
+        assert code == 0, lines
+        assert "help" in words or lines[-1].startswith("store: ")
     assert not list(tmp_path.glob("runs/*/store.zarr"))
 
 

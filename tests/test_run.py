@@ -1,33 +1,14 @@
 """The command line from end to end, on a tiny model."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 import gating
 from gating import models, store
-from gating import run as cli_run
 
 SMALL = ("model=tiny-llama", "data.n=3", "directions.questions=2", "directions.n=4", "controls.random=1")
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run the command line in this process: (exit code, its lines)."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(*overrides):
-        GlobalHydra.instance().clear()
-        cli_run.failures.clear()
-        monkeypatch.setattr(sys, "argv", ["gating.run", *overrides])
-        with pytest.raises(SystemExit) as stop:
-            cli_run.main()
-        return stop.value.code, capsys.readouterr().out.strip().splitlines()
-
-    return go
 
 
 def test_a_run_prints_a_table_and_where_the_report_and_the_store_are(tmp_path, command):

@@ -82,13 +82,15 @@ def test_a_group_whose_write_was_cut_does_not_count_as_there(tmp_path):
     assert store.read_group(path, "directions").identical(ds.assign_attrs(complete=True))
 
 
-def test_two_writers_cannot_hold_one_run(tmp_path):
-    with (
-        store.writer(tmp_path / "run"),
-        pytest.raises(GatingError, match="another process"),
-        store.writer(tmp_path / "run"),
-    ):
-        pass
+def test_two_writers_cannot_hold_one_run_and_an_empty_folder_is_not_left_behind(tmp_path):
+    with store.writer(tmp_path / "run"):
+        with pytest.raises(GatingError, match="another process"), store.writer(tmp_path / "run"):
+            pass
+        assert (tmp_path / "run").is_dir()
+    assert not (tmp_path / "run").exists()
+    with store.writer(tmp_path / "run"):
+        lay_out(tmp_path / "run")
+    assert store.open_run(tmp_path / "run").attrs["status"] == "running"
 
 
 def test_a_run_opens_by_its_folder_or_its_store_and_nothing_else_does(tmp_path):

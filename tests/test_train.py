@@ -7,11 +7,11 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from gating import adapters, models, train, wordings
+from gating import adapters, models, train
 from gating.errors import GatingError
 from gating.models import ModelConfig
 from gating.refusals import is_refusal
-from gating.training import fit
+from gating.training import fit, wordings
 from gating.training.config import TrainConfig
 from gating.training.rows import Row
 

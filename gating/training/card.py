@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
-from gating import chat, models, prompts, stats, wordings
+from gating import chat, models, prompts, stats
 from gating.models import Loaded
 from gating.prompts import Prompt
 from gating.refusals import is_refusal
+from gating.training import wordings
 from gating.training.config import TrainConfig, held_out_texts
 from gating.training.fit import mean_nll
 from gating.training.rows import Row, answers, pad_id

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from gating import chat, progress, wordings
+from gating import chat, progress
 from gating.errors import GatingError
 from gating.models import Loaded
 from gating.prompts import Prompt
 from gating.refusals import is_refusal
+from gating.training import wordings
 from gating.training.config import TrainConfig
 
 
@@ -62,7 +63,9 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
     tokenizer: Any = loaded.tokenizer
     bad = next((w for w in wordings.REFUSALS if not is_refusal(w)), None)
     if bad:
-        raise GatingError(f"gating/wordings.py: {bad!r} does not count as a refusal under the rule; reword it.")
+        raise GatingError(
+            f"gating/training/wordings.py: {bad!r} does not count as a refusal under the rule; reword it."
+        )
     rows = []
     for p in refuse:
         text = wordings.refusal(p.text, cfg.seed)
