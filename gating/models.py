@@ -293,15 +293,6 @@ def decoder_layers(model: torch.nn.Module) -> str:
     return found
 
 
-def lm_head(model: PreTrainedModel) -> str:
-    """The path of the module that gives the logits. Raises GatingError where the model has none."""
-    head = model.get_output_embeddings()
-    found = next((name for name, module in model.named_modules() if head is not None and module is head), None)
-    if not found:
-        raise GatingError(f"model.id: a {type(model).__name__} has no output layer; use a causal language model.")
-    return found
-
-
 def _at(module: Any, path: str) -> Any:
     for part in path.split("."):
         module = getattr(module, part, None)

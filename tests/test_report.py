@@ -67,3 +67,10 @@ def test_the_terminal_table_keeps_brackets_and_every_condition(run):
 
 def test_a_dose_response_is_drawn_only_for_an_axis_of_more_than_two_values(run):
     assert figures.varied(run) == ["coef"]
+
+
+def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gating.report", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        report.main()
+    assert stop.value.code == 2 and "is not a run" in capsys.readouterr().out
