@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gating import config, directions, models, prompts, store
+from gating import config, directions, judges, models, prompts, store
 from gating.config import RunConfig
 from gating.directions import Contrast
 from gating.errors import GatingError
@@ -126,6 +126,7 @@ def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast]) -> str:
         "contrasts": [(c.name, c.position, c.positive, c.negative) for c in contrasts],
         "model": models.identity(run.model),
         "device": models.device_type(run.model),
+        "judge": judges.RULE_VERSION,
         "versions": {name: installed[name] for name in KEY_PACKAGES},
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:10]
