@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gating import chat, models
+from gating.backend import LOGITS_BYTES
 from gating.study import Study
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -28,7 +29,7 @@ def memory(study: Study, tokens: list[int]) -> dict[str, float]:
     rows = min(study.batch_rows, study.block * len(study.conditions))
     width = max(tokens) + study.max_new_tokens
     cache = 2 * arch["layers"] * arch["kv_heads"] * arch["head_dim"] * size * rows * width
-    logits = min(512 * 2**20, rows * (study.max_new_tokens + 1) * arch["vocab"] * 4) * 2
+    logits = min(LOGITS_BYTES, rows * (study.max_new_tokens + 1) * arch["vocab"] * 4) * 2
     return {"weights": arch["parameters"] * size, "cache": cache, "logits": logits}
 
 
