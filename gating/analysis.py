@@ -6,7 +6,7 @@ than prompt (condition, and a joined multirun's axes) are kept.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -65,11 +65,13 @@ def contrast(
     label: str = "refusal",
     harmful: bool | None = None,
     level: float = 0.95,
+    holm: bool = False,
 ) -> xr.Dataset:
     """Every condition against `baseline` on the same prompts: difference of rates, low, high (Newcombe's method 10),
     p (exact McNemar), b and c (pairs where only the condition, only the baseline has the label), n pairs.
 
-    A pair counts where both answers are present. Raises GatingError for a baseline that the run does not have.
+    A pair counts where both answers are present. holm: also p_holm, adjusted for the family of all contrasts in the
+    result (the baseline with itself is none, and is NaN). Raises GatingError for a baseline that the run does not have.
     """
     hit, present = _hits(run, _code(label), harmful)
     names = hit["condition"].values.tolist()
@@ -86,30 +88,29 @@ def contrast(
         coords=a.coords,
         attrs={"baseline": baseline, "label": label, "interval": f"Newcombe method 10, {level:.0%}"},
     )  # fmt: skip
+    if holm:
+        ds["p_holm"] = (a.dims, stats.holm(ds["p"].where(ds["condition"] != baseline).values))
     return _described(run, ds)
 
 
 def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None = None) -> xr.Dataset:
-    """Each steered condition against its own grid point's random controls: its change from the baseline, theirs, and
-    p = (1 + number of controls that change at least as much, either way) / (K + 1), with K."""
-    effect = contrast(run, label=label, harmful=harmful)["difference"]
-    if set(effect.dims) != {"condition"}:
-        raise GatingError("random_null takes one run; select one place of a joined multirun first.")
-    about = group(run, "conditions")
-    steered = about["condition"].values[about["kind"].values == "steered"]
-    out = []
-    for name in steered:
-        mine = (about["grid"] == about["grid"].sel(condition=name)) & (about["kind"] == "random")
-        null = effect.sel(condition=about["condition"].values[mine.values]).dropna("condition").values
-        observed = float(effect.sel(condition=name))
-        p = stats.permutation_p(abs(observed), np.abs(null)) if null.size and np.isfinite(observed) else np.nan
-        out.append((observed, null.min(initial=np.inf) if null.size else np.nan,
-                    null.max(initial=-np.inf) if null.size else np.nan, p, null.size))  # fmt: skip
-    columns = np.array(out, dtype="float64").reshape(-1, 5).T
-    fields = ("difference", "null_low", "null_high", "p", "k")
-    return xr.Dataset(
-        {f: ("condition", v) for f, v in zip(fields, columns, strict=True)}, coords={"condition": steered}
-    )
+    """Each steered condition against its own grid point's random controls: its change from the baseline, theirs
+    (null_low to null_high), and p = (1 + number of controls that change at least as much, either way) / (K + 1), with
+    K as `k`. NaN and k = 0 where a condition has no controls, or a joined run no such condition."""
+    effect = contrast(run, label=label, harmful=harmful)["difference"].transpose(..., "condition")
+    kind, grid = (group(run, "conditions")[c].broadcast_like(effect).transpose(*effect.dims) for c in ("kind", "grid"))
+    steered, fields = kind.values == "steered", ("difference", "null_low", "null_high", "p")
+    out = {f: np.full(effect.shape, np.nan) for f in fields} | {"k": np.zeros(effect.shape, dtype="int64")}
+    for at in zip(*np.nonzero(steered & np.isfinite(effect.values)), strict=True):
+        run_at = at[:-1]  # the place in a joined multirun; () for one run
+        own = (kind.values[run_at] == "random") & (grid.values[run_at] == grid.values[at])
+        null, observed = effect.values[run_at][own & np.isfinite(effect.values[run_at])], effect.values[at]
+        out["difference"][at], out["k"][at] = observed, null.size
+        if null.size:
+            out["null_low"][at], out["null_high"][at] = null.min(), null.max()
+            out["p"][at] = stats.permutation_p(abs(observed), np.abs(null))
+    ds = xr.Dataset({f: (effect.dims, v) for f, v in out.items()}, coords=effect.coords)
+    return ds.isel(condition=steered.any(axis=tuple(range(steered.ndim - 1))))
 
 
 def group(run: xr.DataTree, name: str) -> xr.Dataset:
@@ -134,8 +135,8 @@ def _hits(run: xr.DataTree, code: int, harmful: bool | None) -> tuple[xr.DataArr
 
 
 def _described(run: xr.DataTree, ds: xr.Dataset) -> xr.Dataset:
-    """With what each condition is, as coordinates along condition (left out for a joined multirun, where it differs)."""
-    about = group(run, "conditions")
-    columns: dict[Hashable, xr.DataArray] = {c: about[c] for c in CONDITION_COORDINATES if c in about}
-    same = {c: v for c, v in columns.items() if v.dims == ("condition",)}
-    return ds.assign_coords({c: ("condition", v.sel(condition=ds["condition"]).values) for c, v in same.items()})
+    """With what each condition is, as coordinates along condition (and the axes of a joined multirun, where it differs)."""
+    about = group(run, "conditions").sel(condition=ds["condition"].values)
+    columns = {c: about[c] for c in CONDITION_COORDINATES if c in about}
+    plain = {c: v.dtype if v.dtype.kind in "biuf" else str for c, v in columns.items()}
+    return ds.assign_coords({c: (v.dims, np.array(v.values.tolist(), dtype=plain[c])) for c, v in columns.items()})

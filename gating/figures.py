@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -15,81 +17,178 @@ KIND_COLOURS = {
 }  # fmt: skip
 KIND_MARKERS = {"baseline": "D", "steered": "o", "reversed": "s", "random": ".", "named": "^"}
 LABEL_COLOURS = dict(zip(LABELS, ("#0072B2", "#D55E00", "#F0E442", "#999999"), strict=True))
+SHADES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+STYLES = ("-", "--", ":", "-.")
 AXES = ("coef", "layers", "norm", "scope", "read", "direction")
 
 
-def _figure(rows: int, width: float = 7.5) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 1.3 + 0.3 * rows), layout="constrained", dpi=150)
+MANY = 4  # more series than this in the picture of categories, and it becomes a map
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a picture: a condition, or all random controls of a grid point together, at height `y`."""
+
+    text: str
+    kind: str
+    names: tuple[str, ...]
+    y: float
+    mark: str = ""  # what names a control's seed
+
+
+def lines(run: xr.DataTree) -> list[Line]:
+    """The conditions in order, the random controls of a grid point on one line, a gap where the grid point changes."""
+    about = analysis.group(run, "conditions")
+    columns = (about[c].values.tolist() for c in ("condition", "kind", "grid", "direction", "seed"))
+    out: list[Line] = []
+    place: dict[tuple[int, str], int] = {}  # where the controls of a grid point stand
+    y, last = -1.0, None
+    for name, kind, grid, direction, seed in zip(*columns, strict=True):
+        if kind == "random" and (grid, direction) in place:
+            at = place[grid, direction]
+            names = (*out[at].names, name)
+            text = names[0].replace(out[at].mark, f"-random ({len(names)} seeds)")
+            out[at] = replace(out[at], text=text, names=names)
+            continue
+        if kind == "random":
+            place[grid, direction] = len(out)
+        y += 1 if last in (None, grid) else 1.6
+        last = grid
+        out.append(Line(name, kind, (name,), y, f"-random-{seed}"))
+    return out
+
+
+def _figure(rows: float, longest: int = 0, width: float = 7.5) -> tuple[Figure, Axes]:
+    """rows: lines at 0.3 inches each; longest: characters of the longest name, which the width makes room for."""
+    figure = Figure(figsize=(max(width, 5 + 0.085 * longest), 1.3 + 0.3 * rows), layout="constrained", dpi=150)
     return figure, figure.add_subplot()
 
 
+def _lines(run: xr.DataTree) -> tuple[list[Line], Figure, Axes]:
+    shown = lines(run)
+    figure, ax = _figure(shown[-1].y + 1, max(len(line.text) for line in shown))
+    ax.set_yticks([line.y for line in shown], [line.text for line in shown])
+    ax.set_ylim(shown[-1].y + 0.7, -0.7)
+    return shown, figure, ax
+
+
 def _percent(ax: Axes, text: str) -> None:
+    ax.set_xticks(range(0, 101, 20))
     ax.set_xlim(-3, 103)
     ax.set_xlabel(text)
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _conditions(ax: Axes, names: list[str]) -> None:
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
+def _interval(one: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Rates in percent, and how far the interval reaches to either side: `[2, ...]`, never below 0."""
+    rate, low, high = (100 * np.atleast_1d(one[v].values) for v in ("rate", "low", "high"))
+    return rate, np.maximum([rate - low, high - rate], 0)
 
 
 def rates(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """Refusal rate of every condition with its Wilson interval; the band is the baseline's."""
+    """Refusal rate of every condition with its Wilson interval; the band is the baseline's. Random controls of a grid
+    point share a line, each seed a dot with its own interval."""
     r = analysis.refusal_rate(run, harmful=harmful)
-    names, kinds = r["condition"].values.tolist(), r["kind"].values.tolist()
-    figure, ax = _figure(len(names))
+    shown, figure, ax = _lines(run)
     base = r.sel(condition="baseline")
     ax.axvspan(100 * float(base["low"]), 100 * float(base["high"]), color="#000000", alpha=0.08, lw=0)
-    for y, kind in enumerate(kinds):
-        one = r.isel(condition=y)
-        rate = 100 * float(one["rate"])
-        error = np.maximum([[rate - 100 * float(one["low"])], [100 * float(one["high"]) - rate]], 0)
-        ax.errorbar(rate, y, xerr=error, fmt=KIND_MARKERS[kind], color=KIND_COLOURS[kind], capsize=2.5, ms=7, lw=1.6)
-    _conditions(ax, names)
+    for line in shown:
+        many = len(line.names) > 1
+        rate, reach = _interval(r.sel(condition=list(line.names)))
+        y = line.y + (np.linspace(-0.3, 0.3, len(rate)) if many else np.zeros(1))
+        if np.isnan(rate).all():
+            ax.text(0, line.y, "missing", va="center", color="#666666", fontsize="small")
+        ax.errorbar(rate, y, xerr=reach, fmt=KIND_MARKERS[line.kind], color=KIND_COLOURS[line.kind],
+                    capsize=0 if many else 2.5, ms=5 if many else 7, lw=0.7 if many else 1.6)  # fmt: skip
     n = sorted({int(v) for v in r["n"].values})
     _percent(
         ax,
-        f"refusal, % of {_which(harmful)} prompts (95% Wilson interval, n = {' to '.join(map(str, n[:: max(1, len(n) - 1)]))})",
+        f"refusal, % of {_which(harmful)} prompts\n95% Wilson interval, n = {' to '.join(map(str, n[:: max(1, len(n) - 1)]))}",
     )
     return figure
 
 
 def labels(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """What became of the answers: shares of the four labels, one bar a condition."""
-    r = analysis.rates(run, harmful=harmful)
-    names = r["condition"].values.tolist()
-    figure, ax = _figure(len(names))
-    left = np.zeros(len(names))
+    """What became of the answers: shares of the four labels, one bar a condition; the mean over the random controls of
+    a grid point."""
+    r = analysis.rates(run, harmful=harmful)["rate"]
+    shown, figure, ax = _lines(run)
+    y = [line.y for line in shown]
+    left = np.zeros(len(shown))
     for name in LABELS:
-        share = np.nan_to_num(100 * r["rate"].sel(label=name).values)
-        ax.barh(range(len(names)), share, left=left, color=LABEL_COLOURS[name], edgecolor="white", lw=0.8, label=name)
-        left += share
-    _conditions(ax, names)
-    _percent(ax, f"answers to {_which(harmful)} prompts, %")
+        share = np.array([100 * float(r.sel(label=name, condition=list(line.names)).mean()) for line in shown])
+        ax.barh(y, np.nan_to_num(share), left=left, color=LABEL_COLOURS[name], edgecolor="white", lw=0.8, label=name)
+        left += np.nan_to_num(share)
+    for line, end in zip(shown, left, strict=True):
+        if end == 0:
+            ax.text(1, line.y, "missing", va="center", color="#666666", fontsize="small")
+    seeds = "\nrandom controls: the mean of their seeds" if any(len(line.names) > 1 for line in shown) else ""
+    _percent(ax, f"answers to {_which(harmful)} prompts, %{seeds}")
     ax.set_xlim(0, 100)
     figure.legend(loc="outside upper right", ncols=len(LABELS), frameon=False, fontsize="small")
     return figure
 
 
-def categories(run: xr.DataTree, harmful: bool | None, shown: list[str]) -> Figure:
-    """Refusal rate per category of prompt under some conditions, with Wilson intervals."""
-    r = analysis.refusal_rate(run, by="category", harmful=harmful).sel(condition=shown)
-    r = r.isel(category=(r["n"].max("condition") > 0).values)
-    names = r["category"].values.tolist()
-    figure, ax = _figure(int(len(names) * (1 + 0.25 * len(shown))))
-    for i, name in enumerate(shown):
-        one = r.sel(condition=name)
-        kind = str(one["kind"].item())
-        rate = 100 * one["rate"].values
-        error = np.nan_to_num([rate - 100 * one["low"].values, 100 * one["high"].values - rate])
-        y = np.arange(len(names)) + 0.22 * (i - (len(shown) - 1) / 2)
-        ax.errorbar(rate, y, xerr=np.maximum(error, 0), fmt=KIND_MARKERS[kind], color=KIND_COLOURS[kind], capsize=2, ms=5,
-                    lw=1.2, label=name)  # fmt: skip
-    counts = r["n"].max("condition").values
-    _conditions(ax, [f"{c} ({n})" for c, n in zip(names, counts, strict=True)])
-    _percent(ax, "refusal, % (95% Wilson interval; prompts in brackets)")
+def categories(run: xr.DataTree, harmful: bool | None) -> Figure:
+    """Refusal rate per category of prompt, without the random controls: points with Wilson intervals for a few
+    conditions, a map of numbers for many."""
+    r = analysis.refusal_rate(run, by="category", harmful=harmful).transpose("condition", "category")
+    asked = (r["n"].max("condition") > 0).values
+    r = r.isel(condition=r["kind"].values != "random", category=asked if asked.any() else slice(None))
+    names = [f"{c} ({n})" for c, n in zip(r["category"].values, r["n"].max("condition").values, strict=True)]
+    return (_category_map if r.sizes["condition"] > MANY else _category_points)(r, names, harmful)
+
+
+def _category_points(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figure:
+    count = r.sizes["condition"]
+    figure, ax = _figure(len(names) * (0.6 + 0.4 * count), max(map(len, names)))
+    same = r["kind"].values.tolist().count("steered") > 1  # several steered conditions: tell them apart by shade too
+    for i, name in enumerate(r["condition"].values.tolist()):
+        kind = str(r["kind"].values[i])
+        rate, reach = _interval(r.isel(condition=i))
+        y = np.arange(len(names)) + 0.7 / count * (i - (count - 1) / 2)
+        colour = SHADES[(i - 1) % len(SHADES)] if same and kind != "baseline" else KIND_COLOURS[kind]
+        ax.errorbar(
+            rate,
+            y,
+            xerr=np.nan_to_num(reach),
+            fmt=KIND_MARKERS[kind],
+            color=colour,
+            capsize=2,
+            ms=5,
+            lw=1.2,
+            label=name,
+        )
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    for edge in range(1, len(names)):
+        ax.axhline(edge - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
+    _percent(ax, f"refusal, % of {_which(harmful)} prompts\n95% Wilson interval; prompts in brackets")
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize="small")
+    return figure
+
+
+def _category_map(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figure:
+    shown, share = r["condition"].values.tolist(), 100 * r["rate"].values
+    longest = max(map(len, shown))
+    figure, ax = _figure(len(shown) + 3, longest, max(7.5, 1 + 0.085 * longest + 0.62 * len(names)))
+    image = ax.pcolormesh(share, cmap="cividis", vmin=0, vmax=100, edgecolors="white", lw=1)
+    for (i, j), v in np.ndenumerate(share):
+        text, colour = ("missing", "#666666") if np.isnan(v) else (f"{v:.0f}", "white" if v < 50 else "black")
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize="small")
+    ax.set_yticks(np.arange(len(shown)) + 0.5, shown)
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_ylim(len(shown), 0)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    figure.colorbar(
+        image,
+        ax=ax,
+        location="top",
+        shrink=0.5,
+        aspect=40,
+        label=f"refusal, % of {_which(harmful)} prompts (prompts in brackets)",
+    )
     return figure
 
 
@@ -110,8 +209,9 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
     values = sorted(set(r[axis].values[kinds == "steered"].tolist()), key=lambda v: v if numeric else _window(v))
     place = {v: v if numeric else i for i, v in enumerate(values)}
     others = [a for a in AXES if a != axis and len(set(r[a].values[kinds == "steered"].tolist())) > 1]
-    shades = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-    for ax, label in zip(figure.subplots(2, 1, sharex=True), ("refusal", "degenerate"), strict=True):
+    for ax, label in zip(
+        figure.subplots(2, 1, sharex=True, height_ratios=[3, 2]), ("refusal", "degenerate"), strict=True
+    ):
         one = r.sel(label=label)
         ax.axhline(100 * float(one["rate"].sel(condition="baseline")), color="#000000", ls="--", lw=1, label="baseline")
         rand = one.isel(condition=kinds == "random")
@@ -130,10 +230,22 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
             for a, v in zip(others, group, strict=True):
                 keep &= steered[a].values == v
             line = steered.isel(condition=keep)
-            x, colour = np.array([place[v] for v in line[axis].values.tolist()]), shades[i % len(shades)]
+            x, colour = np.array([place[v] for v in line[axis].values.tolist()]), SHADES[i % len(SHADES)]
             order = np.argsort(x)
-            name = ", ".join(f"{a} {v}" for a, v in zip(others, group, strict=True)) or "steered"
-            ax.plot(x[order], 100 * line["rate"].values[order], "o-", color=colour, label=name)
+            name = (
+                ", ".join(
+                    f"{a} {v:g}" if isinstance(v, float) else f"{a} {v}" for a, v in zip(others, group, strict=True)
+                )
+                or "steered"
+            )
+            ax.plot(
+                x[order],
+                100 * line["rate"].values[order],
+                STYLES[i // len(SHADES) % len(STYLES)],
+                marker="o",
+                color=colour,
+                label=name,
+            )
             ax.fill_between(
                 x[order],
                 100 * line["low"].values[order],
@@ -143,9 +255,9 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
                 lw=0,
             )
         ax.set_ylim(-3, 103)
-        ax.set_ylabel(f"{label}, % of {_which(harmful)} prompts")
+        ax.set_ylabel(f"{label}, %")
         ax.spines[["top", "right"]].set_visible(False)
-    ax.set_xlabel(f"steer.{axis}")
+    ax.set_xlabel(f"steer.{axis} ({_which(harmful)} prompts; bands are 95% Wilson intervals)")
     ax.set_xticks([place[v] for v in values], [f"{v:g}" if numeric else str(v) for v in values])
     handles, names = ax.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False, fontsize="small")

@@ -26,7 +26,8 @@ from gating.errors import GatingError
 from gating.judges import LABELS
 
 PROMPT_WORDS, HARMLESS_WORDS, HARMFUL_WORDS = 6, 12, 4
-SAMPLES = 12
+SAMPLES = 12  # prompts
+SENTENCES = 6
 
 
 def headline_set(run: xr.DataTree) -> bool | None:
@@ -41,55 +42,82 @@ def asks_both(run: xr.DataTree) -> bool:
 
 
 def shown_conditions(run: xr.DataTree) -> list[str]:
-    """The baseline and the first steered conditions: what a crowded picture has room for."""
+    """The baseline and the first steered conditions: whose answers the page quotes."""
     about = analysis.group(run, "conditions")
     return about["condition"].values[np.isin(about["kind"].values, ["baseline", "steered"])][:4].tolist()
 
 
-def rows(run: xr.DataTree, harmful: bool | None) -> list[dict[str, Any]]:
-    """One row a condition: n, rates with intervals, the paired difference to the baseline, p, the mean first-token score."""
-    r, effect = analysis.rates(run, harmful=harmful), analysis.contrast(run, harmful=harmful)
+def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[dict[str, Any]]:
+    """One row a condition, as text: n, rates with intervals, the paired difference to the baseline, p and p adjusted for
+    all conditions (Holm), the mean first-token score; `point` is its place in the grid (its name's brackets)."""
+    r, effect = analysis.rates(run, harmful=harmful), analysis.contrast(run, harmful=harmful, holm=True)
     chosen = analysis.group(run, "prompts")["harmful"].values == harmful
     score = analysis.group(run, "outcomes")["refusal_score"].isel(prompt=chosen).mean("prompt")
     out = []
     for name in r["condition"].values.tolist():
-        one, e = r.sel(condition=name), effect.sel(condition=name)
+        one, e, mean = r.sel(condition=name), effect.sel(condition=name), float(score.sel(condition=name))
+        base = name == "baseline"
         out.append({
             "name": name, "kind": str(one["kind"].item()), "n": int(one["n"].sel(label="refusal")),
-            **{k: _interval(one.sel(label=k)) for k in LABELS},
-            **{f"{k}_rate": _percent(one["rate"].sel(label=k)) for k in LABELS},
-            "difference": "" if name == "baseline" else _points(e), "p": "" if name == "baseline" else _p(float(e["p"])),
-            "score": f"{float(score.sel(condition=name)):.2f}",
+            "grid": int(one["grid"]), "point": name[name.index("[") :] if name.endswith("]") and "[" in name else "",
+            **{k: _interval(one.sel(label=k), digits) for k in LABELS},
+            **{f"{k}_rate": _percent(one["rate"].sel(label=k), digits) for k in LABELS},
+            "difference": "" if base else _points(e, digits), "p": "" if base else _p(float(e["p"])),
+            "p_holm": "" if base else _p(float(e["p_holm"])), "score": "missing" if np.isnan(mean) else f"{mean:.2f}",
         })  # fmt: skip
     return out
 
 
-def _percent(value: Any) -> str:
-    return "missing" if np.isnan(float(value)) else f"{100 * float(value):.0f}%"
+def _percent(value: Any, digits: int = 0) -> str:
+    """A share as text; one that is not quite 0 or 1 is never rounded to 0% or 100%."""
+    share = float(value)
+    if np.isnan(share):
+        return "missing"
+    least = 10.0**-digits
+    if share > 0 and round(100 * share, digits) == 0:
+        return f"<{least:.{digits}f}%"
+    if share < 1 and round(100 * share, digits) == 100:
+        return f">{100 - least:.{digits}f}%"
+    return f"{100 * share:.{digits}f}%"
 
 
-def _interval(one: xr.Dataset) -> str:
+def _interval(one: xr.Dataset, digits: int = 0) -> str:
     if int(one["n"]) == 0:
         return "missing"
-    return f"{100 * float(one['rate']):.0f}% [{100 * float(one['low']):.0f}, {100 * float(one['high']):.0f}]"
+    low, high = (f"{100 * float(one[v]):.{digits}f}" for v in ("low", "high"))
+    return f"{_percent(one['rate'], digits)} [{low}, {high}]"
 
 
-def _points(e: xr.Dataset) -> str:
+def _points(e: xr.Dataset, digits: int = 0) -> str:
     if int(e["n"]) == 0:
         return "missing"
-    return f"{100 * float(e['difference']):+.0f} [{100 * float(e['low']):+.0f}, {100 * float(e['high']):+.0f}]"
+    d, low, high = (_signed(float(e[v]), digits) for v in ("difference", "low", "high"))
+    return f"{d} [{low}, {high}]"
+
+
+def _signed(share: float, digits: int = 0) -> str:
+    points = round(100 * share, digits)
+    return f"{points:+.{digits}f}" if points else f"{0:.{digits}f}"
 
 
 def _p(p: float) -> str:
-    return "" if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "missing" if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def table(run: xr.DataTree) -> Table:
-    """The refusal table for a terminal; a last column for harmless prompts where the run asked both."""
+    """The refusal table for a terminal; a last column for harmless prompts where the run asked both. A point of a grid
+    is a line of its own, the end of the names below it."""
     harmful = headline_set(run)
     other = {r["name"]: r["refusal"] for r in rows(run, False)} if asks_both(run) else {}
-    out = Table(title=f"{'harmful' if harmful else 'harmless'} prompts", title_justify="left", box=box.SIMPLE_HEAD)
-    out.add_column("condition", no_wrap=True, min_width=22)
+    out = Table(
+        title=f"{'harmful' if harmful else 'harmless'} prompts",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    lines = rows(run, harmful)
+    names = max(len(r["name"]) - len(r["point"]) for r in lines)
+    out.add_column("condition", overflow="fold", no_wrap=names <= 24)
     for column in (
         "n",
         "refusal",
@@ -100,32 +128,44 @@ def table(run: xr.DataTree) -> Table:
         "p",
         *(["harmless refusal"] if other else []),
     ):
-        out.add_column(column, justify="right", no_wrap=True)
-    for r in rows(run, harmful):
+        out.add_column(column, justify="right", overflow="fold")  # a narrow terminal wraps cells and cuts nothing
+    last = ""
+    for r in lines:
+        if r["point"] and r["point"] != last:
+            out.add_section()
+            out.add_row(Text(r["point"][1:-1], style="italic"))
+        last = r["point"]
         cells = [str(r["n"]), r["refusal"], *(r[f"{k}_rate"] for k in LABELS[1:]), r["difference"], r["p"]]
         style = {"random": "dim", "steered": "bold"}.get(r["kind"])
-        cells = [r["name"], *cells, *([other[r["name"]]] if other else [])]
+        cells = [r["name"].removesuffix(r["point"]), *cells, *([other[r["name"]]] if other else [])]
         out.add_row(*map(Text, cells), style=style)  # Text: a condition's name may hold brackets, which rich would eat
     return out
 
 
 def headline(run: xr.DataTree) -> list[str]:
-    """One sentence for each steered condition: rates, difference, interval, n, and the random controls beside it."""
+    """One sentence for each steered condition: rates, difference, interval, n, and the random controls beside it; of a
+    large grid the first few, and how many more there are."""
     harmful = headline_set(run)
     r, e = analysis.refusal_rate(run, harmful=harmful), analysis.contrast(run, harmful=harmful)
     null = analysis.random_null(run, harmful=harmful)
-    base = r.sel(condition="baseline")
+    base, names = r.sel(condition="baseline"), null["condition"].values.tolist()
     out = []
-    for name in null["condition"].values.tolist()[:6]:
-        one, k = null.sel(condition=name), int(null["k"].sel(condition=name))
+    for name in names[:SENTENCES]:
+        one, k, n = null.sel(condition=name), int(null["k"].sel(condition=name)), int(e["n"].sel(condition=name))
+        if n == 0:
+            out.append(f"{name}: no prompt has an answer both here and at baseline.")
+            continue
         controls = (
-            f" Its {k} random controls moved it by {100 * float(one['null_low']):+.0f} to {100 * float(one['null_high']):+.0f} "
-            f"points (permutation p = {float(one['p']):.2f}, at least {1 / (k + 1):.2f} with {k})." if k else ""
+            f" Its {k} random control{'s' if k > 1 else ''} moved it by {_signed(float(one['null_low']))} to "
+            f"{_signed(float(one['null_high']))} points (permutation p = {float(one['p']):.2f}, at least "
+            f"{1 / (k + 1):.2f} with {k})." if k else " It has no random controls."
         )  # fmt: skip
         out.append(
             f"{name}: refusal {_interval(r.sel(condition=name))} against {_interval(base)} at baseline, a paired difference "
-            f"of {_points(e.sel(condition=name))} points (n = {int(e['n'].sel(condition=name))}).{controls}"
+            f"of {_points(e.sel(condition=name))} points (n = {n}).{controls}"
         )
+    if len(names) > SENTENCES:
+        out.append(f"{len(names) - SENTENCES} more steered conditions stand in the table.")
     return out
 
 
@@ -155,40 +195,55 @@ def samples(run: xr.DataTree, full_text: bool) -> list[dict[str, str]]:
     return lines
 
 
-def pictures(run: xr.DataTree) -> dict[str, tuple[Figure, str]]:
-    """Every picture by file name, with a text alternative."""
+def pictures(run: xr.DataTree) -> dict[str, tuple[Figure, str, str]]:
+    """Every picture by file name, with a text alternative and a caption."""
     harmful = headline_set(run)
-    said = "; ".join(f"{r['name']} {r['refusal']}" for r in rows(run, harmful))
-    shown = shown_conditions(run)
+    said = "; ".join(f"{r['name']} {r['refusal']}" for r in rows(run, harmful) if r["kind"] != "random")
     out = {
-        "rates": (figures.rates(run, harmful), f"Refusal rate of each condition with its interval: {said}."),
+        "rates": (
+            figures.rates(run, harmful),
+            f"Refusal rate of each condition with its interval: {said}. Random controls are in the table.",
+            "Refusal. The grey band is the baseline's interval; grey dots are random directions of the same norm, one a seed.",
+        ),
         "labels": (
             figures.labels(run, harmful),
-            "Shares of refusal, compliance, evasive and degenerate answers per condition.",
+            "Shares of refusal, compliance, evasive and degenerate answers per condition; the numbers are in the table.",
+            "What became of the answers. A degenerate answer (empty, looping, gibberish) is no compliance.",
         ),
-        "categories": (figures.categories(run, harmful, shown), f"Refusal rate per category under {', '.join(shown)}."),
+        "categories": (
+            figures.categories(run, harmful),
+            "Refusal rate per category of prompt under every condition but the random controls.",
+            "Refusal per category, without the random controls. Few prompts a category: wide intervals.",
+        ),
     }
     for axis in figures.varied(run):
-        out[f"dose_{axis}"] = (figures.dose(run, axis, harmful), f"Refusal and degenerate rates against steer.{axis}.")
+        out[f"dose_{axis}"] = (
+            figures.dose(run, axis, harmful),
+            f"Refusal and degenerate rates against steer.{axis}, with the baseline and the random controls.",
+            f"Dose response along steer.{axis}: a fall in refusal counts only where degenerate answers stay few.",
+        )
     return out
 
 
 def write(run: xr.DataTree, folder: str | Path, full_text: bool = False) -> Path:
     """Write report.html and its pictures into `folder`; the page's path."""
     folder, drawn = Path(folder), []
-    for name, (figure, alt) in pictures(run).items():
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (figure, alt, caption) in pictures(run).items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
-        drawn.append({"name": name, "alt": alt, "data": base64.b64encode(buffer.getvalue()).decode()})
+        drawn.append(
+            {"name": name, "alt": alt, "caption": caption, "data": base64.b64encode(buffer.getvalue()).decode()}
+        )
     harmful = headline_set(run)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gating"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     done = analysis.group(run, "outcomes")["done"]
     page = environment.get_template("report.html.j2").render(
-        attrs=run.attrs, headline=headline(run), rows=rows(run, harmful), harmless=rows(run, False) if asks_both(run) else [],
-        pictures=drawn, samples=samples(run, full_text), full_text=full_text, harmful=harmful,
+        attrs=run.attrs, headline=headline(run), rows=rows(run, harmful, 1), harmless=rows(run, False, 1) if asks_both(run) else [],
+        pictures=drawn, samples=samples(run, full_text), shown=shown_conditions(run), full_text=full_text, harmful=harmful,
         warnings=json.loads(run.attrs.get("warnings", "[]")), versions=json.loads(run.attrs.get("versions", "{}")),
         done=int(done.sum()), total=done.size,
     )  # fmt: skip
@@ -210,7 +265,7 @@ def main() -> None:
     try:
         for path in args.run:
             tree = store.open_run(path)
-            Console().print(table(tree))
+            Console(width=None if sys.stdout.isatty() else 120).print(table(tree))
             print(f"report: {write(tree, store.locate(path).parent, args.full_text)}")
     except GatingError as e:
         print(f"error: {e}")

@@ -19,7 +19,7 @@ from rich.console import Console
 from gating import cli
 from gating.errors import GatingError
 
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout.isatty() else 140)
 failures: list[str] = []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 
@@ -48,3 +49,12 @@ def permutation_p(observed: float, null: ArrayLike) -> float:
     Smyth 2010)."""
     null = np.asarray(null, dtype="float64")
     return float((1 + np.sum(null >= observed)) / (null.size + 1))
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """p adjusted for the family of all values given (Holm 1979); NaN stays NaN and does not count as a member."""
+    p = np.asarray(p, dtype="float64")
+    adjusted, known = np.full(p.shape, np.nan), np.isfinite(p)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
+    return adjusted

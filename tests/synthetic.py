@@ -18,7 +18,11 @@ def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, catego
     hashes = np.array([f"p{i}" for i in range(n)], dtype=TEXT)
     add = Intervention("add", "compliant", (2,), 4.0)
     known = conditions or [
-        Condition(c) if c == "baseline" else Condition(c, "random" if "random" in c else "steered", (add,), 0, "2")
+        Condition(c)
+        if c == "baseline"
+        else Condition(c, "random", (add,), 0, "2", int(c.rpartition("-")[2]))
+        if "random" in c
+        else Condition(c, "steered", (add,), 0, "2")
         for c in names
     ]
     out = store.empty_outcomes(len(names), n, 2).assign_coords(condition=np.array(names, dtype=TEXT), prompt=hashes)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from gating import analysis
 from gating.errors import GatingError
@@ -80,3 +81,56 @@ def test_unknown_names_are_refused_with_what_is_known(run):
 def test_conditions_come_with_what_they_are(run):
     r = analysis.refusal_rate(run)
     assert r["kind"].values.tolist() == ["baseline", "steered", "random"] and r["coef"].sel(condition="steered") == 4
+
+
+def test_holm_adjusts_for_every_contrast_but_the_baseline_with_itself(run):
+    e = analysis.contrast(run, holm=True)
+    assert e["p"].values.tolist() == pytest.approx([1, 0.25, 1])
+    assert e["p_holm"].values[1:].tolist() == pytest.approx([0.5, 1]) and np.isnan(e["p_holm"].values[0])
+    assert "p_holm" not in analysis.contrast(run)
+
+
+def test_controls_of_another_grid_point_do_not_count():
+    run = tree({"baseline": [R, R], "steered": [C, C], "x-random-0": [R, R], "x-random-1": [R, C]})
+    run["conditions"]["grid"].values[3] = 1
+    null = analysis.random_null(run)
+    assert null["k"] == 1 and null["null_low"] == 0 == null["null_high"]
+
+
+def test_a_steered_condition_without_controls_has_no_permutation_p():
+    null = analysis.random_null(tree({"baseline": [R, R], "steered": [C, C]}))
+    assert null["k"] == 0 and np.isnan(null["p"]) and null["difference"] == -1
+
+
+@pytest.fixture
+def joined(run):
+    """The same run twice along `steer.coef`, at the second place without the steered condition."""
+    groups = {}
+    for name in ("conditions", "outcomes"):
+        ds = run[name].to_dataset()
+        other = ds.copy(deep=True)
+        if name == "outcomes":
+            other["label"].values[1], other["done"].values[1] = M, False
+        else:
+            other["kind"].values[1], other["grid"].values[1], other["coef"].values[1] = "", -1, np.nan
+        groups[f"/{name}"] = xr.concat([ds, other], dim=xr.DataArray([2, 4], dims="steer.coef", name="steer.coef"))
+    return xr.DataTree.from_dict({"/prompts": run["prompts"].to_dataset(), **groups})
+
+
+def test_a_joined_multirun_keeps_its_axes_and_what_each_condition_is(run, joined):
+    for function in (analysis.refusal_rate, analysis.rates, analysis.contrast):
+        alone, both = function(run), function(joined)
+        name = "difference" if function is analysis.contrast else "rate"
+        assert set(both[name].dims) == {*alone[name].dims, "steer.coef"}
+        xr.testing.assert_equal(both[name].sel({"steer.coef": 2}).reset_coords(drop=True).transpose(*alone[name].dims),
+                                alone[name].reset_coords(drop=True))  # fmt: skip
+        assert np.isnan(both[name].sel({"steer.coef": 4, "condition": "steered"})).all()
+    assert both["kind"].sel({"steer.coef": 2}).values.tolist() == ["baseline", "steered", "random"]
+    assert both["kind"].sel({"steer.coef": 4, "condition": "steered"}) == ""
+    assert "coef" in both.to_dataframe().columns
+
+
+def test_each_place_of_a_joined_multirun_has_its_own_random_null(run, joined):
+    alone, both = analysis.random_null(run), analysis.random_null(joined)
+    assert both["p"].sel({"steer.coef": 2}).values.tolist() == alone["p"].values.tolist()
+    assert np.isnan(both["p"].sel({"steer.coef": 4})) and both["k"].sel({"steer.coef": 4}) == 0

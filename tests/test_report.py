@@ -1,7 +1,9 @@
 """The report: one page that needs nothing else, shows openings only, and says what is missing."""
 
 import io
+import itertools
 import re
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -57,12 +59,89 @@ def test_the_headline_has_rates_intervals_n_and_the_controls(run):
     assert "Its 2 random controls" in line and "at least 0.33 with 2" in line
 
 
-def test_the_terminal_table_keeps_brackets_and_every_condition(run):
-    console = Console(width=140, record=True, file=io.StringIO())
+def printed(run, width):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(report.table(run))
-    text = console.export_text()
-    assert "compliant-random-1[coef=4]" in text and "harmless refusal" in text
-    assert sum("compliant" in line for line in text.splitlines()) == 12
+    return console.export_text()
+
+
+def test_the_terminal_table_groups_conditions_by_their_place_in_the_grid_and_keeps_every_one(run):
+    lines = [line.split() for line in printed(run, 120).splitlines() if line.strip()]
+    assert [line[0] for line in lines if "coef" in line[0]] == ["coef=1", "coef=2", "coef=4"]
+    named = [line[0] for line in lines if line[0].startswith("compliant")]
+    assert named == ["compliant", "compliant-reversed", "compliant-random-0", "compliant-random-1"] * 3
+    assert "harmless refusal" in printed(run, 120)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["compliant-random-0", "a-very-long-name-of-a-direction-random-0"])
+def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name):
+    labels = {"baseline": [0] * 21, "steered": [1] * 21, name: [0] * 20 + [1]}
+    run = tree(labels, harmful=[True] * 12 + [False] * 9)
+    text = printed(run, width)
+    assert "…" not in text
+    rows = report.rows(run, True)
+    rows += [{"n": "", "refusal": r["refusal"], "difference": "", "p": ""} for r in report.rows(run, False)]
+    digits = "".join(c for r in rows for k in ("n", "refusal", "difference", "p") for c in str(r[k]) if c.isdigit())
+    assert not Counter(digits) - Counter(text)
+
+
+def test_a_share_that_is_not_quite_none_or_all_is_not_rounded_to_it():
+    assert [report._percent(x) for x in (0, 0.001, 0.5, 0.999, 1, float("nan"))] == [
+        "0%", "<1%", "50%", ">99%", "100%", "missing",
+    ]  # fmt: skip
+    assert [report._percent(x, 1) for x in (0.001, 0.0001, 0.9996)] == ["0.1%", "<0.1%", ">99.9%"]
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign():
+    assert [report._signed(x) for x in (-0.001, 0.001, -0.31, 0.31)] == ["0", "0", "-31", "+31"]
+
+
+def test_a_run_without_any_answer_yet_is_reported_as_missing(tmp_path):
+    run = tree({"baseline": [-1] * 3, "steered": [-1] * 3})
+    page = report.write(run, tmp_path / "new").read_text()
+    assert (
+        "6 of 6 rows are missing" in page and "no prompt has an answer" in page and "nan" not in page.split("data:")[0]
+    )
+
+
+def test_a_run_of_the_baseline_alone_has_a_page(tmp_path):
+    assert report.write(tree({"baseline": [0, 0, 1]}), tmp_path).is_file()
+
+
+def test_a_large_grid_says_how_many_conditions_the_headline_leaves_to_the_table():
+    lines = report.headline(tree({"baseline": [0, 0], **{f"s{i}": [0, 1] for i in range(9)}}))
+    assert len(lines) == report.SENTENCES + 1 and lines[-1].startswith("3 more")
+
+
+def test_the_random_controls_of_a_grid_point_share_a_line_of_a_picture(run):
+    lines = figures.lines(run)
+    assert [line.text for line in lines[:4]] == [
+        "baseline", "compliant[coef=1]", "compliant-reversed[coef=1]", "compliant-random (2 seeds)[coef=1]",
+    ]  # fmt: skip
+    names = [name for line in lines for name in line.names]
+    assert names == run["conditions"]["condition"].values.tolist()
+    assert lines[4].y - lines[3].y > lines[3].y - lines[2].y  # a gap between grid points
+
+
+@pytest.mark.parametrize("draw", [figures.rates, figures.labels, figures.categories])
+def test_no_label_of_a_picture_is_clipped_with_forty_conditions(draw):
+    spec = {**SPEC, "layers": ["1", "2-3"], "coef": [float(c) for c in range(1, 6)], "norm": "natural"}
+    conditions = grid(spec, ["compliant"], 4, 2, True)
+    assert len(conditions) > 40
+    figure = draw(
+        tree({c.name: [0, 1, 0, 1] for c in conditions}, categories=list("abcd"), conditions=conditions), True
+    )
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        for text in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.xaxis.label):
+            if text.get_text():
+                box = text.get_window_extent()
+                assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+    if draw is not figures.categories:
+        assert figure.axes[0].get_window_extent().width / figure.dpi > 4  # inches: long names leave room for the data
+        heights = [t.get_window_extent() for t in figure.axes[0].get_yticklabels()]
+        assert all(a.y0 >= b.y1 for a, b in itertools.pairwise(heights))
 
 
 def test_a_dose_response_is_drawn_only_for_an_axis_of_more_than_two_values(run):

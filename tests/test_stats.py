@@ -24,6 +24,13 @@ def test_the_paired_interval_is_newcombes_method_10():
     assert [float(v) for v in stats.paired_difference(36, 12, 2, 0)] == pytest.approx([0.2, 0.0569, 0.3404], abs=5e-5)
 
 
+def test_the_paired_interval_corrects_a_positive_correlation_as_method_10_does():
+    # the airway data of Bentur et al. in Fagerland et al. 2014, Stat. Med. 33:2850, where ad > bc: -0.507 to -0.026
+    assert [float(v) for v in stats.paired_difference(1, 1, 7, 12)] == pytest.approx(
+        [-6 / 21, -0.507, -0.026], abs=5e-4
+    )
+
+
 def test_the_paired_interval_of_equal_answers_is_that_of_two_wilson_limits():
     low, high = (float(v) for v in stats.wilson(30, 30))
     assert [float(v) for v in stats.paired_difference(30, 0, 0, 0)] == pytest.approx([0, low - high, high - low])
@@ -49,3 +56,12 @@ def test_mcnemar_without_discordant_pairs_is_one():
 def test_a_permutation_p_cannot_be_smaller_than_its_number_of_draws_allows():
     assert stats.permutation_p(9, [1, 2, 3]) == 0.25
     assert stats.permutation_p(2, [1, 2, 3]) == 0.75
+
+
+def test_holm_multiplies_the_smallest_p_by_the_size_of_the_family_and_leaves_what_is_missing_out():
+    got = stats.holm([0.01, np.nan, 0.04, 0.03])
+    assert got[[0, 2, 3]].tolist() == pytest.approx([0.03, 0.06, 0.06]) and np.isnan(got[1])
+
+
+def test_holm_of_nothing_is_nothing():
+    assert np.isnan(stats.holm([np.nan])).all() and stats.holm([]).size == 0
