@@ -17,25 +17,43 @@ from nnsight import TransformersModel
 from transformers import GenerationConfig
 
 from gating import chat, ops
-from gating.interventions import Edits
-from gating.models import Loaded, decoder_layers
+from gating.models import Loaded, decoder_layers, final_modules
+from gating.plan import Edits
 
 LOGITS_BYTES = 64 * 2**20  # the largest logits block of one nll forward: larger ones were several times slower on a CPU
 NO_EDITS: Edits = {}
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What one batch of rows gave. `tokens` end before the end-of-sequence token.
+class Readouts:
+    """What to read beside the tokens. probes: unit vectors [block, probe, hidden], None for no readouts at all;
+    score_ids: first tokens of a refusal; reference: for each row the row of the same batch that its first-token KL is
+    taken from; lens: the refusal score at every block; every_step: projections at every generated token too."""
 
-    score: first-token refusal log-odds [row]. projection: [row, block, probe] at the last prompt token, after the
-    block's edits; residual_norm: [row, block].
+    probes: np.ndarray | None = None
+    score_ids: Sequence[int] = ()
+    reference: Sequence[int] | None = None
+    lens: bool = False
+    every_step: bool = False
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one batch of rows gave. `tokens` end before the end-of-sequence token; arrays are float32, NaN where not asked.
+
+    score: first-token refusal log-odds [row]; kl: first-token KL(reference || row) [row], nats; lens: [row, block].
+    projection: [row, step, block, probe] after the block's edits, step 0 at the last prompt token and step t at the t-th
+    generated token, NaN after the row's end; residual_norm, change: [row, block] at the last prompt token, change being
+    |what the edits added| / |residual before them|.
     """
 
     tokens: list[list[int]]
     score: np.ndarray
+    kl: np.ndarray
+    lens: np.ndarray
     projection: np.ndarray
     residual_norm: np.ndarray
+    change: np.ndarray
 
 
 class Backend:
@@ -47,6 +65,7 @@ class Backend:
         self.pad_id = int(loaded.tokenizer.pad_token_id)
         self.lm = TransformersModel(loaded.model, tokenizer=loaded.tokenizer, task="text-generation")
         self.layers = operator.attrgetter(decoder_layers(loaded.model))(self.lm)
+        self.final = tuple(operator.attrgetter(at)(self.lm) for at in final_modules(loaded.model))
 
     def capture(
         self,
@@ -84,30 +103,38 @@ class Backend:
         prompts: Sequence[Sequence[int]],
         edits: Edits,
         max_new_tokens: int,
-        probes: np.ndarray | None = None,
-        score_ids: Sequence[int] = (),
+        readouts: Readouts = Readouts(),
+        sampling: tuple[float, int] | None = None,
     ) -> Generation:
-        """Greedy decoding of one batch of rows under a lowered plan, with readouts at the last prompt token.
+        """Decode one batch of rows under a lowered plan, greedily or with `sampling` (temperature, seed) and top_p 0.95.
 
-        prompts: token ids a row; edits: from interventions.lower, one entry a row; probes: unit vectors
-        [block, probe, hidden] or None for no readouts; score_ids: first tokens of a refusal.
+        prompts: token ids a row; edits: from plan.lower, one entry a row.
         """
         ids, mask = chat.pad_left(prompts, self.pad_id)
         last = torch.zeros_like(mask)
         last[:, -1] = 1
+        probes = (
+            {} if readouts.probes is None else {b: torch.from_numpy(p).float() for b, p in enumerate(readouts.probes)}
+        )
         plan = {
             "edits": edits,
-            "probes": {} if probes is None else {b: torch.from_numpy(p).float() for b, p in enumerate(probes)},
-            "score_ids": torch.tensor(list(score_ids)) if score_ids else None,
+            "probes": probes,
+            "score_ids": torch.tensor(list(readouts.score_ids)) if readouts.score_ids else None,
+            "reference": None if readouts.reference is None else torch.tensor(list(readouts.reference)),
+            "lens": readouts.lens and bool(readouts.score_ids),
+            "softcap": getattr(self.loaded.model.config, "final_logit_softcapping", None) or 0,
+            "every_step": readouts.every_step,
             "prompt_mask": mask,
             "last_mask": last,
+            "gates": {},
         }
-        out, trail = self._generate(self._inputs(ids, mask), plan, self._greedy(max_new_tokens))
-        readouts = [value.numpy() for where, value in trail if where != "score"]
-        score = next((value.numpy() for where, value in trail if where == "score"), np.full(len(prompts), np.nan))
-        stacked = np.stack(readouts, axis=1) if readouts else np.empty((len(prompts), 0, 1), dtype="float32")
+        if sampling is not None:
+            torch.manual_seed(sampling[1])
+        config = self._decoding(max_new_tokens, sampling[0] if sampling else None)
+        out, trail = self._generate(self._inputs(ids, mask), plan, config)
         tokens = [self._until_end(row) for row in out[:, ids.shape[1] :].tolist()]
-        return Generation(tokens, score, stacked[:, :, :-1], stacked[:, :, -1])
+        n_probes = 0 if readouts.probes is None else readouts.probes.shape[1]
+        return _collect(tokens, trail, self.loaded.n_layers, n_probes, max_new_tokens if readouts.every_step else 1)
 
     def nll(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> np.ndarray:
         """Mean negative log-likelihood of each completion under the unsteered model: [row], nats per token.
@@ -137,10 +164,11 @@ class Backend:
     def _inputs(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"input_ids": ids.to(self.loaded.device), "attention_mask": mask.to(self.loaded.device)}
 
-    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+    def _decoding(self, max_new_tokens: int, temperature: float | None) -> GenerationConfig:
         # A fresh configuration: a model's own may carry a repetition penalty or a temperature.
+        how = {"do_sample": True, "temperature": temperature, "top_p": 0.95} if temperature else {"do_sample": False}
         return GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=self.end_ids, pad_token_id=self.pad_id
+            max_new_tokens=max_new_tokens, eos_token_id=self.end_ids, pad_token_id=self.pad_id, **how
         )
 
     @property
@@ -155,7 +183,7 @@ class Backend:
         return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
 
     def _generate(self, enc: dict, plan: dict, config: GenerationConfig) -> tuple[torch.Tensor, list]:
-        lm, layers, n = self.lm, self.layers, config.max_new_tokens
+        lm, layers, final, n = self.lm, self.layers, self.final, config.max_new_tokens
         with warnings.catch_warnings():
             # every row may end before max_new_tokens: then the loop's last steps are never reached, which is fine
             warnings.filterwarnings("ignore", message=".*never reached.*")
@@ -163,7 +191,7 @@ class Backend:
                 with tracer.invoke(enc):
                     trail = nnsight.save([])
                     for step in tracer.iter[:n]:
-                        ops.visit(lm, layers, plan, step, trail)
+                        ops.visit(lm, layers, final, plan, step, trail)
                 with tracer.invoke():
                     out = tracer.result.save()
         return out.cpu(), trail
@@ -180,3 +208,30 @@ class Backend:
         with torch.no_grad(), lm.trace(enc, logits_to_keep=keep):
             out = nnsight.save(ops.mean_nll(lm.output.logits[:, :-1], targets, scored))
         return out
+
+
+def _collect(tokens: list[list[int]], trail: list, n_layers: int, n_probes: int, n_steps: int) -> Generation:
+    """The trail of gating.ops.visit as arrays. A readout that comes again for a block is the next step's."""
+    rows = len(tokens)
+    projection = np.full((rows, n_steps, n_layers, n_probes), np.nan, dtype="float32")
+    by_layer = {k: np.full((rows, n_layers), np.nan, dtype="float32") for k in ("norm", "change", "lens")}
+    by_row = {k: np.full(rows, np.nan, dtype="float32") for k in ("score", "kl")}
+    if n_probes:
+        by_layer["change"][:] = 0
+    step = dict.fromkeys(range(n_layers), 0)
+    for what, block, tensor in trail:
+        value = tensor.numpy()
+        if what == "readout":
+            projection[:, step[block], block] = value[:, :-1]
+            if step[block] == 0:
+                by_layer["norm"][:, block] = value[:, -1]
+            step[block] += 1
+        elif what in by_layer:
+            by_layer[what][:, block] = value
+        else:
+            by_row[what][:] = value
+    after_end = np.arange(n_steps)[None, :] > np.array([len(t) for t in tokens])[:, None]
+    projection[after_end] = np.nan  # step t reads the t-th token in: a row of t tokens has steps 0 to t
+    return Generation(
+        tokens, by_row["score"], by_row["kl"], by_layer["lens"], projection, by_layer["norm"], by_layer["change"]
+    )

@@ -2,51 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from gating import interventions, judges, store
-from gating.backend import Backend, Generation
+from gating import chat, directions, judges, plan, store
+from gating.backend import Backend, Generation, Readouts
+from gating.interventions import Condition
 from gating.prompts import Prompt
 from gating.store import TEXT
 from gating.study import Study
 
+Asked = tuple[Prompt, list[int]]  # a prompt and its token ids at baseline
 
-def block_groups(
-    study: Study, backend: Backend, block: Sequence[tuple[Prompt, list[int]]], made: xr.Dataset | None
-) -> dict[str, xr.Dataset]:
+
+@dataclass(frozen=True)
+class Worker:
+    """What every block of a run shares."""
+
+    study: Study
+    backend: Backend
+    made: xr.Dataset | None  # the /directions group
+    scale: Mapping[str, float]  # calibrated factors on strengths, by condition
+    probes: np.ndarray | None
+    openings: list[int]
+
+
+def worker(study: Study, backend: Backend, made: xr.Dataset | None, scale: Mapping[str, float]) -> Worker:
+    probes = None
+    if made is not None and study.run.readouts.last:
+        unit = directions.unit(made["vector"].transpose("layer", "direction", "hidden").values, missing=0.0)
+        probes = np.ascontiguousarray(unit)  # a direction that is zero at a layer reads as zero
+    return Worker(study, backend, made, scale, probes, opening_ids(study, backend))
+
+
+def opening_ids(study: Study, backend: Backend) -> list[int]:
+    """First tokens of the model's usual refusal openings, for the first-token score."""
+    tokenizer = backend.loaded.tokenizer
+    firsts = [tokenizer(o, add_special_tokens=False)["input_ids"][:1] for o in study.run.model.first_token_openings]
+    return sorted({i for first in firsts for i in first})
+
+
+def batches(conditions: int, rows: int) -> list[list[int]]:
+    """Conditions of each batch of a block. Where one batch cannot hold a prompt's conditions, each further batch begins
+    with the baseline again (condition 0, left out of its result), so that a comparison never leaves its batch."""
+    if conditions <= rows:
+        return [list(range(conditions))]
+    n = math.ceil((conditions - 1) / max(1, rows - 1))
+    step = math.ceil((conditions - 1) / n)  # batches of one size, rather than a small last one
+    return [[0, *range(i, min(i + step, conditions))] for i in range(1, conditions, step)]
+
+
+def block_groups(w: Worker, block: Sequence[Asked]) -> dict[str, xr.Dataset]:
     """Every group's part for one block of prompts: rows are prompt x condition, prompts outermost."""
-    conditions = study.conditions
-    ids = [ids for _, ids in block for _ in conditions]
-    rows = [c for _ in block for c in conditions]
-    probes = _probes(made) if made is not None and study.run.readouts else None
-    openings = _opening_ids(study, backend)
-    parts = []
-    for start in range(0, len(rows), study.batch_rows):
-        some = rows[start : start + study.batch_rows]
-        edits = {} if made is None else interventions.lower(some, made, made["residual_norm"], study.run.seed)
-        parts.append(backend.generate(ids[start : start + len(some)], edits, study.max_new_tokens, probes, openings))
-    out = _merge(parts)
-    nll = backend.nll(ids, out.tokens)
+    conditions, study = w.study.conditions, w.study
     shape = (len(block), len(conditions))
-    groups = {"outcomes": _outcomes(study, backend, out, nll, shape)}
-    if probes is not None:
-        groups["readouts"] = _readouts(out, shape)
+    parts = [
+        _generate(w, block, [conditions[c] for c in chosen]) for chosen in batches(len(conditions), study.batch_rows)
+    ]
+    out = parts[0] if len(parts) == 1 else _joined(parts)
+    nll = w.backend.nll([ids for _, ids in block for _ in conditions], out.tokens)
+    groups = {"outcomes": _outcomes(study, w.backend, out, nll, shape)}
+    if w.probes is not None:
+        groups["readouts"] = _readouts(study, out, shape)
     if study.run.activations:
-        states, _ = backend.capture([ids for _, ids in block], ["last"])
+        states, _ = w.backend.capture([ids for _, ids in block], ["last"])
         groups["activations"] = xr.Dataset({"resid_post": (("prompt", "layer", "hidden"), states[:, 0])})
     return groups
 
 
-def _merge(parts: Sequence[Generation]) -> Generation:
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(p, name) for p in parts])
+def _generate(w: Worker, block: Sequence[Asked], conditions: Sequence[Condition]) -> Generation:
+    """One batch: each prompt of the block under each of these conditions, of which the first is the baseline."""
+    study, n = w.study, len(conditions)
+    tokenizer = w.backend.loaded.tokenizer
+    ids = [
+        base if c.system is None else chat.encode(tokenizer, prompt.text, c.system)
+        for prompt, base in block
+        for c in conditions
+    ]
+    edits = {} if w.made is None else plan.lower([*conditions] * len(block), w.made, study.run.seed, w.scale)
+    reference = [p * n for p in range(len(block)) for _ in conditions]
+    want = study.run.readouts
+    readouts = Readouts(w.probes, w.openings, reference, want.lens, want.tokens and w.probes is not None)
+    return w.backend.generate(ids, edits, study.max_new_tokens, readouts)
 
-    tokens = [t for p in parts for t in p.tokens]
-    return Generation(tokens, joined("score"), joined("projection"), joined("residual_norm"))
+
+def _joined(parts: Sequence[Generation]) -> Generation:
+    """The batches of one prompt as one, without the baseline that each but the first begins with."""
+
+    def rows(name: str) -> list:
+        return [getattr(part, name)[1 if i else 0 :] for i, part in enumerate(parts)]
+
+    arrays = {f.name: np.concatenate(rows(f.name)) for f in fields(Generation) if f.name != "tokens"}
+    return Generation([t for part in rows("tokens") for t in part], **arrays)
 
 
 def _outcomes(study: Study, backend: Backend, out: Generation, nll: np.ndarray, shape: tuple[int, int]) -> xr.Dataset:
@@ -72,66 +124,80 @@ def _outcomes(study: Study, backend: Backend, out: Generation, nll: np.ndarray, 
     return ds.assign_coords(prompt=np.arange(shape[0]), condition=np.arange(shape[1]))
 
 
-def _probes(made: xr.Dataset) -> np.ndarray:
-    """Unit probes [layer, direction, hidden]; a direction that is zero at a layer reads as zero."""
-    v = made["vector"].transpose("layer", "direction", "hidden").values
-    norm = np.linalg.norm(v, axis=-1, keepdims=True)
-    return np.divide(v, norm, out=np.zeros_like(v), where=norm > 0)
+def _readout_variables(study: Study) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Each readout's dimensions behind (condition, prompt), and what it is."""
+    out = {
+        "projection": (
+            ("layer", "direction"),
+            "projection of resid_post on the unit direction at the last prompt token, after edits",
+        ),
+        "resid_norm": (("layer",), "norm of resid_post at the last prompt token, after edits"),
+        "relative_change": (
+            ("layer",),
+            "norm of what the edits added at the last prompt token, over the residual's norm before them",
+        ),
+        "kl": ((), "first-token KL(baseline || condition), nats"),
+    }
+    if study.run.readouts.lens:
+        out["lens_score"] = (
+            ("layer",),
+            "refusal log-odds read off resid_post at the last prompt token (logit lens), nats",
+        )
+    if study.run.readouts.tokens:
+        out["step_projection"] = (
+            ("step", "layer", "direction"),
+            "projection at the last prompt token (step 0) and at each generated token as it is read in",
+        )
+    return out
 
 
-def _readouts(out: Generation, shape: tuple[int, int]) -> xr.Dataset:
-    projection = out.projection.reshape(*shape, *out.projection.shape[1:]).swapaxes(0, 1)
-    norm = out.residual_norm.reshape(*shape, -1).swapaxes(0, 1)
-    return xr.Dataset(
-        {
-            "projection": (("condition", "prompt", "layer", "direction"), projection),
-            "resid_norm": (("condition", "prompt", "layer"), norm),
-        }
-    )
+def _readouts(study: Study, out: Generation, shape: tuple[int, int]) -> xr.Dataset:
+    arrays = {
+        "projection": out.projection[:, 0],
+        "resid_norm": out.residual_norm,
+        "relative_change": out.change,
+        "kl": out.kl,
+        "lens_score": out.lens,
+        "step_projection": out.projection,
+    }
+    return xr.Dataset({
+        name: (("condition", "prompt", *dims), arrays[name].reshape(*shape, *arrays[name].shape[1:]).swapaxes(0, 1))
+        for name, (dims, _) in _readout_variables(study).items()
+    })  # fmt: skip
 
 
-def lay_out_readouts(study: Study, made: xr.Dataset, hashes: list[str]) -> None:
-    if not study.run.readouts or store.has_group(study.store, "readouts"):
+def lay_out_readouts(w: Worker, hashes: list[str]) -> None:
+    study, made = w.study, w.made
+    if w.probes is None or made is None or store.has_group(study.store, "readouts"):
         return
     names = [c.name for c in study.conditions]
-    sizes = (len(names), len(hashes), made.sizes["layer"], made.sizes["direction"])
-    ds = xr.Dataset(
-        {
-            "projection": (
-                ("condition", "prompt", "layer", "direction"),
-                np.full(sizes, np.nan, dtype="float32"),
-                {"long_name": "projection of resid_post on the unit direction at the last prompt token, after edits"},
-            ),
-            "resid_norm": (
-                ("condition", "prompt", "layer"),
-                np.full(sizes[:3], np.nan, dtype="float32"),
-                {"long_name": "norm of resid_post at the last prompt token, after edits"},
-            ),
-        },
-        coords={
-            "condition": np.array(names, dtype=TEXT),
-            "prompt": np.array(hashes, dtype=TEXT),
-            "layer": made["layer"].values,
-            "direction": made["direction"].values,
-        },
-    )
-    store.create_group(study.store, "readouts", ds, {"prompt": study.block})
+    sizes = {
+        "condition": len(names),
+        "prompt": len(hashes),
+        "step": study.max_new_tokens,
+        "layer": made.sizes["layer"],
+        "direction": made.sizes["direction"],
+    }
+    data = {}
+    for name, (rest, long_name) in _readout_variables(study).items():
+        dims = ("condition", "prompt", *rest)
+        data[name] = (dims, np.full([sizes[d] for d in dims], np.nan, "float32"), {"long_name": long_name})
+    coords = {
+        "condition": np.array(names, dtype=TEXT),
+        "prompt": np.array(hashes, dtype=TEXT),
+        "layer": made["layer"].values,
+        "direction": made["direction"].values,
+    }
+    store.create_group(study.store, "readouts", xr.Dataset(data, coords=coords), {"prompt": study.block})
 
 
-def lay_out_activations(study: Study, backend: Backend, hashes: list[str]) -> None:
-    if store.has_group(study.store, "activations"):
+def lay_out_activations(w: Worker, hashes: list[str]) -> None:
+    if not w.study.run.activations or store.has_group(w.study.store, "activations"):
         return
-    sizes = (len(hashes), backend.loaded.n_layers, backend.loaded.hidden)
+    sizes = (len(hashes), w.backend.loaded.n_layers, w.backend.loaded.hidden)
     long_name = "unsteered residual stream resid_post at the last prompt token"
     ds = xr.Dataset(
         {"resid_post": (("prompt", "layer", "hidden"), np.full(sizes, np.nan, "float32"), {"long_name": long_name})},
         coords={"prompt": np.array(hashes, dtype=TEXT), "layer": np.arange(sizes[1], dtype="int32")},
     )
-    store.create_group(study.store, "activations", ds, {"prompt": study.block})
-
-
-def _opening_ids(study: Study, backend: Backend) -> list[int]:
-    """First tokens of the model's usual refusal openings, for the first-token score."""
-    tokenizer = backend.loaded.tokenizer
-    firsts = [tokenizer(o, add_special_tokens=False)["input_ids"][:1] for o in study.run.model.first_token_openings]
-    return sorted({i for first in firsts for i in first})
+    store.create_group(w.study.store, "activations", ds, {"prompt": w.study.block})

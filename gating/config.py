@@ -4,15 +4,13 @@ value in `check`, both before a model loads."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from gating import chat, directions, interventions, judges, models, personas
+from gating import chat, directions, judges, models
 from gating.errors import GatingError, choices
-from gating.interventions import RANDOM, Condition
 from gating.judges import JudgeConfig
 from gating.models import ModelConfig
 
@@ -21,13 +19,16 @@ from gating.models import ModelConfig
 class SteerConfig:
     """One intervention; a list as a value is an axis. See gating/interventions.py for what each may be."""
 
-    direction: Any = MISSING  # none, a persona, refusal, random, a persona file's path; @position may follow
+    direction: Any = MISSING  # none, a persona, refusal, random, a persona file's path; :role and @position may follow
     op: Any = "add"
     layers: Any = MISSING
-    coef: Any = MISSING
+    coef: Any = None  # null takes the model's for add, and all of it (1) for ablate
     norm: Any = "natural"
     scope: Any = "all"
     read: Any = "same"
+    gate: str = ""  # act only on rows whose last prompt token lies along this direction
+    threshold: float = 0.5  # of the gate: 0 is its negative side's mean projection, 1 its positive side's
+    iso_kl: float | None = None  # scale every strength to this first-token KL on harmless prompts, nats
 
 
 @dataclass
@@ -47,6 +48,7 @@ class DataConfig:
     borderline: str | None = None
     split: str = "test"  # of shipped sets
     n: int | None = None  # prompts a set, taken from the categories in turn; null is all
+    n_harmless: int | None = None  # where harmless and borderline sets are to be of another size
     allow_overlap: bool = False
 
 
@@ -60,7 +62,22 @@ class DirectionsConfig:
     harmless: str = "harmless"
     n: int | None = None  # prompts a side of the refusal direction
     questions: int | None = None  # questions of a persona; null is all
-    response_tokens: int = 32  # length of the responses generated for response positions
+    response_tokens: int = 32  # length of the answers generated for response positions and user personas
+    samples: int = 1  # answers a chat; more than one needs a temperature
+    temperature: float = 0.0  # 0 is greedy
+    filter: str | None = None  # fluent: leave out pairs of which an answer is empty or loops
+    extra: list[str] = field(default_factory=list)  # further directions, for the readouts and the geometry
+    derived: dict[str, Any] = field(default_factory=dict)  # name: {of: A, orthogonal_to: B} or {of: A, along: B}
+    permutations: int = 0  # label-permuted directions whose cosines are kept as a null
+
+
+@dataclass
+class ReadoutsConfig:
+    """What is read off the residual stream beside the answers."""
+
+    last: bool = True  # projections, norms, relative change, KL: at the last prompt token
+    tokens: bool = False  # projections at every generated token too
+    lens: bool = False  # refusal score at every block (logit lens)
 
 
 @dataclass
@@ -79,12 +96,14 @@ class RunConfig:
     steer: SteerConfig = field(default_factory=SteerConfig)
     controls: ControlsConfig = field(default_factory=ControlsConfig)
     conditions: dict[str, Any] = field(default_factory=dict)  # further conditions: name -> list of interventions
+    parts: dict[str, Any] = field(default_factory=dict)  # interventions with a name, for use in conditions
+    claims: str | None = None  # what the run is to decide: conf/claims/NAME.yaml or a file, kept with the store
     data: DataConfig = field(default_factory=DataConfig)
     directions: DirectionsConfig = field(default_factory=DirectionsConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     max_new_tokens: int | None = None  # null takes the model's
-    readouts: bool = True  # projections and residual norms at the last prompt token
+    readouts: ReadoutsConfig = field(default_factory=ReadoutsConfig)
     activations: bool = False  # keep the unsteered residual stream of every prompt
     seed: int = 0
     runs_dir: str = "runs"
@@ -123,9 +142,12 @@ def check(run: RunConfig) -> None:
         "controls.random": (run.controls.random, 0, 999),
         "max_new_tokens": (run.max_new_tokens, 1, 4096),
         "data.n": (run.data.n, 1, 10**6),
+        "data.n_harmless": (run.data.n_harmless, 1, 10**6),
         "directions.n": (run.directions.n, 2, 10**6),
         "directions.questions": (run.directions.questions, 1, 10**6),
         "directions.response_tokens": (run.directions.response_tokens, 1, 4096),
+        "directions.samples": (run.directions.samples, 1, 1000),
+        "directions.permutations": (run.directions.permutations, 0, 10000),
         "backend.batch_rows": (run.backend.batch_rows, 1, 10**5),
         "seed": (run.seed, 0, 2**31 - 1),
     }
@@ -142,75 +164,22 @@ def check(run: RunConfig) -> None:
         raise GatingError(
             "data: no prompts are asked for; give at least one of data.harmful, data.harmless, data.borderline."
         )
+    how = run.directions
+    if not 0 <= how.temperature <= 5:
+        raise GatingError(f"directions.temperature={how.temperature}: use 0 (greedy) to 5.")
+    if how.samples > 1 and how.temperature == 0:
+        raise GatingError(
+            f"directions.samples={how.samples} with directions.temperature=0: greedy answers are all the same; give a "
+            "temperature, such as 1.0, or one sample."
+        )
+    if how.filter not in (None, "fluent"):
+        raise GatingError(f"directions.filter={how.filter!r}: use null or {choices(['fluent'], how.filter)}.")
+    if run.steer.iso_kl is not None and not 0 < run.steer.iso_kl <= 20:
+        raise GatingError(
+            f"steer.iso_kl={run.steer.iso_kl}: use a KL divergence above 0 and up to 20 nats, such as 0.1."
+        )
     models.check(run.model)
     judges.check(run.judge)
-    chat.check_position(run.directions.position)
-    directions.check_method(run.directions.method)
-    for name in direction_names(run):
-        base, _ = directions.split_name(name, run.directions.position)
-        if base != directions.REFUSAL:
-            _check_persona(base, as_list(run.steer.norm))
-
-
-def _check_persona(name: str, norms: list[Any]) -> None:
-    try:
-        personas.load(name)
-    except GatingError as e:
-        if name in norms:
-            raise GatingError(
-                f"steer.norm={name!r}: use {choices(interventions.NORMS, name)}, or a direction. {e}"
-            ) from None
-        raise
-
-
-def direction_names(run: RunConfig) -> list[str]:
-    """Every direction that the run extracts: what it steers along, what norms refer to, and refusal for the readouts."""
-    specs = [{"direction": run.steer.direction, "norm": run.steer.norm}]
-    for name, items in run.conditions.items():
-        if not isinstance(items, list) or not items or not all(isinstance(i, dict) for i in items):
-            raise GatingError(
-                f"conditions.{name} must be a list of interventions, each a mapping such as "
-                "{direction: compliant, op: ablate, layers: 17-25}."
-            )
-        specs += items
-    named = [str(d) for s in specs for d in as_list(s.get("direction", RANDOM))]
-    norms = [str(n) for s in specs for n in as_list(s.get("norm", "natural"))]
-    wanted = [d for d in named if d not in (RANDOM, "none")]
-    wanted += [n for n in norms if n not in interventions.NORMS]
-    return list(dict.fromkeys([*wanted, directions.REFUSAL])) if wanted or run.readouts else []
-
-
-def conditions(run: RunConfig, n_layers: int) -> list[Condition]:
-    """The run's conditions in order: baseline, the steering grid with its controls, then the named ones."""
-    names = [directions.label(n) for n in direction_names(run)]
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if twice:
-        raise GatingError(f"steer.direction: two personas are called {twice!r}; rename one of the files.")
-    spec = _labelled({k: getattr(run.steer, k) for k in interventions.AXES})
-    out = interventions.grid(spec, names, n_layers, run.controls.random, run.controls.reverse)
-    further = {name: [_labelled(item) for item in items] for name, items in run.conditions.items()}
-    out += interventions.named(further, names, n_layers)
-    seen = [c.name for c in out]
-    again = next((n for n in seen if seen.count(n) > 1), None)
-    if again:
-        raise GatingError(f"conditions.{again}: the run already has a condition of this name; choose another.")
-    return out
-
-
-def _labelled(spec: dict[str, Any]) -> dict[str, Any]:
-    """A spec with its directions called as in the results; a list stays a list."""
-
-    def relabel(value: Any) -> Any:
-        return (
-            [directions.label(str(v)) for v in value]
-            if isinstance(value, list | tuple)
-            else directions.label(str(value))
-        )
-
-    return {k: relabel(v) if k in ("direction", "norm") else v for k, v in spec.items()}
-
-
-def steer_label(run: RunConfig) -> str:
-    """A short name of what is steered, for the run's folder."""
-    parts = [Path(str(d)).stem for d in as_list(run.steer.direction)]
-    return "+".join(parts)[:40].replace("@", "-at-")
+    chat.check_position(how.position)
+    directions.check_method(how.method)
+    directions.check_derived(how.derived)

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from gating import blocks, chat, extract, interventions, judges, models, progress, store
+from gating import blocks, calibrate, chat, extract, interventions, judges, models, progress, store
 from gating.backend import Backend
 from gating.errors import GatingError
 from gating.prompts import Prompt
@@ -38,7 +38,10 @@ def execute(study: Study) -> str:
         else:
             _lay_out(study, backend, asked)
         if study.contrasts and not store.has_group(study.store, "directions"):
-            store.add_group(study.store, "directions", extract.extract(study, backend))
+            made, geometry = extract.extract(study, backend)
+            if geometry is not None:
+                store.add_group(study.store, "geometry", geometry)
+            store.add_group(study.store, "directions", made)
         done = store.read_group(study.store, "outcomes")["done"].all("condition").values
         _run_blocks(study, backend, asked, done)
         store.set_attrs(study.store, {"status": "complete", "finished_at": store.now()})
@@ -88,6 +91,7 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[
         "block": study.block,
         "max_new_tokens": study.max_new_tokens,
         "judge": judges.RULE_VERSION,
+        "claims": json.dumps(study.claims),
         "warnings": json.dumps(study.warnings),
     }
     described_conditions = interventions.table(study.conditions)
@@ -109,14 +113,15 @@ def _check_same(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, li
 
 def _run_blocks(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[int]]], done: np.ndarray) -> None:
     made = store.read_group(study.store, "directions") if study.contrasts else None
-    if made is not None:
-        blocks.lay_out_readouts(study, made, [p.hash for p, _ in asked])
-    if study.run.activations:
-        blocks.lay_out_activations(study, backend, [p.hash for p, _ in asked])
+    scale = calibrate.scales(study, backend, made) if made is not None and study.run.steer.iso_kl else {}
+    w = blocks.worker(study, backend, made, scale)
+    hashes = [p.hash for p, _ in asked]
+    blocks.lay_out_readouts(w, hashes)
+    blocks.lay_out_activations(w, hashes)
     n = len(study.conditions)
     with progress.bar("outcomes", len(asked) * n, done=int(done.sum()) * n) as advance:
         for start in range(0, len(asked), study.block):
             block = asked[start : start + study.block]
             if not done[start : start + len(block)].all():
-                store.write_block(study.store, start, blocks.block_groups(study, backend, block, made))
+                store.write_block(study.store, start, blocks.block_groups(w, block))
                 advance(len(block) * n)

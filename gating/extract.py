@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
-from gating import chat, directions, progress
+from gating import chat, directions, progress, responses
 from gating.backend import Backend
-from gating.directions import Contrast
+from gating.directions import Chat, Contrast, Made
 from gating.errors import GatingError
+from gating.store import TEXT
 from gating.study import Study
+
+Text = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt, and of the answer that follows it ((): none)
+Side = list[Text | None]  # None: missing
 
 
 def check_positions(study: Study, backend: Backend) -> None:
@@ -25,43 +30,165 @@ def check_positions(study: Study, backend: Backend) -> None:
             )
 
 
-def extract(study: Study, backend: Backend) -> xr.Dataset:
-    """The /directions group: every contrast's chats in one pass over all blocks and positions."""
-    tokenizer = backend.loaded.tokenizer
-    chats = list(dict.fromkeys(c for k in study.contrasts for c in (*k.positive, *k.negative)))
-    row = {c: r for r, c in enumerate(chats)}
-    ids = [chat.encode(tokenizer, user, system) for system, user in chats]
-    positions = list(dict.fromkeys(k.position for k in study.contrasts))
-    responses = None
-    if any(chat.needs_response(p) for p in positions):
-        responses = _answers(backend, ids, study.run.directions.response_tokens)
-    with progress.bar("directions", len(ids), "prompts") as advance:
-        pooled, norm = backend.capture(ids, positions, responses, advance)
-    vectors = [_vector(k, pooled[:, positions.index(k.position)], row, study) for k in study.contrasts]
-    return directions.assemble(study.contrasts, vectors, study.run.directions.method, norm)
+@dataclass(frozen=True)
+class States:
+    """What was read: `of[text][position]` is [layer, hidden] float32; the median residual norm [layer]."""
+
+    of: dict[tuple[Text, str], np.ndarray]
+    residual_norm: np.ndarray
 
 
-def _answers(backend: Backend, ids: Sequence[list[int]], n_tokens: int) -> list[list[int]]:
-    out: list[list[int]] = []
-    with progress.bar("answers for response positions", len(ids), "prompts") as advance:
-        for start in range(0, len(ids), backend.batch_rows):
-            batch = ids[start : start + backend.batch_rows]
-            out += backend.generate(batch, {}, n_tokens).tokens
-            advance(len(batch))
+def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """The /directions group, and /geometry (cosines of label-permuted directions) where permutations are asked for."""
+    sides = _sides(study, backend)
+    states = _states(backend, sides, list(dict.fromkeys(c.position for c in study.contrasts)))
+    how = study.run.directions
+    made: list[Made] = []
+    kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for contrast in study.contrasts:
+        one, kept[contrast.name] = _made(contrast, sides, states, study)
+        made.append(one)
+    by_name = {m.name: m for m in made}
+    for name, spec in how.derived.items():
+        algebra = "along" if "along" in spec else "orthogonal_to"
+        a, b = (by_name[directions.label(spec[k])] for k in ("of", algebra))
+        vector = directions.derive(a.vector, b.vector, algebra)
+        made.append(Made(name, vector, "derived", a.position, how.method, f"{a.name} {algebra} {b.name}"))
+    group = directions.assemble(made, states.residual_norm)
+    return group, _geometry(study, kept, group) if how.permutations else None
+
+
+def _sides(study: Study, backend: Backend) -> dict[str, dict[str, tuple[Side, Side]]]:
+    """For each contrast the texts to read, by role (`model`, `user`), positive and negative side, rows in pairs."""
+    tokenizer, how = backend.loaded.tokenizer, study.run.directions
+    answered = [c for c in study.contrasts if _needs_answers(c, how.filter)]
+    chats = list(dict.fromkeys(x for c in answered for x in (*c.positive, *c.negative)))
+    first = _by_chat(chats, responses.answers(study, backend, "responses", chats) if chats else [], how.samples)
+    text_of = {t: str(tokenizer.decode(list(t), skip_special_tokens=True)) for ts in first.values() for t in ts}
+    system = study.run.model.system
+    quoting = [c for c in answered if c.role in ("user", "i_thou")]
+    quotes = list(dict.fromkeys(
+        (system, text_of[t]) for c in quoting for x in (*c.positive, *c.negative) for t in first[x] if text_of[t].strip()
+    ))  # fmt: skip
+    second: dict[Chat, list[tuple[int, ...]]] = {q: [()] for q in quotes}
+    if quotes and any(chat.needs_response(c.position) for c in quoting):
+        second = _by_chat(quotes, responses.answers(study, backend, "user_responses", quotes), how.samples)
+    encoded = {
+        x: tuple(chat.encode(tokenizer, x[1], x[0])) for c in study.contrasts for x in (*c.positive, *c.negative)
+    }
+    encoded |= {q: tuple(chat.encode(tokenizer, q[1], q[0])) for q in quotes}
+    good = {t: f for t, f in zip(text_of, responses.fluent(backend, list(text_of), study.run.judge), strict=True)}
+
+    def model_side(c: Contrast, side: Sequence[Chat]) -> Side:
+        if not _needs_answers(c, how.filter):
+            return [(encoded[x], ()) for x in side]
+        reads = chat.needs_response(c.position)
+        rows: Side = []
+        for x in side:
+            for t in first[x]:
+                fine = (bool(t) or not reads) and (how.filter is None or good[t])
+                rows.append((encoded[x], t if reads else ()) if fine else None)
+        return rows
+
+    def user_side(c: Contrast, side: Sequence[Chat]) -> Side:
+        reads = chat.needs_response(c.position)
+        rows: Side = []
+        for x in side:
+            for i, t in enumerate(first[x]):
+                quote = (system, text_of[t])
+                if quote not in second or (how.filter is not None and not good[t]):
+                    rows.append(None)
+                    continue
+                reply = second[quote][min(i, len(second[quote]) - 1)]
+                rows.append((encoded[quote], reply if reads else ()) if reply or not reads else None)
+        return rows
+
+    out: dict[str, dict[str, tuple[Side, Side]]] = {}
+    for c in study.contrasts:
+        out[c.name] = {}
+        if c.role != "user":
+            out[c.name]["model"] = (model_side(c, c.positive), model_side(c, c.negative))
+        if c.role in ("user", "i_thou"):
+            out[c.name]["user"] = (user_side(c, c.positive), user_side(c, c.negative))
     return out
 
 
-def _vector(contrast: Contrast, states: np.ndarray, row: dict, study: Study) -> np.ndarray:
-    """One contrast's direction [layer, hidden] from states [row, layer, hidden]; rows with no such position are left
-    out of both means, in pairs where the sides are paired."""
-    positive = states[[row[c] for c in contrast.positive]]
-    negative = states[[row[c] for c in contrast.negative]]
-    positive, negative = (s[np.isfinite(s).all(axis=(1, 2))] for s in (positive, negative))
-    if not len(positive) or not len(negative):
+def _needs_answers(contrast: Contrast, keep: str | None) -> bool:
+    return (
+        chat.needs_response(contrast.position)
+        or contrast.role in ("user", "i_thou")
+        or (keep is not None and contrast.paired)
+    )
+
+
+def _by_chat(chats: Sequence[Chat], flat: Sequence[list[int]], samples: int) -> dict[Chat, list[tuple[int, ...]]]:
+    return {x: [tuple(t) for t in flat[i * samples : (i + 1) * samples]] for i, x in enumerate(chats)}
+
+
+def _states(backend: Backend, sides: dict[str, dict[str, tuple[Side, Side]]], positions: list[str]) -> States:
+    """Every distinct text once, at every position that some contrast reads; NaN where a text has no such position."""
+    wanted: dict[Text, None] = {}
+    for roles in sides.values():
+        for pair in roles.values():
+            wanted.update(dict.fromkeys(t for side in pair for t in side if t is not None))
+    texts = list(wanted)
+    if not texts:
+        raise GatingError("directions: no answer is left to read from; set directions.filter=null, or more samples.")
+    with progress.bar("directions", len(texts), "prompts") as advance:
+        pooled, norm = backend.capture([list(p) for p, _ in texts], positions, [list(r) for _, r in texts], advance)
+    of = {(t, p): pooled[i, j] for i, t in enumerate(texts) for j, p in enumerate(positions)}
+    return States(of, norm)
+
+
+def _made(contrast: Contrast, sides: dict, states: States, study: Study) -> tuple[Made, tuple[np.ndarray, np.ndarray]]:
+    """One contrast's direction, and the states [row, layer, hidden] of its sides that it was made from. Missing rows are
+    left out, of both sides where they are paired (and of both roles for I-Thou)."""
+    roles = sides[contrast.name]
+    rows = [(pos, neg) for pos, neg in roles.values()]
+    if contrast.paired:
+        keep = [all(side[i] is not None for pair in rows for side in pair) for i in range(len(rows[0][0]))]
+        rows = [tuple([x for x, k in zip(side, keep, strict=True) if k] for side in pair) for pair in rows]  # type: ignore[misc]
+    else:
+        rows = [tuple([x for x in side if x is not None] for side in pair) for pair in rows]  # type: ignore[misc]
+    if not all(side for pair in rows for side in pair):
         raise GatingError(
             f"steer.direction={contrast.name!r}: no prompt gave an answer to read {contrast.position} from; choose "
-            "directions.position=last."
+            "directions.position=last, or directions.filter=null."
         )
-    if study.run.directions.method == "probe":
-        return directions.probe(positive, negative, study.run.seed)
-    return directions.mean_difference(positive, negative)
+    read = [tuple(np.stack([states.of[x, contrast.position] for x in side]) for side in pair) for pair in rows]
+    how, seed = study.run.directions, study.run.seed
+
+    def vector(pair: tuple) -> np.ndarray:
+        return directions.probe(*pair, seed) if how.method == "probe" else directions.mean_difference(*pair)
+
+    v = vector(read[0]) if len(read) == 1 else vector(read[0]) - vector(read[1])
+    means = tuple(s.mean(axis=0, dtype="float64") for s in read[0]) if len(read) == 1 else None
+    n = tuple(len(side) for side in rows[0])
+    distinct = tuple(min(len(set(pair[s])) for pair in rows) for s in (0, 1))
+    one = Made(contrast.name, v, contrast.role, contrast.position, how.method, contrast.digest, n, distinct, means)  # type: ignore[arg-type]
+    return one, read[0]  # type: ignore[return-value]
+
+
+def _geometry(study: Study, kept: dict[str, tuple[np.ndarray, np.ndarray]], made: xr.Dataset) -> xr.Dataset:
+    """Cosines of every label-permuted contrast with every real direction: a null that keeps the activations' covariance
+    (contrasts of one role only: a permuted I-Thou would need both)."""
+    k, seed = study.run.directions.permutations, study.run.seed
+    real = directions.unit(made["vector"].values.astype("float64"))
+    own = [c for c in study.contrasts if c.role != "i_thou"]
+    cosine = np.stack([
+        np.einsum("klh,olh->okl", directions.unit(directions.permuted(*kept[c.name], c.paired, k, seed)), real) for c in own
+    ])  # fmt: skip
+    return xr.Dataset(
+        {
+            "permuted_cosine": (
+                ("direction", "other", "permutation", "layer"),
+                cosine.astype("float32"),
+                {"long_name": "cosine of a label-permuted direction with the real `other`"},
+            )
+        },
+        coords={
+            "direction": np.array([c.name for c in own], dtype=TEXT),
+            "other": made["direction"].values.astype(TEXT),
+            "layer": made["layer"].values,
+        },
+    )

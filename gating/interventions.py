@@ -1,4 +1,7 @@
-"""Interventions are data: conditions, grids (a list is an axis), their controls, and lowering to a plan of tensors."""
+"""Interventions are data: what one is, the conditions and grids (a list is an axis) made of them, and their controls.
+
+gating/plan.py lowers them to tensors; gating/ops.py says what each operation does to activations.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,24 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from gating.errors import GatingError, choices
 
-OPS = ("add", "ablate")
+OPS = ("add", "ablate", "clamp", "cap", "floor", "rotate", "remove")
 SCOPES = ("all", "prompt", "generated", "last", "response")
 NORMS = ("natural", "unit", "residual")  # or the name of a direction
 READS = ("same", "previous")  # or a block
 AXES = ("direction", "op", "layers", "coef", "norm", "scope", "read")
+FIELDS = (*AXES, "norm_read", "gate", "threshold", "random")
 RANDOM = "random"
+EACH = "each"
+DEFAULTS = {"op": "add", "norm": "natural", "scope": "all", "read": "same", "norm_read": "same", "threshold": 0.5}
+DEFAULT_COEF = {"add": 1.0, "ablate": 1.0, "remove": 1.0, "clamp": 0.0, "cap": 0.0, "floor": 0.0}  # rotate has none
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,17 @@ class Intervention:
 
     `layers` are 0-based blocks b, written at resid_post[b]. `read` says which site the direction is taken from: `same`
     (block b), `previous` (block b-1, the paper's convention: read hidden_states[b], write block b) or a fixed block.
-    `norm` scales the vector before `coef`: `natural` (as extracted), `unit`, `residual` (the median residual norm at
-    the written block, so that coef is a fraction of it) or another direction's name (that direction's norm there).
-    `seed` replaces the direction by a random one of exactly the same norm; `None` leaves it.
+    `coef` counts, for `add`, lengths set by `norm`: `natural` (as extracted), `unit`, `residual` (the median residual
+    norm at the written block, so that coef is a fraction of it) or another direction's name (that direction's norm, at
+    the same site or at the block `norm_read`); for `ablate` and `remove` the share taken out (1 is all of it); for
+    `clamp`, `cap` and `floor` the place between the direction's own sides' mean projections (0 is the negative side's,
+    1 the positive side's); for `rotate` degrees. `remove` takes out again what earlier `add`s of the condition put in
+    along the same direction. `direction` may be a set, a+b, for the ablation of the subspace that they span.
+
+    `seed` replaces what is *written* by a random direction of exactly the same norm; what is measured stays, so that the
+    control of an ablation removes exactly as much, elsewhere. A `direction` that is `random` is random in both.
+    `gate` names a direction: the edit acts only on rows whose last prompt token's projection on it, at that block, lies
+    above `threshold` (0 is its negative side's mean, 1 its positive side's).
     """
 
     op: str
@@ -42,18 +56,27 @@ class Intervention:
     scope: str = "all"
     read: str = "same"
     seed: int | None = None
+    norm_read: str = "same"
+    gate: str = ""
+    threshold: float = 0.5
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        return tuple(self.direction.split("+"))
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A named, ordered list of interventions, with its place in the grid (`grid` -1 is the baseline)."""
+    """A named, ordered list of interventions, with its place in the grid (-1: the baseline): controls share the place of
+    what they control. `system` replaces the run's system message."""
 
     name: str
     kind: str = "baseline"  # baseline, steered, reversed, random, named
     interventions: tuple[Intervention, ...] = ()
     grid: int = -1
     layers: str = ""  # as the user wrote it, for labels
-    seed: int = field(default=-1)
+    seed: int = -1
+    system: str | None = None
 
 
 def parse_layers(value: Any, n_layers: int, key: str = "steer.layers") -> tuple[int, ...]:
@@ -88,30 +111,69 @@ def check_spec(spec: Mapping[str, Any], directions: Sequence[str], n_layers: int
     def bad(name: str, allowed: str) -> GatingError:
         return GatingError(f"{key}.{name}={spec.get(name)!r} is not allowed: use {allowed}.")
 
-    if spec["op"] not in OPS:
-        raise bad("op", choices(OPS, spec["op"]))
+    spec = {**DEFAULTS, **{k: v for k, v in spec.items() if v is not None}}
+    op = spec["op"]
+    if op not in OPS:
+        raise bad("op", choices(OPS, op))
     if spec["scope"] not in SCOPES:
         raise bad("scope", choices(SCOPES, spec["scope"]))
     if spec["norm"] not in (*NORMS, *directions):
         raise bad("norm", f"{choices((*NORMS, *directions), spec['norm'])} (a direction's name means its norm)")
-    read = str(spec["read"])
-    if read not in READS and not (read.isdigit() and int(read) < n_layers):
-        raise bad("read", f"{choices(READS, read)} or a block from 0 to {n_layers - 1}")
-    coef = spec["coef"]
+    layers = parse_layers(spec["layers"], n_layers, f"{key}.layers")
+    reads = {}
+    for field in ("read", "norm_read"):
+        reads[field] = str(spec[field])
+        if reads[field] not in READS:
+            try:
+                (block,) = parse_layers(reads[field], n_layers)
+            except (GatingError, ValueError):
+                raise bad(field, f"{choices(READS, reads[field])} or one block, 0 to {n_layers - 1}") from None
+            reads[field] = str(block)
+    coef = spec.get("coef", DEFAULT_COEF.get(str(op)))
     if isinstance(coef, bool) or not isinstance(coef, int | float) or not math.isfinite(coef):
         raise bad("coef", "a finite number, or a list of them for an axis")
-    layers = parse_layers(spec["layers"], n_layers, f"{key}.layers")
-    if read == "previous" and layers[0] == 0:
+    if "previous" in reads.values() and layers[0] == 0:
         raise bad("layers", "block 1 or later with read=previous: there is no block before block 0")
     direction = str(spec["direction"])
-    if direction != RANDOM and direction not in directions:
-        raise bad("direction", choices((*directions, RANDOM), direction))
-    seed = 0 if direction == RANDOM else None
-    if direction == RANDOM and spec["norm"] == "natural":
+    for one in direction.split("+"):
+        if one not in (*directions, RANDOM):
+            raise bad("direction", choices((*directions, RANDOM), one))
+    if "+" in direction and op != "ablate":
+        raise bad("direction", f"one direction with op={op}; a set, a+b, is a subspace to ablate")
+    is_random = direction == RANDOM
+    if is_random and op == "add" and spec["norm"] == "natural":
         raise bad(
             "norm", f"{choices(('unit', 'residual', *directions))} with direction=random, which has no norm of its own"
         )
-    return Intervention(spec["op"], direction, layers, float(coef), spec["norm"], spec["scope"], read, seed)
+    if is_random and op in ("clamp", "cap", "floor"):
+        raise bad("direction", f"an extracted direction with op={op}: a random one has no sides to lead to")
+    gate = str(spec.get("gate", ""))
+    if gate and gate not in directions:
+        raise bad("gate", choices(directions, gate))
+    threshold = spec["threshold"]
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise bad("threshold", "a number: 0 is the gate's negative side, 1 its positive side")
+    return Intervention(
+        op, direction, layers, float(coef), spec["norm"], spec["scope"], reads["read"], 0 if is_random else None,
+        reads["norm_read"], gate, float(threshold),
+    )  # fmt: skip
+
+
+def check_axes(spec: Mapping[str, Any], names: Sequence[str], key: str, n_layers: int) -> dict[str, list[Any]]:
+    """The fields of a spec that are axes: lists, and `each`, which is every block. Raises GatingError for an empty one or
+    one that names a value twice."""
+    axes = {name: list(spec[name]) for name in names if isinstance(spec.get(name), list | tuple)}
+    axes |= {name: list(range(n_layers)) for name in ("layers", "read") if spec.get(name) == EACH}
+    for name, values in axes.items():
+        if not values:
+            raise GatingError(f"{key}.{name}=[] is an empty axis; give it at least one value.")
+        if len({str(v) for v in values}) < len(values):
+            raise GatingError(f"{key}.{name}={values} names a value twice; give each value of an axis once.")
+    return axes
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def grid(
@@ -126,21 +188,16 @@ def grid(
     baseline = [Condition("baseline")]
     if spec["direction"] == "none":
         return baseline
-    axes = {name: list(spec[name]) for name in AXES if isinstance(spec[name], list | tuple)}
-    for name, values in axes.items():
-        if not values:
-            raise GatingError(f"{key}.{name}=[] is an empty axis; give it at least one value.")
-        if len({str(v) for v in values}) < len(values):
-            raise GatingError(f"{key}.{name}={values} names a value twice; give each value of an axis once.")
+    axes = check_axes(spec, AXES, key, n_layers)
     out = baseline
     for i, point in enumerate(itertools.product(*axes.values())):
         chosen = dict(zip(axes, point, strict=True))
         iv = check_spec({**spec, **chosen}, directions, n_layers, key)
-        shown = [f"{n}={v:g}" if isinstance(v, float) else f"{n}={v}" for n, v in chosen.items() if n != "direction"]
+        shown = [f"{n}={_shown(v)}" for n, v in chosen.items() if n != "direction"]
         suffix = f"[{','.join(shown)}]" if shown else ""
         layers = str({**spec, **chosen}["layers"])
         out.append(Condition(f"{iv.direction}{suffix}", "steered", (iv,), i, layers))
-        if reverse and iv.op == "add" and iv.coef:
+        if reverse and iv.op in ("add", "rotate") and iv.coef:
             other = replace(iv, coef=-iv.coef)
             out.append(Condition(f"{iv.direction}-reversed{suffix}", "reversed", (other,), i, layers))
         start = 1 if iv.seed is not None else 0  # steering along a random direction: its controls are other seeds
@@ -150,34 +207,73 @@ def grid(
     return out
 
 
-def named(
-    specs: Mapping[str, Sequence[Mapping[str, Any]]], directions: Sequence[str], n_layers: int
-) -> list[Condition]:
-    """Further conditions written out in full: a name and an ordered list of interventions each."""
-    defaults = {"op": "add", "coef": 1.0, "norm": "natural", "scope": "all", "read": "same"}
-    out = []
-    for name, items in specs.items():
-        parts = []
+def named(specs: Mapping[str, Any], directions: Sequence[str], n_layers: int, first: int = 0) -> list[Condition]:
+    """Further conditions written out in full: a name, and an ordered list of interventions (or a mapping with `do`, that
+    list, and `system`, a system message).
+
+    A list as a field's value is an axis here too: it is called `field`, or `i.field` where there are several
+    interventions. `random: K` adds K controls, in which what that intervention writes is random; for direction=random
+    there are only these. `first`: the grid number of the first point.
+    """
+    out: list[Condition] = []
+    point_number = first
+    for name, spec in specs.items():
+        key = f"conditions.{name}"
+        items, system = (spec["do"], spec.get("system")) if isinstance(spec, Mapping) else (spec, None)
         for i, item in enumerate(items):
-            key = f"conditions.{name}[{i}]"
-            unknown = set(item) - set(AXES)
-            if unknown:
-                raise GatingError(
-                    f"{key}: unknown field {sorted(unknown)[0]!r}; use {choices(AXES, sorted(unknown)[0])}."
-                )
-            for needed in ("direction", "layers"):
-                if needed not in item:
-                    raise GatingError(
-                        f"{key}: {needed} is missing; give {needed}, and op and coef where not add and 1."
-                    )
-            parts.append(check_spec({**defaults, **item}, directions, n_layers, key))
-        layers = " ".join(str(item["layers"]) for item in items)
-        out.append(Condition(name, "named", tuple(parts), -1, layers))
+            _check_fields(item, f"{key}[{i}]")
+        axes: dict[tuple[int, str], list[Any]] = {
+            (i, field): values
+            for i, item in enumerate(items)
+            for field, values in check_axes(item, FIELDS, f"{key}[{i}]", n_layers).items()
+        }
+        for point in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, point, strict=True))
+            full = [{**item, **{f: v for (j, f), v in chosen.items() if j == i}} for i, item in enumerate(items)]
+            ivs = tuple(check_spec(s, directions, n_layers, f"{key}[{i}]") for i, s in enumerate(full))
+            _check_removals(ivs, key)
+            shown = [f"{f if len(items) == 1 else f'{i}.{f}'}={_shown(v)}" for (i, f), v in chosen.items()]
+            suffix = f"[{','.join(shown)}]" if shown else ""
+            layers = " ".join(str(s["layers"]) for s in full)
+            draws = [_draws(s, f"{key}[{i}]") for i, s in enumerate(full)]
+            pure = any(iv.direction == RANDOM and n for iv, n in zip(ivs, draws, strict=True))
+            if not pure:
+                out.append(Condition(f"{name}{suffix}", "named", ivs, point_number, layers, system=system))
+            for k in range(max(draws, default=0)):
+                drawn = tuple(replace(iv, seed=k) if n else iv for iv, n in zip(ivs, draws, strict=True))
+                out.append(Condition(f"{name}-random-{k}{suffix}", "random", drawn, point_number, layers, k, system))
+            point_number += 1
     return out
 
 
+def _draws(spec: Mapping[str, Any], key: str) -> int:
+    n = spec.get("random") or 0
+    if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= 999:
+        raise GatingError(f"{key}.random={n!r}: give how many random controls to draw, 0 to 999.")
+    return n
+
+
+def _check_fields(item: Mapping[str, Any], key: str) -> None:
+    unknown = sorted(set(item) - set(FIELDS))
+    if unknown:
+        raise GatingError(f"{key}: unknown field {unknown[0]!r}; use {choices(FIELDS, unknown[0])}.")
+    for needed in ("direction", "layers"):
+        if needed not in item:
+            raise GatingError(f"{key}: {needed} is missing; give {needed}, and op and coef where not add and 1.")
+
+
+def _check_removals(ivs: Sequence[Intervention], key: str) -> None:
+    for i, iv in enumerate(ivs):
+        if iv.op == "remove" and not any(e.op == "add" and e.direction == iv.direction for e in ivs[:i]):
+            raise GatingError(
+                f"{key}[{i}].op=remove: no earlier add along {iv.direction!r} in this condition to take out; write the "
+                "add before it, or use ablate."
+            )
+
+
 def table(conditions: Sequence[Condition]) -> xr.Dataset:
-    """The /conditions group: one row a condition, coordinates for every setting; `mixed` where interventions differ."""
+    """The /conditions group: one row a condition, coordinates for every setting (`mixed` where interventions differ),
+    and every intervention in full along the dimension `intervention` (iv_op is empty where there is none)."""
 
     def column(pick: Any, none: Any, mixed: Any) -> list[Any]:
         values = [{pick(iv) for iv in c.interventions} for c in conditions]
@@ -192,74 +288,26 @@ def table(conditions: Sequence[Condition]) -> xr.Dataset:
         "norm": column(lambda iv: iv.norm, "none", "mixed"),
         "scope": column(lambda iv: iv.scope, "none", "mixed"),
         "read": column(lambda iv: iv.read, "none", "mixed"),
+        "system": [c.system or "" for c in conditions],
     }
     ds = xr.Dataset({k: ("condition", np.array(v, dtype=text)) for k, v in data.items()})
     ds["coef"] = ("condition", np.array(column(lambda iv: iv.coef, np.nan, np.nan), dtype="float64"))
     ds["seed"] = ("condition", np.array([c.seed for c in conditions], dtype="int32"))
     ds["grid"] = ("condition", np.array([c.grid for c in conditions], dtype="int32"))
-    return ds.assign_coords(condition=np.array([c.name for c in conditions], dtype=text))
+    return _in_full(ds, conditions).assign_coords(condition=np.array([c.name for c in conditions], dtype=text))
 
 
-def vector(iv: Intervention, block: int, directions: xr.Dataset, residual_norm: xr.DataArray, seed: int) -> np.ndarray:
-    """What an intervention writes at `block` before its coefficient: [hidden] float64.
+def _in_full(ds: xr.Dataset, conditions: Sequence[Condition]) -> xr.Dataset:
+    width = max(1, *(len(c.interventions) for c in conditions))
 
-    For `add` the direction under its norm policy; for `ablate` the unit direction. A random control is drawn once per
-    seed, the same direction at every block, and takes the exact norm of the vector it replaces.
-    """
-    site = {"same": block, "previous": block - 1}.get(iv.read, -1)
-    site = site if site >= 0 else int(iv.read)
-    hidden = directions.sizes["hidden"]
-    if iv.direction == RANDOM:
-        v = random_unit(hidden, seed, iv.seed or 0)
-    else:
-        v = directions["vector"].sel(direction=iv.direction, layer=site).values.astype("float64")
-    natural = float(np.linalg.norm(v))
-    if natural == 0:
-        raise GatingError(
-            f"steer.direction={iv.direction!r} is zero at block {site}: its two sides do not differ there; choose "
-            "another block (steer.layers, steer.read) or position (directions.position)."
-        )
-    if iv.op == "ablate" or iv.norm == "unit":
-        target = 1.0
-    elif iv.norm == "natural":
-        target = natural
-    elif iv.norm == "residual":
-        target = float(residual_norm.sel(layer=block))
-    else:
-        target = float(np.linalg.norm(directions["vector"].sel(direction=iv.norm, layer=site).values))
-    unit = v / natural if iv.seed is None else random_unit(hidden, seed, iv.seed)
-    return unit * target
+    def cells(pick: Any, none: Any, dtype: Any) -> tuple:
+        rows = [[pick(iv) for iv in c.interventions] + [none] * (width - len(c.interventions)) for c in conditions]
+        return ("condition", "intervention"), np.array(rows, dtype=dtype)
 
-
-def random_unit(hidden: int, seed: int, k: int) -> np.ndarray:
-    """The k-th isotropic random unit vector of a run's seed: [hidden] float64."""
-    v = np.random.default_rng([seed, k]).standard_normal(hidden)
-    return v / np.linalg.norm(v)
-
-
-Edits = dict[int, list[tuple[str, str, torch.Tensor, torch.Tensor]]]
-
-
-def lower(rows: Sequence[Condition], directions: xr.Dataset, residual_norm: xr.DataArray, seed: int) -> Edits:
-    """Lower one condition per row to plain tensors: {block: [(op, scope, vector [row, hidden], coef [row])]}.
-
-    Rows of different conditions share a slot when op, scope and place in the order agree; a row outside a slot has
-    coefficient 0 there. A row's own interventions keep their order.
-    """
-    hidden = directions.sizes["hidden"]
-    slots: dict[tuple[int, int, str, str], tuple[torch.Tensor, torch.Tensor]] = {}
-    cache: dict[tuple[Intervention, int], torch.Tensor] = {}
-    for r, condition in enumerate(rows):
-        for order, iv in enumerate(condition.interventions):
-            for block in iv.layers:
-                key = (block, order, iv.op, iv.scope)
-                if key not in slots:
-                    slots[key] = (torch.zeros(len(rows), hidden), torch.zeros(len(rows)))
-                if (iv, block) not in cache:
-                    cache[iv, block] = torch.from_numpy(vector(iv, block, directions, residual_norm, seed)).float()
-                slots[key][0][r] = cache[iv, block]
-                slots[key][1][r] = iv.coef
-    edits: Edits = {}
-    for (block, _, op, scope), (vectors, coefs) in sorted(slots.items(), key=lambda item: item[0]):
-        edits.setdefault(block, []).append((op, scope, vectors, coefs))
-    return edits
+    text = np.dtypes.StringDType()
+    for field in ("op", "direction", "norm", "scope", "read"):
+        ds[f"iv_{field}"] = cells(lambda iv, field=field: str(getattr(iv, field)), "", text)
+    ds["iv_layers"] = cells(lambda iv: "+".join(map(str, iv.layers)), "", text)
+    ds["iv_coef"] = cells(lambda iv: iv.coef, np.nan, "float64")
+    ds["iv_seed"] = cells(lambda iv: -1 if iv.seed is None else iv.seed, -1, "int32")
+    return ds

@@ -39,6 +39,30 @@ class SteerDefaults:
 
 
 @dataclass
+class Sites:
+    """Where the paper's experiments act on this model (blocks, or relative depths), how strongly, and in which norm.
+
+    The defaults are the depths of the paper's blocks in Qwen2.5-7B (18, 20, 14, 22, 24 of 28; arXiv 2606.26161).
+    """
+
+    before: Any = "0.643"  # a block before the persona's: a knock-out there can remove nothing that was injected
+    persona: Any = "0.715"  # where the persona direction is added
+    persona_read: Any = "0.715"  # the block whose output it is read at
+    persona_before: Any = "0.286"  # an early injection, so that the early refusal block comes after it
+    early: Any = "0.5"  # where the refusal direction is added before the persona
+    late: Any = "0.786"  # after the persona: refusal back in, persona knocked out
+    last: Any = "0.858"  # the latest of these
+    window: Any = "0.75-0.9"  # a window of late blocks to knock the persona out of
+    refusal_read: Any = "0.5"  # the block whose output the refusal direction is read at
+    norm: str = "compliant"  # the direction whose norm, at persona_read, coefficients count in
+    persona_coef: float = 1.0
+    refusal_coef: float = 1.0
+    relative: float = (
+        0.2  # dose of the refusal direction as a fraction of the residual's median norm, where that is matched
+    )
+
+
+@dataclass
 class Architecture:
     """Sizes that a dry run needs where no weights are. Null: read from the model's own files."""
 
@@ -68,6 +92,7 @@ class ModelConfig:
     batch_rows: int = 64  # rows (prompt x condition) a batch
     first_token_openings: list[str] = field(default_factory=lambda: ["I", "Sorry", "As"])  # how its refusals begin
     steer: SteerDefaults = field(default_factory=SteerDefaults)
+    sites: Sites = field(default_factory=Sites)
     arch: Architecture = field(default_factory=Architecture)
 
 
@@ -291,6 +316,17 @@ def decoder_layers(model: torch.nn.Module) -> str:
             "cannot be steered yet; use a decoder-only chat model."
         )
     return found
+
+
+def final_modules(model: PreTrainedModel) -> tuple[str, str]:
+    """The paths of the norm behind the last block, and of the unembedding."""
+    parent = decoder_layers(model).rpartition(".")[0]
+    norms = (f"{parent}.{name}" for name in ("norm", "ln_f", "final_layer_norm"))
+    head = model.get_output_embeddings()
+    return (
+        next(path for path in norms if isinstance(_at(model, path), torch.nn.Module)),
+        next(name for name, module in model.named_modules() if module is head),
+    )
 
 
 def _at(module: Any, path: str) -> Any:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from gating.errors import GatingError
 from gating.judges import LABELS, MISSING
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STORE = "store.zarr"
 LOCK = "writer.lock"
 PACKAGES = ("gating", "torch", "transformers", "nnsight", "xarray", "zarr", "numpy", "scikit-learn", "peft")
@@ -92,15 +92,26 @@ def create(
     root.to_zarr(draft, mode="w", consolidated=False, zarr_format=3)
     c, p = conditions.sizes["condition"], prompts.sizes["prompt"]
     outcomes = empty_outcomes(c, p, n_tokens).assign_coords(condition=conditions.condition, prompt=prompts.prompt)
-    encoding = {
-        name: {"chunks": tuple(block if d == "prompt" else outcomes.sizes[d] for d in v.dims), **_fill(v)}
-        for name, v in outcomes.data_vars.items()
-    }
     for group, ds in (("prompts", prompts), ("conditions", conditions)):
         ds.to_zarr(draft, group=group, mode="a", consolidated=False, zarr_format=3)
-    outcomes.to_zarr(draft, group="outcomes", mode="a", consolidated=False, zarr_format=3, encoding=encoding)
+    outcomes.to_zarr(
+        draft,
+        group="outcomes",
+        mode="a",
+        consolidated=False,
+        zarr_format=3,
+        encoding=_encoding(outcomes, {"prompt": block}),
+    )
     shutil.rmtree(path, ignore_errors=True)
     draft.rename(path)
+
+
+def _encoding(ds: xr.Dataset, chunks: Mapping[str, int]) -> dict[Any, dict[str, Any]]:
+    """Chunks along the dimensions that are written piece by piece, and fill values that mean missing."""
+    return {
+        name: {"chunks": tuple(min(chunks.get(str(d), n), n) for d, n in v.sizes.items()), **_fill(v)}
+        for name, v in ds.data_vars.items()
+    }
 
 
 def _fill(variable: xr.DataArray) -> dict[str, Any]:
@@ -142,11 +153,7 @@ def add_group(path: Path, group: str, ds: xr.Dataset) -> None:
 
 def create_group(path: Path, group: str, ds: xr.Dataset, chunks: Mapping[str, int]) -> None:
     """Lay out a group that is filled block by block: `ds` holds its missing values."""
-    encoding = {
-        name: {"chunks": tuple(chunks.get(str(d), ds.sizes[d]) for d in v.dims), **_fill(v)}
-        for name, v in ds.data_vars.items()
-    }
-    ds.to_zarr(path, group=group, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
+    ds.to_zarr(path, group=group, mode="w", consolidated=False, zarr_format=3, encoding=_encoding(ds, chunks))
     zarr.open_group(path, path=group, mode="r+").attrs["complete"] = True
 
 
@@ -166,14 +173,21 @@ def read_group(path: Path, group: str) -> xr.Dataset:
 def write_block(path: Path, start: int, groups: Mapping[str, xr.Dataset]) -> None:
     """Write a block of prompts, every group in full, and `done` of /outcomes last."""
     for group, ds in groups.items():
-        stop = start + ds.sizes["prompt"]
-        ds = ds.drop_vars([name for name, v in ds.variables.items() if "prompt" not in v.dims or name == "prompt"])
-        _region(path, group, ds.drop_vars("done", errors="ignore"), start, stop)
-    _region(path, "outcomes", groups["outcomes"][["done"]].drop_vars(["prompt", "condition"]), start, stop)
+        if group != "outcomes":
+            _region(path, group, "prompt", start, ds)
+    write_rows(path, "outcomes", "prompt", start, groups["outcomes"])
 
 
-def _region(path: Path, group: str, ds: xr.Dataset, start: int, stop: int) -> None:
-    ds.drop_attrs().to_zarr(path, group=group, region={"prompt": slice(start, stop)}, mode="r+", consolidated=False)
+def write_rows(path: Path, group: str, dim: str, start: int, ds: xr.Dataset) -> None:
+    """Write a piece of one group from `start` along `dim`, its variable `done` last."""
+    _region(path, group, dim, start, ds.drop_vars("done"))
+    _region(path, group, dim, start, ds[["done"]])
+
+
+def _region(path: Path, group: str, dim: str, start: int, ds: xr.Dataset) -> None:
+    ds = ds.drop_vars([name for name, v in ds.variables.items() if dim not in v.dims or name == dim]).drop_attrs()
+    where = {dim: slice(start, start + ds.sizes[dim])}
+    ds.to_zarr(path, group=group, region=where, mode="r+", consolidated=False)
 
 
 def set_attrs(path: Path, attrs: Mapping[str, Any]) -> None:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gating import config, directions, judges, models, prompts, store
+from gating import claims, config, directions, judges, models, prompts, store
+from gating import conditions as resolve
 from gating.config import RunConfig
 from gating.directions import Contrast
 from gating.errors import GatingError
@@ -34,6 +35,7 @@ class Study:
     folder: Path
     choices: dict[str, str]  # which file of each config group: {"model": "smollm", ...}
     overrides: list[str]  # keys given on the command line
+    claims: dict[str, Any]  # the family of claims that this run is to decide; empty where there is none
 
     @property
     def store(self) -> Path:
@@ -56,8 +58,10 @@ class Study:
 def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Study:
     """Everything that can be known without weights. Raises GatingError for bad input of any kind."""
     config.check(run)
-    names = config.direction_names(run)
-    conditions = config.conditions(run, models.architecture(run.model)["layers"])
+    resolve.check_directions(run)
+    names = resolve.direction_names(run)
+    conditions = resolve.of(run, models.architecture(run.model)["layers"])
+    family = _claims(run)
     extract = _extraction_prompts(run) if names else []
     contrasts = [
         directions.contrast(n, run.directions.position, run.model.system, extract, run.directions.questions)
@@ -65,9 +69,18 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     ]
     test, warnings = _test_prompts(run)
     warnings += _overlaps(run, test, contrasts)
-    key = _key(run, test, contrasts)
-    folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{config.steer_label(run)}-{key}"
-    return Study(run, test, contrasts, conditions, warnings, key, folder, chosen, overrides)
+    key = _key(run, test, contrasts, family)
+    about = chosen.get("experiment") or resolve.steer_label(run)
+    folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{about}-{key}"
+    return Study(run, test, contrasts, conditions, warnings, key, folder, chosen, overrides, family)
+
+
+def _claims(run: RunConfig) -> dict[str, Any]:
+    if run.claims is None:
+        return {}
+    family = claims.load(run.claims)
+    claims.check(family)
+    return family
 
 
 def _extraction_prompts(run: RunConfig) -> list[Prompt]:
@@ -91,7 +104,8 @@ def _test_prompts(run: RunConfig) -> tuple[list[Prompt], list[str]]:
                     f"data.{name}={source!r} has no prompts in the split data.split={run.data.split!r}; choose another."
                 )
             unique, repeats = prompts.deduplicate(found)
-            asked += prompts.sample(unique, run.data.n, run.seed)
+            n = run.data.n if name == "harmful" else run.data.n_harmless or run.data.n
+            asked += prompts.sample(unique, n, run.seed)
             warnings += repeats
     unique, repeats = prompts.deduplicate(asked)
     return unique, warnings + repeats
@@ -115,7 +129,7 @@ def _overlaps(run: RunConfig, test: list[Prompt], contrasts: list[Contrast]) -> 
     return warnings
 
 
-def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast]) -> str:
+def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast], family: dict[str, Any]) -> str:
     """A hash of everything that determines the result: settings, contents of prompts and personas, the model's
     identity, the device type and the versions of what computes."""
     installed = store.versions()
@@ -123,7 +137,8 @@ def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast]) -> str:
         "schema": store.SCHEMA_VERSION,
         "config": {k: v for k, v in asdict(run).items() if k not in config.NOT_IN_KEY},
         "test": prompts.digest(test),
-        "contrasts": [(c.name, c.position, c.positive, c.negative) for c in contrasts],
+        "contrasts": [(c.name, c.role, c.position, c.positive, c.negative) for c in contrasts],
+        "claims": family,
         "model": models.identity(run.model),
         "device": models.device_type(run.model),
         "judge": judges.RULE_VERSION,

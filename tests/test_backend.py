@@ -8,9 +8,10 @@ import torch
 import xarray as xr
 
 from gating import chat, prompts
-from gating.backend import Backend
-from gating.interventions import Condition, Intervention, lower
+from gating.backend import Backend, Readouts
+from gating.interventions import Condition, Intervention
 from gating.models import decoder_layers
+from gating.plan import lower
 from tests.oracle import greedy
 
 NEW = 12
@@ -33,14 +34,42 @@ def eight_conditions(n_layers):
     return [Condition(f"c{i}", "named", iv) for i, iv in enumerate(ivs)]
 
 
+def two_directions(loaded, norms):
+    """Two random directions, with sides that a clamp and a gate can be told by."""
+    v = np.random.default_rng(5).standard_normal((2, loaded.n_layers, loaded.hidden)).astype("float32")
+    side = np.tile(norms.astype("float32"), (2, 1))
+    return xr.Dataset(
+        {
+            "vector": (("direction", "layer", "hidden"), v),
+            "residual_norm": ("layer", norms),
+            "projection_negative": (("direction", "layer"), -side / 2),
+            "projection_positive": (("direction", "layer"), side / 2),
+        },
+        coords={"direction": ["a", "b"], "layer": range(loaded.n_layers)},
+    )
+
+
 @pytest.fixture
 def made(tiny):
-    v = np.random.default_rng(5).standard_normal((2, tiny.n_layers, tiny.hidden)).astype("float32")
     norms = Backend(tiny, 8).capture([chat.encode(tiny.tokenizer, "Hello there")], ["last"])[1]
-    return xr.Dataset(
-        {"vector": (("direction", "layer", "hidden"), v), "residual_norm": ("layer", norms)},
-        coords={"direction": ["a", "b"], "layer": range(tiny.n_layers)},
-    )
+    return two_directions(tiny, norms)
+
+
+def further_conditions(n_layers):
+    """The other operations: each with what makes it one, and a gate that some prompts pass and others do not."""
+    add = Intervention("add", "a", (1,), 1.0, "residual")
+    last = (n_layers - 2, n_layers - 1)
+    ivs = [
+        (Intervention("clamp", "a", last, 2.0),),
+        (Intervention("cap", "a", last, -1.0),),
+        (Intervention("floor", "b", last, 1.5, scope="response"),),
+        (Intervention("rotate", "a", last, 25.0),),
+        (Intervention("ablate", "a+b", last, 1.0), Intervention("add", "b", (n_layers - 1,), 2.0, "residual")),
+        (add, Intervention("remove", "a", (n_layers - 1,), 1.0)),
+        (Intervention("add", "a", (1,), 1.5, "residual", gate="b", threshold=0.5),),
+        (add, Intervention("ablate", "a", last, 1.0, seed=4)),
+    ]
+    return [Condition(f"d{i}", "named", iv) for i, iv in enumerate(ivs)]
 
 
 def asked(tiny, n):
@@ -48,12 +77,13 @@ def asked(tiny, n):
     return [chat.encode(tiny.tokenizer, t) for t in sorted(texts, key=lambda t: len(t) * 7919 % 101)[:n]]
 
 
-def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_through_plain_hooks(tiny, made):
-    conditions = eight_conditions(tiny.n_layers)
+@pytest.mark.parametrize("conditions_of", [eight_conditions, further_conditions])
+def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone(tiny, made, conditions_of):
+    conditions = conditions_of(tiny.n_layers)
     ids = [i for i in asked(tiny, 8) for _ in conditions]
     rows = conditions * 8
     backend = Backend(tiny, 64)
-    packed = backend.generate(ids, lower(rows, made, made["residual_norm"], 0), NEW)
+    packed = backend.generate(ids, lower(rows, made, 0), NEW)
     layers = operator.attrgetter(decoder_layers(tiny.model))(tiny.model)
     alone = [
         greedy(tiny.model, layers, i, c, made, 0, NEW, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)
@@ -71,7 +101,7 @@ def test_a_coefficient_of_zero_is_bit_identical_to_no_steering(tiny, made):
         Condition("z", "steered", (Intervention("add", "a", (1, 2), 0.0), Intervention("ablate", "b", (2,), 0.0)))
     ] * 4
     probes = made["vector"].transpose("layer", "direction", "hidden").values
-    off, on = (backend.generate(ids, e, NEW, probes, [1, 5]) for e in ({}, lower(zero, made, made["residual_norm"], 0)))
+    off, on = (backend.generate(ids, e, NEW, Readouts(probes, [1, 5])) for e in ({}, lower(zero, made, 0)))
     assert off.tokens == on.tokens
     for name in ("score", "projection", "residual_norm"):
         assert np.array_equal(getattr(off, name), getattr(on, name))
@@ -85,10 +115,10 @@ def test_every_row_of_a_batch_moves_by_its_own_vector(tiny, made):
     norm = float(np.linalg.norm(unit))
     probes = np.zeros((tiny.n_layers, 1, tiny.hidden), dtype="float32")
     probes[1, 0] = unit / norm
-    off, on = (backend.generate(ids, e, 1, probes) for e in ({}, lower(steered, made, made["residual_norm"], 0)))
-    moved = on.projection[:, 1, 0] - off.projection[:, 1, 0]
+    off, on = (backend.generate(ids, e, 1, Readouts(probes)) for e in ({}, lower(steered, made, 0)))
+    moved = on.projection[:, 0, 1, 0] - off.projection[:, 0, 1, 0]
     assert np.allclose(moved, norm * np.arange(1, 6), rtol=1e-4)
-    assert np.array_equal(on.projection[:, 0], off.projection[:, 0])  # block 0 comes before
+    assert np.array_equal(on.projection[:, 0, 0], off.projection[:, 0, 0])  # block 0 comes before
 
 
 def test_a_batch_captures_what_each_prompt_gives_alone_and_what_transformers_reports(tiny):
@@ -113,7 +143,7 @@ def test_a_batch_captures_what_each_prompt_gives_alone_and_what_transformers_rep
 def test_the_first_token_score_and_the_nll_are_those_of_transformers_alone(tiny):
     ids = asked(tiny, 3)
     backend = Backend(tiny, 8)
-    out = backend.generate(ids, {}, 6, score_ids=[4, 9])
+    out = backend.generate(ids, {}, 6, Readouts(score_ids=[4, 9]))
     nll = backend.nll([*ids, ids[0]], [*out.tokens, []])
     assert np.isnan(nll[-1])
     for r, (prompt, answer) in enumerate(zip(ids, out.tokens, strict=True)):

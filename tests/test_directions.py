@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gating import directions, personas, prompts
-from gating.directions import Contrast
+from gating.directions import Made
 from gating.errors import GatingError
 
 
@@ -32,14 +32,51 @@ def test_both_methods_find_the_planted_direction_and_agree_on_its_norm(planted):
     assert np.allclose(np.linalg.norm(mean, axis=-1), np.linalg.norm(normal, axis=-1))
 
 
-def test_the_directions_group_keeps_norms_cosines_and_counts(planted):
+def test_the_directions_group_keeps_norms_cosines_counts_and_the_sides_projections(planted):
     positive, negative, _ = planted
     v = directions.mean_difference(positive, negative)
-    contrasts = [Contrast(n, "last", ((None, "a"),) * 3, ((None, "b"),) * 2, "d") for n in ("x", "y")]
-    ds = directions.assemble(contrasts, [v, -2 * v], "mean", np.array([1.0, 2.0]))
+    sides = (positive.mean(0, dtype="float64"), negative.mean(0, dtype="float64"))
+    made = [
+        Made("x", v, "model", "last", "mean", "d", (3, 2), (3, 1), sides),
+        Made("y", -2 * v, "derived", "last", "mean", "d"),
+    ]
+    ds = directions.assemble(made, np.array([1.0, 2.0]))
     assert np.allclose(ds["cosine"].sel(direction="x", other="y"), -1)
     assert np.allclose(ds["norm"].sel(direction="y"), 2 * ds["norm"].sel(direction="x"))
-    assert ds["n_positive"].values.tolist() == [3, 3] and ds["n_negative"].values.tolist() == [2, 2]
+    assert ds["n_positive"].values.tolist() == [3, -1] and ds["n_distinct_negative"].values.tolist() == [1, -1]
+    apart = ds["projection_positive"] - ds["projection_negative"]
+    assert np.allclose(apart.sel(direction="x"), ds["norm"].sel(direction="x"), rtol=1e-5)
+    assert np.isnan(apart.sel(direction="y")).all()
+
+
+def test_a_part_along_and_the_rest_add_up_and_are_orthogonal(planted):
+    a, b = planted[0][0].astype("float64"), planted[1][0].astype("float64")
+    along, rest = directions.derive(a, b, "along"), directions.derive(a, b, "orthogonal_to")
+    assert np.allclose(along + rest, a) and np.allclose((rest * b).sum(-1), 0, atol=1e-9)
+    assert np.allclose(np.abs(np.einsum("lh,lh->l", directions.unit(along), directions.unit(b))), 1)
+
+
+def test_permuted_labels_give_directions_that_forget_the_planted_one(planted):
+    positive, negative, truth = planted
+    real = directions.unit(directions.mean_difference(positive, negative))[0] @ truth / 4
+    for paired in (True, False):
+        null = directions.unit(directions.permuted(positive, negative, paired, 50, 0))[:, 0] @ truth / 4
+        assert real > 0.95 and np.abs(null).max() < real and abs(null.mean()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("evil", ("evil", "model", "last")), ("evil:user@-2", ("evil", "user", "-2")), ("refusal", ("refusal", "refusal", "last")),
+     ("a/b.yaml:i_thou", ("a/b.yaml", "i_thou", "last")), ("a:b/c.yaml", ("a:b/c.yaml", "model", "last"))],
+)  # fmt: skip
+def test_a_name_may_carry_a_role_and_a_position(name, parts):
+    assert directions.split_name(name, "last") == parts
+
+
+@pytest.mark.parametrize("name", ["evil:thou", "refusal:user"])
+def test_a_role_that_is_none_is_refused(name):
+    with pytest.raises(GatingError, match="role"):
+        directions.split_name(name, "last")
 
 
 def test_uncompliant_is_the_exact_reverse_of_compliant():

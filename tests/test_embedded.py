@@ -5,15 +5,14 @@ import operator
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 from gating import chat, judges, models, prompts
 from gating.backend import Backend
-from gating.interventions import lower
 from gating.models import decoder_layers
+from gating.plan import lower
 from tests.conftest import compose
 from tests.oracle import greedy
-from tests.test_backend import eight_conditions
+from tests.test_backend import eight_conditions, two_directions
 
 pytestmark = pytest.mark.embedded
 
@@ -30,17 +29,10 @@ def texts(name, harmful, n):
 def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_through_plain_hooks(smollm):
     backend = Backend(smollm, 64)
     asked = [chat.encode(smollm.tokenizer, t) for t in (*texts("harmful", True, 4), *texts("borderline", False, 4))]
-    v = np.random.default_rng(5).standard_normal((2, smollm.n_layers, smollm.hidden)).astype("float32")
-    made = xr.Dataset(
-        {
-            "vector": (("direction", "layer", "hidden"), v),
-            "residual_norm": ("layer", backend.capture(asked, ["last"])[1] / 4),
-        },
-        coords={"direction": ["a", "b"], "layer": range(smollm.n_layers)},
-    )
+    made = two_directions(smollm, backend.capture(asked, ["last"])[1] / 4)
     conditions = eight_conditions(smollm.n_layers)
     ids, rows = [i for i in asked for _ in conditions], conditions * 8
-    packed = backend.generate(ids, lower(rows, made, made["residual_norm"], 0), 5).tokens
+    packed = backend.generate(ids, lower(rows, made, 0), 5).tokens
     layers = operator.attrgetter(decoder_layers(smollm.model))(smollm.model)
     alone = [
         greedy(smollm.model, layers, i, c, made, 0, 5, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)

@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 from gating.errors import GatingError
-from gating.interventions import Condition, Intervention, grid, lower, named, parse_layers, table, vector
+from gating.interventions import Condition, Intervention, grid, named, parse_layers, table
+from gating.plan import lower, measured, vector
 
 NAMES = ("compliant", "refusal")
 SPEC = {
@@ -19,7 +20,12 @@ def made():
     v[0, :, 0] = [1, 2, 3, 4]  # compliant: along axis 0, norm 1 + block
     v[1, :, 1] = 10  # refusal: along axis 1, norm 10
     return xr.Dataset(
-        {"vector": (("direction", "layer", "hidden"), v), "residual_norm": ("layer", np.array([5.0, 6, 7, 8]))},
+        {
+            "vector": (("direction", "layer", "hidden"), v),
+            "residual_norm": ("layer", np.array([5.0, 6, 7, 8])),
+            "projection_negative": (("direction", "layer"), np.array([[-1.0] * 4, [np.nan] * 4])),
+            "projection_positive": (("direction", "layer"), np.array([[3.0] * 4, [np.nan] * 4])),
+        },
         coords={"direction": list(NAMES), "layer": range(4)},
     )
 
@@ -82,31 +88,29 @@ def test_a_bad_field_is_named_with_what_is_allowed(change, culprit):
 )  # fmt: skip
 def test_a_norm_policy_sets_the_length_of_what_is_written_at_a_block(made, norm, read, op, length):
     iv = Intervention(op, "compliant", (2,), 3.0, norm, read=read)
-    assert np.allclose(vector(iv, 2, made, made["residual_norm"], seed=0), [length, 0, 0])
+    assert np.allclose(vector(iv, 2, made, seed=0)[0], [length, 0, 0])
 
 
 def test_a_random_control_has_exactly_the_norm_of_what_it_replaces_and_its_own_direction(made):
-    drawn = [
-        vector(Intervention("add", "compliant", (2,), 3.0, seed=k), 2, made, made["residual_norm"], 7) for k in (0, 1)
-    ]
+    drawn = [vector(Intervention("add", "compliant", (2,), 3.0, seed=k), 2, made, 7)[0] for k in (0, 1)]
     assert np.allclose([np.linalg.norm(v) for v in drawn], 3)
     assert not np.allclose(drawn[0], drawn[1])
-    again = vector(Intervention("add", "compliant", (1,), 3.0, seed=0), 1, made, made["residual_norm"], 7)
+    again = vector(Intervention("add", "compliant", (1,), 3.0, seed=0), 1, made, 7)[0]
     assert np.allclose(again / 2, drawn[0] / 3)  # one direction at every block
 
 
 def test_a_direction_that_is_zero_at_its_site_is_an_error_not_a_silent_null(made):
     made["vector"][0, 2] = 0
     with pytest.raises(GatingError, match="zero at block 2"):
-        vector(Intervention("add", "compliant", (2,), 1.0), 2, made, made["residual_norm"], 0)
+        vector(Intervention("add", "compliant", (2,), 1.0), 2, made, 0)
 
 
 def test_rows_of_different_conditions_share_slots_and_others_have_coefficient_zero(made):
     rows = grid({**SPEC, "coef": [1, 2]}, NAMES, 4, random=0, reverse=False)
-    edits = lower(rows, made, made["residual_norm"], 0)
-    ((op, scope, vectors, coefs),) = edits[2]
-    assert (op, scope, coefs.tolist()) == ("add", "all", [0, 1, 2])
-    assert vectors.tolist() == [[0, 0, 0], [3, 0, 0], [3, 0, 0]]
+    edits = lower(rows, made, 0)
+    (edit,) = edits[2]
+    assert (edit["op"], edit["scope"], edit["strength"].tolist()) == ("add", "all", [0, 1, 2])
+    assert edit["write"][:, 0].tolist() == [[0, 0, 0], [3, 0, 0], [3, 0, 0]]
 
 
 def test_a_rows_own_interventions_keep_their_order_in_a_mixed_batch(made):
@@ -116,8 +120,8 @@ def test_a_rows_own_interventions_keep_their_order_in_a_mixed_batch(made):
         4,
     )
     (other,) = named({"other": [{"direction": "compliant", "layers": 1}]}, NAMES, 4)
-    edits = lower([other, both], made, made["residual_norm"], 0)
-    own = [[op for op, _, _, coefs in edits[1] if coefs[row]] for row in (0, 1)]
+    edits = lower([other, both], made, 0)
+    own = [[e["op"] for e in edits[1] if e["strength"][row]] for row in (0, 1)]
     assert own == [["add"], ["ablate", "add"]]
     assert sorted(edits) == [1, 2]
 
@@ -127,3 +131,75 @@ def test_the_conditions_table_says_what_each_condition_does():
     assert out["kind"].values.tolist() == ["baseline"] + ["steered", "reversed", "random"] * 2
     assert np.isnan(out["coef"].sel(condition="baseline")) and out["seed"].sel(condition="baseline") == -1
     assert out["coef"].sel(condition="compliant-reversed[coef=2]") == -2
+
+
+def test_a_norm_may_be_read_at_a_block_of_its_own(made):
+    iv = Intervention("add", "refusal", (3,), 2.0, "compliant", norm_read="0")
+    assert np.allclose(vector(iv, 3, made, 0), [[0, 1, 0]])
+
+
+def test_the_papers_convention_reads_one_block_before_it_writes_and_scales_by_another_directions_norm_there(made):
+    # mp_only: h += 3 |IT_20| unit(MP_20) at block 20, with _20 = hidden_states[20] = resid_post[19]
+    (mp,) = named(
+        {"mp": [{"direction": "compliant", "layers": 2, "coef": 3.0, "norm": "refusal", "read": "previous"}]}, NAMES, 4
+    )
+    edits = lower([mp], made, 0)
+    assert edits[2][0]["write"].tolist() == [[[10, 0, 0]]] and edits[2][0]["strength"].tolist() == [3]
+
+
+def test_a_random_control_of_an_ablation_keeps_what_is_measured(made):
+    iv = Intervention("ablate", "compliant", (2,), 1.0, seed=1)
+    assert np.allclose(measured(iv, 2, made, 7), [[1, 0, 0]])
+    assert not np.allclose(vector(iv, 2, made, 7), [[1, 0, 0]]) and np.isclose(
+        np.linalg.norm(vector(iv, 2, made, 7)), 1
+    )
+    pure = Intervention("ablate", "random", (2,), 1.0, seed=1)
+    assert np.allclose(measured(pure, 2, made, 7), vector(pure, 2, made, 7))
+
+
+def test_remove_takes_out_what_was_added_and_needs_something_to_take_out(made):
+    add = {"direction": "compliant", "layers": "1-2", "coef": 2.0}
+    (c,) = named({"c": [add, {"direction": "compliant", "layers": 3, "op": "remove"}]}, NAMES, 4)
+    edit = lower([c], made, 0)[3][0]
+    assert (edit["write"][0, 0] * edit["strength"][0]).tolist() == [-(2 * 2 + 2 * 3), 0, 0]
+    with pytest.raises(GatingError, match="no earlier add"):
+        named({"c": [{"direction": "compliant", "layers": 3, "op": "remove"}, add]}, NAMES, 4)
+
+
+def test_a_clamp_leads_to_a_place_between_the_directions_own_sides(made):
+    (c,) = named({"c": [{"direction": "compliant", "layers": 1, "op": "clamp", "coef": 0.25}]}, NAMES, 4)
+    assert lower([c], made, 0)[1][0]["target"].tolist() == [0]  # -1 + 0.25 * (3 - -1)
+    (bad,) = named({"c": [{"direction": "refusal", "layers": 1, "op": "clamp"}]}, NAMES, 4)
+    with pytest.raises(GatingError, match="no two sides"):
+        lower([bad], made, 0)
+
+
+def test_a_set_of_directions_is_a_subspace_of_orthonormal_vectors(made):
+    made["vector"][1, :, 0] = 5  # refusal is no longer orthogonal to compliant
+    q = vector(Intervention("ablate", "compliant+refusal", (2,), 1.0), 2, made, 0)
+    assert np.allclose(q @ q.T, np.eye(2)) and np.allclose(q[0], [1, 0, 0])
+    with pytest.raises(GatingError, match="subspace"):
+        grid({**SPEC, "direction": "compliant+refusal"}, NAMES, 4, 0, False)
+
+
+def test_lists_in_named_conditions_are_axes_and_controls_share_their_points_place():
+    out = named(
+        {"ko": [{"direction": "compliant", "layers": [1, 2]}, {"direction": "compliant", "op": "ablate", "layers": [2, 3],
+         "random": 2}], "only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 2}]}, NAMES, 4, first=5,
+    )  # fmt: skip
+    assert [c.name for c in out[:3]] == [
+        "ko[0.layers=1,1.layers=2]", "ko-random-0[0.layers=1,1.layers=2]", "ko-random-1[0.layers=1,1.layers=2]",
+    ]  # fmt: skip
+    assert [(c.kind, c.grid) for c in out[:4]] == [("named", 5), ("random", 5), ("random", 5), ("named", 6)]
+    assert [iv.seed for iv in out[2].interventions] == [None, 1]
+    assert [(c.name, c.kind) for c in out[-2:]] == [("only-random-0", "random"), ("only-random-1", "random")]
+
+
+def test_the_conditions_table_holds_every_intervention_in_full():
+    out = table([Condition("baseline"), *named(
+        {"both": {"do": [{"direction": "compliant", "layers": "1+3"}, {"direction": "random", "op": "ablate", "layers": 2}],
+         "system": "S"}}, NAMES, 4)])  # fmt: skip
+    both = out.sel(condition="both")
+    assert both["iv_layers"].values.tolist() == ["1+3", "2"] and both["iv_op"].values.tolist() == ["add", "ablate"]
+    assert both["iv_seed"].values.tolist() == [-1, 0] and both["system"] == "S"
+    assert out.sel(condition="baseline")["iv_op"].values.tolist() == ["", ""]

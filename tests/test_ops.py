@@ -8,12 +8,19 @@ PROMPT = torch.tensor([[0, 1, 1], [1, 1, 1]])  # row 0 has one pad
 LAST = torch.tensor([[0, 0, 1], [0, 0, 1]])
 
 
-def edit(op, scope, vectors, coefs):
-    return [(op, scope, torch.tensor(vectors), torch.tensor(coefs))]
+def edit(op, scope, vectors, coefs, target=(0.0, 0.0), write=None, gate=None):
+    """vectors [row, hidden], or [row, k, hidden] for a subspace; what is written is what is measured unless `write`."""
+    v = torch.as_tensor(vectors, dtype=torch.float32)
+    v = v[:, None] if v.ndim == 2 else v
+    w = v if write is None else torch.tensor(write)[:, None]
+    return [{
+        "op": op, "scope": scope, "write": w, "measure": None if op == "add" else v, "strength": torch.tensor(coefs),
+        "target": torch.tensor(target), "gate": gate,
+    }]  # fmt: skip
 
 
-def apply(h, edits, step=0):
-    return ops.apply_edits(h, edits, step, PROMPT, LAST)
+def apply(h, edits, step=0, gates=None):
+    return ops.apply_edits(h, edits, step, PROMPT, LAST, {} if gates is None else gates, 0)
 
 
 def test_add_moves_every_row_by_its_own_vector_and_never_a_pad():
@@ -34,8 +41,8 @@ def test_a_coefficient_of_zero_is_bit_identical_in_every_dtype():
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         h = torch.randn(2, 3, 8).to(dtype) * 37
-        for op in ("add", "ablate"):
-            out = apply(h, [(op, "all", torch.randn(2, 8), torch.zeros(2))])
+        for op in ("add", "ablate", "clamp", "cap", "floor", "rotate"):
+            out = apply(h, edit(op, "all", torch.randn(2, 8), [0.0, 0.0], target=(5.0, -5.0)))
             assert torch.equal(out, h) and out.dtype == dtype
 
 
@@ -62,6 +69,63 @@ def test_edits_of_one_block_apply_in_order():
     h = torch.ones(2, 3, 2)
     assert apply(h, add + ablate)[1, 0].tolist() == [0, 1]
     assert apply(h, ablate + add)[1, 0].tolist() == [5, 1]
+
+
+E = [[1.0, 0.0], [1.0, 0.0]]
+
+
+def test_clamp_cap_and_floor_lead_the_projection_to_a_target_or_bound_it():
+    h = torch.tensor([[9.0, 9.0], [-2.0, 7.0], [3.0, 7.0]]).expand(2, 3, 2).clone()
+    for op, expected in (("clamp", [1, 1]), ("cap", [-2, 1]), ("floor", [1, 3])):
+        out = apply(h, edit(op, "all", E, [1.0, 1.0], target=(1.0, 1.0)))
+        assert out[0, 1:, 0].tolist() == expected and out[0, 1:, 1].tolist() == [7, 7]
+        assert out[0, 0].tolist() == [9, 9]  # the pad
+
+
+def test_a_rotation_keeps_the_norm_and_turns_by_its_angle_but_never_past_the_direction():
+    h = torch.tensor([[0.0, 5.0]] * 3).expand(2, 3, 2).clone()
+    out = apply(h, edit("rotate", "all", E, [30.0, 120.0]))
+    assert torch.allclose(out[0, 1], torch.tensor([2.5, 5 * 3**0.5 / 2]), atol=1e-5)
+    assert torch.allclose(out[1, 1], torch.tensor([5.0, 0.0]), atol=1e-5)
+    away = apply(h, edit("rotate", "all", E, [-30.0, 0.0]))
+    assert torch.allclose(away[0, 1], torch.tensor([-2.5, 5 * 3**0.5 / 2]), atol=1e-5)
+
+
+def test_ablating_a_subspace_removes_all_of_it_and_a_shorter_rows_padding_does_nothing():
+    h = torch.tensor([[3.0, 4.0, 5.0]] * 3).expand(2, 3, 3).clone()
+    both = [[[1.0, 0, 0], [0, 1.0, 0]], [[0, 0, 1.0], [0, 0, 0]]]
+    out = apply(h, edit("ablate", "all", both, [1.0, 1.0]))
+    assert out[0, 1].tolist() == [0, 0, 5] and out[1, 1].tolist() == [3, 4, 0]
+
+
+def test_a_random_control_of_an_ablation_takes_out_exactly_as_much_elsewhere():
+    h = torch.tensor([[3.0, 4.0]] * 3).expand(2, 3, 2).clone()
+    out = apply(h, edit("ablate", "all", E, [1.0, 1.0], write=[[0.0, 1.0], [0.6, 0.8]]))
+    assert out[0, 1].tolist() == [3, 1] and torch.allclose(out[1, 1], torch.tensor([3 - 1.8, 4 - 2.4]))
+
+
+def test_a_gate_is_decided_by_the_last_prompt_token_and_holds_for_the_whole_answer():
+    gate = (torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([1.0, 1.0]))
+    h = torch.zeros(2, 3, 2)
+    h[0, 2, 1] = 2.0  # only row 0's last prompt token lies above the threshold
+    held = {}
+    out = apply(h, edit("add", "all", E, [1.0, 1.0], gate=gate), gates=held)
+    assert out[0, 1].tolist() == [1, 0] and out[1].abs().sum() == 0
+    later = apply(torch.zeros(2, 1, 2), edit("add", "all", E, [1.0, 1.0], gate=gate), step=1, gates=held)
+    assert later[:, 0, 0].tolist() == [1, 0]
+
+
+def test_kl_is_the_reference_rows_divergence_and_zero_to_itself():
+    p, q = torch.tensor([0.2, 0.8]), torch.tensor([0.5, 0.5])
+    out = ops.kl_to(torch.log(torch.stack([p, q])), torch.tensor([0, 0]))
+    assert out[0] == 0 and torch.allclose(out[1], (p * (p / q).log()).sum())
+
+
+def test_relative_change_is_of_the_last_token_alone():
+    before, after = torch.ones(1, 2, 4), torch.ones(1, 2, 4)
+    after[0, 0] += 9
+    after[0, 1, 0] += 1
+    assert torch.allclose(ops.relative_change(before, after), torch.tensor([0.5]))
 
 
 def test_log_odds_is_the_log_of_p_over_one_minus_p():

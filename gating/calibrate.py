@@ -1,0 +1,80 @@
+"""Iso-KL: the factor on each condition's strength at which its first-token KL from the baseline, on harmless prompts of the
+`select` split, reaches one value for all, so that directions are compared at equal disturbance, not at equal norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from gating import chat, interventions, plan, progress, prompts, store
+from gating.backend import Backend, Readouts
+from gating.errors import GatingError
+from gating.interventions import Condition
+from gating.store import TEXT
+from gating.study import Study
+
+N = 16  # prompts
+STEPS = 10  # halvings, in the logarithm of the factor: a precision of 0.6% of a range of 2**-4 to 2**3
+LOW, HIGH = -4.0, 3.0
+
+
+def scales(study: Study, backend: Backend, made: xr.Dataset) -> dict[str, float]:
+    """Factors by condition, from the store where they stand there, else by bisection; written with the KL reached.
+
+    Raises GatingError for a condition that cannot reach the value within a factor of 1/16 to 8.
+    """
+    if not store.has_group(study.store, "calibration"):
+        store.add_group(study.store, "calibration", _calibrated(study, backend, made))
+    kept = store.read_group(study.store, "calibration")
+    return dict(zip(kept["condition"].values.tolist(), kept["scale"].values.tolist(), strict=True))
+
+
+def _calibrated(study: Study, backend: Backend, made: xr.Dataset) -> xr.Dataset:
+    target = float(study.run.steer.iso_kl or 0)
+    chosen = prompts.sample(prompts.load("harmless", False, "select"), N, study.run.seed)
+    ids = [chat.encode(backend.loaded.tokenizer, p.text, study.run.model.system) for p in chosen]
+    moved = [c for c in study.conditions if c.interventions and c.kind in ("steered", "reversed", "random")]
+    low, high = np.full(len(moved), LOW), np.full(len(moved), HIGH)
+    with progress.bar("calibration", (STEPS + 2) * len(moved), "conditions") as advance:
+
+        def measure(power: np.ndarray) -> np.ndarray:
+            kl = np.array([_kl(study, backend, made, ids, c, 2.0**x) for c, x in zip(moved, power, strict=True)])
+            advance(len(moved))
+            return kl
+
+        out_of_reach = (measure(high) < target) | (measure(low) > target)
+        if out_of_reach.any():
+            name = moved[int(np.argmax(out_of_reach))].name
+            raise GatingError(
+                f"steer.iso_kl={target:g}: {name} does not reach it between 1/16 and 8 times its coefficient; choose "
+                "another value, or a steer.coef nearer to it."
+            )
+        for _ in range(STEPS - 1):
+            middle = (low + high) / 2
+            above = measure(middle) > target
+            high, low = np.where(above, middle, high), np.where(above, low, middle)
+        middle = (low + high) / 2
+        reached = measure(middle)
+    names = np.array([c.name for c in moved], dtype=TEXT)
+    return xr.Dataset(
+        {"scale": ("condition", 2.0**middle), "kl": ("condition", reached)},
+        coords={"condition": names},
+        attrs={"target": target, "n": len(ids), "prompts": "shipped harmless, select split"},
+    )
+
+
+def _kl(
+    study: Study, backend: Backend, made: xr.Dataset, ids: Sequence[list[int]], condition: Condition, factor: float
+) -> float:
+    """Mean first-token KL of one condition over the prompts, nats."""
+    values = []
+    for start in range(0, len(ids), max(1, study.batch_rows // 2)):
+        some = ids[start : start + max(1, study.batch_rows // 2)]
+        rows = [c for _ in some for c in (interventions.Condition("baseline"), condition)]
+        edits = plan.lower(rows, made, study.run.seed, {condition.name: factor})
+        readouts = Readouts(score_ids=[0], reference=[2 * (r // 2) for r in range(len(rows))])
+        out = backend.generate([i for i in some for _ in (0, 1)], edits, 1, readouts)
+        values += out.kl[1::2].tolist()
+    return float(np.mean(values))
