@@ -158,7 +158,7 @@ def _made(contrast: Contrast, sides: dict, states: States, study: Study) -> tupl
     read = [tuple(np.stack([states.of[x, contrast.position] for x in side]) for side in pair) for pair in rows]
     how, seed = study.run.directions, study.run.seed
 
-    def vector(pair: tuple) -> np.ndarray:
+    def vector(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         return directions.probe(*pair, seed) if how.method == "probe" else directions.mean_difference(*pair)
 
     v = vector(read[0]) if len(read) == 1 else vector(read[0]) - vector(read[1])
