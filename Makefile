@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run test check bench adapter clean
+.PHONY: install run paper test check bench adapter clean
 
 install: $(STAMP)
 
@@ -19,6 +19,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: install
 	$(BIN)/python -m gating.run $(ARGS)
+
+# The paper's conditions and the arms that could refute it, 100 harmful prompts each; each prints its claims' verdicts.
+paper: install
+	$(BIN)/python -m gating.run experiment=paper $(ARGS)
+	$(BIN)/python -m gating.run experiment=refute $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

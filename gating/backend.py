@@ -139,21 +139,27 @@ class Backend:
     def nll(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> np.ndarray:
         """Mean negative log-likelihood of each completion under the unsteered model: [row], nats per token.
 
-        NaN for an empty completion. exp of it is the completion's perplexity.
+        NaN for an empty completion. exp of it is the completion's perplexity. Rows that are the same are scored once:
+        under many conditions a prompt gets the very same answer.
         """
-        out = np.full(len(prompts), np.nan, dtype="float32")
-        longest = max((len(c) for c in completions), default=0)
+        keys = [(tuple(p), tuple(c)) for p, c in zip(prompts, completions, strict=True)]
+        unique = [key for key in dict.fromkeys(keys) if key[1]]
+        scored = dict(zip(unique, self._nll(unique), strict=True))
+        return np.array([scored.get(key, np.nan) for key in keys], dtype="float32")
+
+    def _nll(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        longest = max((len(c) for _, c in rows), default=0)
         vocabulary = self.loaded.model.get_output_embeddings().weight.shape[0]
         step = max(1, LOGITS_BYTES // (4 * vocabulary * (longest + 1)))
-        filled = [r for r, c in enumerate(completions) if c]
-        for start in range(0, len(filled), step):
-            rows = filled[start : start + step]
-            ids, mask = chat.pad_left([[*prompts[r], *completions[r]] for r in rows], self.pad_id)
-            keep = max(len(completions[r]) for r in rows)
+        out: list[float] = []
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            ids, mask = chat.pad_left([[*p, *c] for p, c in some], self.pad_id)
+            keep = max(len(c) for _, c in some)
             targets = ids[:, -keep:]
-            lengths = torch.tensor([len(completions[r]) for r in rows])
+            lengths = torch.tensor([len(c) for _, c in some])
             scored = torch.arange(keep)[None, :] >= keep - lengths[:, None]
-            out[rows] = self._score(self._inputs(ids, mask), keep + 1, targets, scored).numpy()
+            out += self._score(self._inputs(ids, mask), keep + 1, targets, scored).tolist()
         return out
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -71,9 +71,7 @@ def candidates(run: xr.DataTree, max_kl: float = MAX_KL, latest: float = LATEST)
     )
 
 
-def _reason(
-    bypass: float, induce: float, kl: float, layer: int, n: int, max_kl: float, latest: float
-) -> str:
+def _reason(bypass: float, induce: float, kl: float, layer: int, n: int, max_kl: float, latest: float) -> str:
     if not np.isfinite([bypass, induce, kl]).all():
         return "missing"
     reasons = []
@@ -92,7 +90,9 @@ def table(found: xr.Dataset) -> Table:
     rows = [
         found.isel(direction=d, layer=i) for d in range(found.sizes["direction"]) for i in range(found.sizes["layer"])
     ]
-    for r in sorted(rows, key=lambda r: (not bool(r["chosen"]), bool(str(r["reason"].item())), float(r["bypass_score"]))):
+    for r in sorted(
+        rows, key=lambda r: (not bool(r["chosen"]), bool(str(r["reason"].item())), float(r["bypass_score"]))
+    ):
         verdict = "chosen" if r["chosen"] else str(r["reason"].item()) or "kept, not the lowest"
         numbers = [f"{float(r[k]):.2f}" for k in ("bypass_score", "induce_score", "kl")]
         out.add_row(str(r["direction"].item()), str(int(r["layer"])), *numbers, verdict)

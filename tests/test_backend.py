@@ -11,7 +11,7 @@ from gating import chat, prompts
 from gating.backend import Backend, Readouts
 from gating.interventions import Condition, Intervention
 from gating.models import decoder_layers
-from gating.plan import lower
+from gating.plan import lower, vector
 from tests.oracle import greedy
 
 NEW = 12
@@ -174,3 +174,46 @@ def test_an_answer_ends_before_its_end_token_and_the_other_rows_go_on(tiny):
         assert Backend(tiny, 8).generate(ids, {}, NEW).tokens == cut
     finally:
         tiny.model.generation_config.eos_token_id = kept
+
+
+def test_readouts_of_a_batch_are_those_that_transformers_gives_each_row_alone(tiny, made):
+    ids = asked(tiny, 3)
+    backend = Backend(tiny, 8)
+    steered = Condition("s", "steered", (Intervention("add", "a", (1,), 1.0, "residual"),))
+    rows = [c for _ in ids for c in (Condition("baseline"), steered)]
+    unit = np.ascontiguousarray(made["vector"].transpose("layer", "direction", "hidden").values)
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    readouts = Readouts(unit, [4, 9], [0, 0, 2, 2, 4, 4], lens=True, every_step=True)
+    out = backend.generate([i for i in ids for _ in (0, 1)], lower(rows, made, 0), 4, readouts)
+    v = torch.from_numpy(vector(steered.interventions[0], 1, made, 0)[0]).float()
+    layers = operator.attrgetter(decoder_layers(tiny.model))(tiny.model)
+    for r, (prompt, condition) in enumerate(zip([i for i in ids for _ in (0, 1)], rows, strict=True)):
+        states = []
+        handles = [
+            layer.register_forward_hook(lambda m, a, o, b=b: o + v if b == 1 and condition.interventions else None)
+            for b, layer in enumerate(layers)
+        ]
+        handles += [layer.register_forward_hook(lambda m, a, o: states.append(o[0].double())) for layer in layers]
+        with torch.no_grad():
+            logits = tiny.model(input_ids=torch.tensor([[*prompt, *out.tokens[r]]])).logits[0].double()
+        for handle in handles:
+            handle.remove()
+        at = range(len(prompt) - 1, len(prompt) + len(out.tokens[r]))  # the last prompt token, then each generated one
+        expected = np.stack([[states[b][t].numpy() @ unit[b].T for b in range(tiny.n_layers)] for t in at])
+        seen = out.projection[r][: len(expected)]
+        assert np.allclose(seen, expected[: len(seen)], atol=2e-3)
+        assert np.isnan(out.projection[r][len(expected) :]).all()
+        last = logits[len(prompt) - 1].log_softmax(-1)
+        if not condition.interventions:
+            base, before = last, states[1][len(prompt) - 1]
+        kl = float((base.exp() * (base - last)).sum())
+        assert np.isclose(out.kl[r], kl, atol=1e-4) and (out.kl[r] == 0) is not bool(condition.interventions)
+        assert np.isclose(out.lens[r, -1], out.score[r], atol=1e-3)  # the last block's stream is what the head reads
+        change = float(v.norm() / before.norm()) if condition.interventions else 0.0
+        assert np.isclose(out.change[r, 1], change, rtol=1e-3) and (np.delete(out.change[r], 1) == 0).all()
+
+
+def test_sampling_is_the_same_under_one_seed_and_differs_under_another(tiny):
+    ids, backend = asked(tiny, 4), Backend(tiny, 8)
+    a, b, c = (backend.generate(ids, {}, 8, sampling=(1.0, seed)).tokens for seed in (1, 1, 2))
+    assert a == b != c

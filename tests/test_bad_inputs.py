@@ -32,7 +32,7 @@ COMMANDS = [
     (["max_new_tokens=0"], ["max_new_tokens=0", "1"]),
     (["backend.batch_rows=0"], ["backend.batch_rows=0"]),
     (["backend.name=vllm"], ["backend.name", "local"]),
-    (["steer.op=subtract"], ["steer.op", "add or ablate"]),
+    (["steer.op=subtract"], ["steer.op", "add, ablate"]),
     (["steer.layers=40"], ["steer.layers=40", "relative depth"]),
     (["steer.layers=5-2"], ["steer.layers", "lower block first"]),
     (["steer.layers=middle"], ["steer.layers", "0.55"]),

@@ -1,6 +1,7 @@
 """What the README says can be done is done here."""
 
 import re
+import shlex
 from pathlib import Path
 
 import matplotlib
@@ -26,7 +27,7 @@ def test_each_command_of_the_readme_is_accepted(tmp_path, command, words):
     Path("my").mkdir()
     Path("my/persona.yaml").write_text(yaml.safe_dump({**GOOD, "name": "persona"}))
     Path("mine.csv").write_text("prompt\nWhat would you never do?\nTell me a secret.\n")
-    code, lines = command(*words.split(), *([] if "help" in words else ["dry_run=true"]))
+    code, lines = command(*shlex.split(words), *([] if "help" in words else ["dry_run=true"]))
     if any(p in words for p in PLACEHOLDERS):
         assert code == 2 and "error: model." in lines[-1]
     else:

@@ -126,6 +126,11 @@ def test_where_no_answer_is_left_the_error_says_what_to_do(tmp_path, monkeypatch
 def test_permuted_labels_are_kept_as_a_null_for_cosines(tmp_path):
     planned, backend = prepared(tmp_path, "steer=compliant", "directions.permutations=20")
     made, geometry = extract.extract(planned, backend)
-    assert geometry["permuted_cosine"].sizes == {"direction": 2, "other": 2, "permutation": 20, "layer": made.sizes["layer"]}
+    assert geometry["permuted_cosine"].sizes == {
+        "direction": 2,
+        "other": 2,
+        "permutation": 20,
+        "layer": made.sizes["layer"],
+    }
     own = geometry["permuted_cosine"].sel(direction="compliant", other="compliant")
     assert abs(float(own.mean())) < 0.3 and float(np.abs(own).max()) < 1  # the label is what makes the direction

@@ -101,3 +101,54 @@ def test_every_kind_of_steering_runs_end_to_end(command, more):
     code, lines = command(*small, *more)
     assert code == 0, lines
     assert store.open_run(lines[-1].removeprefix("store: "))["outcomes"]["done"].all()
+
+
+def arrays(path):
+    """Every array of a store, by group and name."""
+    tree = gating.open_run(path)
+    return {f"{g}/{name}": v.values for g, ds in tree.children.items() for name, v in ds.to_dataset().variables.items()}
+
+
+def test_two_runs_with_one_seed_give_identical_stores(tmp_path, command):
+    paper = (
+        "experiment=paper",
+        "model=tiny-llama",
+        "data.n=2",
+        "directions.questions=2",
+        "directions.n=4",
+        "max_new_tokens=4",
+    )
+    stores = [command(*paper, f"runs_dir={d}")[1][-1].removeprefix("store: ") for d in ("a", "b")]
+    first, second = (arrays(s) for s in stores)
+    assert first.keys() == second.keys() and len(first) > 40
+    for name, value in first.items():
+        assert np.array_equal(value, second[name], equal_nan=value.dtype.kind == "f"), name
+    claims = json.loads(gating.open_run(stores[0]).attrs["claims"])
+    assert claims["family"] == "paper" and len(claims["claims"]) >= 8
+
+
+def test_conditions_that_do_not_fit_one_batch_are_compared_in_batches_that_each_hold_the_baseline(command):
+    small = ("steer.coef=[0.5,1,2]", "controls.random=2")
+    runs = [
+        gating.open_run(command(*SMALL, *small, f"backend.batch_rows={rows}")[1][-1].removeprefix("store: "))
+        for rows in (64, 5)
+    ]
+    whole, split = (r["outcomes"].to_dataset() for r in runs)
+    assert whole["token_ids"].equals(split["token_ids"]) and split["done"].all()
+    assert np.allclose(runs[0]["readouts"]["kl"], runs[1]["readouts"]["kl"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["refute", "reintroduce", "geometry", "selection", "dose", "layers"])
+def test_every_experiment_runs_end_to_end(command, name):
+    small = (
+        "model=tiny-qwen",
+        "data.n=1",
+        "directions.questions=1",
+        "directions.n=2",
+        "controls.random=1",
+        "max_new_tokens=2",
+    )
+    code, lines = command(f"experiment={name}", *small)
+    assert code == 0, lines
+    run = gating.open_run(lines[-1].removeprefix("store: "))
+    assert run.attrs["status"] == "complete" and run["outcomes"]["done"].all()

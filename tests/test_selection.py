@@ -31,7 +31,9 @@ def run():
             score[i] = [9, 9, -1.0, -1.0] if block == 3 else [9, 9, 2.0, 2.0]
     names = tree["outcomes"]["condition"].values
     tree["readouts"] = xr.DataTree(
-        xr.Dataset({"kl": (("condition", "prompt"), kl)}, {"condition": names, "prompt": tree["prompts"]["prompt"].values})
+        xr.Dataset(
+            {"kl": (("condition", "prompt"), kl)}, {"condition": names, "prompt": tree["prompts"]["prompt"].values}
+        )
     )
     tree["directions"] = xr.DataTree(xr.Dataset(coords={"layer": np.arange(N)}))
     return tree
