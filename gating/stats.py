@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binom
+from scipy.optimize import brentq
+from scipy.stats import binom, bootstrap, norm, t
+from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -58,3 +62,116 @@ def holm(p: ArrayLike) -> np.ndarray:
     if known.any():
         adjusted[known] = multipletests(p[known], method="holm")[1]
     return adjusted
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of per-prompt values d in [-bound, bound], with what tests and intervals need.
+
+    estimate is the raw mean. `centre` and the standard errors are those of the sample with two pseudo-prompts, +bound and
+    -bound, added: for a difference of paired proportions this is the adjusted Wald interval of Bonett and Price (2012, J.
+    Educ. Behav. Stat. 37:479), and it keeps a sample of equal values from claiming certainty. `clustered` is the
+    cluster-robust standard error (prompts of one category are alike; Miller 2024, arXiv 2411.00640), with t of C - 1 degrees
+    of freedom; each answer takes the wider of the two. An unbounded measure (bound None) has no pseudo-prompts.
+    """
+
+    estimate: float
+    centre: float
+    plain: float  # standard error
+    plain_df: float
+    clustered: float  # NaN below two clusters
+    n: int
+    clusters: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval of the mean."""
+        reach = max(scale * t.ppf((1 + level) / 2, df) for scale, df in self._scales())
+        return self.centre - reach, self.centre + reach
+
+    def p_above(self, value: float) -> float:
+        """One-sided p of the null that the mean is at most `value`."""
+        return max(float(t.sf((self.centre - value) / scale, df)) for scale, df in self._scales())
+
+    def p_below(self, value: float) -> float:
+        """One-sided p of the null that the mean is at least `value`."""
+        return max(float(t.cdf((self.centre - value) / scale, df)) for scale, df in self._scales())
+
+    def p_within(self, margin: float) -> float:
+        """TOST: p of the null that the mean lies outside (-margin, margin) (Schuirmann 1987)."""
+        return max(self.p_above(-margin), self.p_below(margin))
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of one prompt that the wider standard error amounts to."""
+        return max(s for s, _ in self._scales()) * float(np.sqrt(self.n + 2))
+
+    def _scales(self) -> list[tuple[float, float]]:
+        scales = [(self.plain, self.plain_df)]
+        return scales + ([(self.clustered, self.clusters - 1)] if np.isfinite(self.clustered) else [])
+
+
+def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None = 1.0) -> Mean:
+    """`Mean` of per-prompt values d [prompt], with each prompt's cluster [prompt]. Needs two prompts."""
+    d = np.asarray(d, dtype="float64")
+    n = d.size
+    extra = 0 if bound is None else 2
+    m = n + extra
+    centre = d.sum() / m
+    squares = ((d - centre) ** 2).sum()
+    ends = np.zeros(0) if bound is None else np.array([bound - centre, -bound - centre])
+    plain = np.sqrt((squares + (ends**2).sum()) / (m if extra else n - 1) / m)
+    clustered, count = np.nan, 0
+    if clusters is not None:
+        _, member = np.unique(np.asarray(clusters), return_inverse=True)
+        count = int(member.max()) + 1
+        if 1 < count < n:
+            sums = np.bincount(member, weights=d - centre)
+            clustered = np.sqrt(count / (count - 1) * ((sums**2).sum() + (ends**2).sum())) / m
+    df = np.inf if extra else n - 1
+    return Mean(float(d.mean()), float(centre), float(plain), df, float(clustered), n, count)
+
+
+def bootstrap_mean(
+    d: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, whole clusters drawn (Davison and Hinkley 1997, section 3.8)."""
+    d = np.asarray(d, dtype="float64")
+    member = np.arange(d.size) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if member.max() < 1:
+        return np.nan, np.nan
+    sums, counts = np.bincount(member, weights=d), np.bincount(member).astype("float64")
+    found = bootstrap(
+        (sums, counts), lambda s, c, axis=-1: s.sum(axis) / c.sum(axis), paired=True, vectorized=True, n_resamples=draws,
+        confidence_level=level, method="percentile", rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def n_to_decide(sd: float, distance: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Prompts at which a one-sided test finds a mean that lies `distance` from its margin: ((z_a + z_b) sd / distance)^2."""
+    if not distance:
+        return np.inf
+    return float(np.ceil(((norm.ppf(1 - alpha) + norm.ppf(power)) * sd / distance) ** 2))
+
+
+def minimum_detectable_difference(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest difference of paired proportions that McNemar's test finds with `power` among n pairs of which a share
+    `discordance` differ (Connor 1987, Biometrics 43:207); NaN where even all discordant pairs one way do not do."""
+
+    def lacking(delta: float) -> float:
+        need = norm.ppf(1 - alpha / 2) * np.sqrt(discordance) + norm.ppf(power) * np.sqrt(
+            max(discordance - delta**2, 0)
+        )
+        return need - delta * np.sqrt(n)
+
+    return float(brentq(lacking, 1e-9, discordance)) if lacking(discordance) < 0 else np.nan
+
+
+def kappa(table: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Cohen's kappa of a square table of counts, with its interval; NaN where one of the two gives one label only."""
+    table = np.asarray(table, dtype="float64")
+    if not table.sum() or (table.sum(0) > 0).sum() < 2 or (table.sum(1) > 0).sum() < 2:
+        return np.nan, np.nan, np.nan
+    found = cohens_kappa(table)
+    reach = norm.ppf((1 + level) / 2) * found.std_kappa
+    return float(found.kappa), float(found.kappa - reach), float(found.kappa + reach)

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap, norm, ttest_1samp
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.weightstats import DescrStatsW
 
 from gating import stats
 
@@ -65,3 +67,77 @@ def test_holm_multiplies_the_smallest_p_by_the_size_of_the_family_and_leaves_wha
 
 def test_holm_of_nothing_is_nothing():
     assert np.isnan(stats.holm([np.nan])).all() and stats.holm([]).size == 0
+
+
+def test_published_intervals_come_out():
+    low, high = stats.wilson([6, 0, 10], [313, 313, 10])
+    assert np.allclose(low, [0.0088, 0, 0.722], atol=5e-4) and np.allclose(high, [0.0412, 0.0121, 1.0], atol=5e-4)
+
+
+def test_a_paired_mean_is_bonett_and_prices_adjusted_wald_interval():
+    a, b, c, d = 20, 12, 3, 5  # both, first only, second only, neither
+    n = a + b + c + d
+    mean = stats.mean_of([0] * (a + d) + [1] * b + [-1] * c)
+    p12, p21 = (b + 1) / (n + 2), (c + 1) / (n + 2)
+    reach = norm.ppf(0.975) * np.sqrt((p12 + p21 - (p12 - p21) ** 2) / (n + 2))
+    assert np.allclose(mean.interval(), (p12 - p21 - reach, p12 - p21 + reach))
+    assert np.isclose(mean.estimate, (b - c) / n)
+
+
+def test_an_unbounded_mean_is_students_and_its_tost_statsmodels():
+    d = np.random.default_rng(0).normal(0.1, 0.5, 40)
+    mean = stats.mean_of(d, bound=None)
+    assert np.allclose(mean.interval(), ttest_1samp(d, 0).confidence_interval(0.95))
+    p, _, _ = DescrStatsW(d).ttost_mean(-0.3, 0.3)
+    assert np.isclose(mean.p_within(0.3), p)
+    assert np.isclose(mean.p_above(0.0), ttest_1samp(d, 0, alternative="greater").pvalue)
+
+
+def test_prompts_that_are_alike_within_a_category_widen_the_interval_as_cluster_robust_errors_do():
+    rng = np.random.default_rng(1)
+    clusters = np.repeat(np.arange(10), 8)
+    d = rng.normal(0, 1, 10)[clusters] + rng.normal(0, 0.1, 80)
+    mean = stats.mean_of(d, clusters, bound=None)
+    fit = OLS(d, np.ones(80)).fit(
+        cov_type="cluster", cov_kwds={"groups": clusters, "use_correction": False}, use_t=True
+    )
+    assert np.isclose(mean.clustered, fit.bse[0] * np.sqrt(10 / 9))
+    low, high = mean.interval()
+    assert high - low > 2 * np.ptp(stats.mean_of(d, bound=None).interval())
+
+
+def test_the_bootstrap_without_clusters_is_scipys_own():
+    d = np.random.default_rng(2).choice([-1.0, 0, 1], 50)
+    own = stats.bootstrap_mean(d, draws=1000, seed=3)
+    theirs = bootstrap((d,), np.mean, n_resamples=1000, method="percentile", rng=np.random.default_rng(3))
+    assert np.allclose(own, [theirs.confidence_interval.low, theirs.confidence_interval.high])
+
+
+def test_equal_values_claim_no_certainty():
+    nothing = stats.mean_of(np.zeros(20))
+    assert nothing.interval()[1] > 0.08 and nothing.p_within(0.05) > 0.05
+    assert stats.mean_of(np.zeros(200)).p_within(0.05) < 0.05
+
+
+def test_the_detectable_difference_is_found_by_mcnemar_with_the_power_it_says():
+    n, discordance = 100, 0.3
+    delta = stats.minimum_detectable_difference(n, discordance)
+    rng = np.random.default_rng(4)
+    p = [(discordance + delta) / 2, (discordance - delta) / 2]
+    b, c, _ = rng.multinomial(n, [*p, 1 - discordance], size=4000).T
+    found = np.abs(b - c) / np.sqrt(np.maximum(b + c, 1)) > norm.ppf(0.975)
+    assert abs(found.mean() - 0.8) < 0.04
+    assert stats.minimum_detectable_difference(10, 0.1) != stats.minimum_detectable_difference(10, 0.1)  # NaN
+
+
+def test_the_n_that_would_decide_gives_its_power():
+    sd, distance = 0.5, 0.1
+    n = int(stats.n_to_decide(sd, distance))
+    means = np.random.default_rng(5).normal(distance, sd / np.sqrt(n), 20000)
+    assert abs(np.mean(means / (sd / np.sqrt(n)) > norm.ppf(0.95)) - 0.8) < 0.02
+
+
+def test_kappa_is_statsmodels_and_missing_where_a_judge_gives_one_label():
+    table = [[20, 5], [10, 15]]
+    assert np.isclose(stats.kappa(table)[0], 0.4)
+    assert np.isnan(stats.kappa([[5, 0], [7, 0]])).all()
