@@ -31,6 +31,12 @@ def refusal_rate(
     by: one or more of category, source, harmful: a further dimension each. harmful: count only harmful (True) or only
     harmless (False) prompts; None counts both. Raises GatingError for an unknown label or grouping.
     """
+    return _described(run, _rate(run, by, label, harmful, level))
+
+
+def _rate(
+    run: xr.DataTree, by: str | Sequence[str] | None, label: str, harmful: bool | None, level: float
+) -> xr.Dataset:
     hit, present = _hits(run, _code(label), harmful)
     for name in [by] if isinstance(by, str) else list(by or []):
         if name not in GROUPINGS:
@@ -46,17 +52,16 @@ def refusal_rate(
     rate = k / n.where(n > 0)
     ds = xr.Dataset({"rate": rate, "low": (k.dims, low), "high": (k.dims, high), "k": k, "n": n})
     ds.attrs = {"label": label, "interval": f"Wilson, {level:.0%}"}
-    return _described(run, ds)
+    return ds
 
 
 def rates(
     run: xr.DataTree, by: str | Sequence[str] | None = None, harmful: bool | None = None, level: float = 0.95
 ) -> xr.Dataset:
     """`refusal_rate` for every label, along a dimension `label`."""
-    each = [refusal_rate(run, by, name, harmful, level) for name in LABELS]
-    return xr.concat(
-        each, dim=xr.DataArray(np.array(LABELS), dims="label", name="label"), combine_attrs="drop_conflicts"
-    )
+    each = [_rate(run, by, name, harmful, level) for name in LABELS]
+    dim = xr.DataArray(np.array(LABELS), dims="label", name="label")
+    return _described(run, xr.concat(each, dim=dim, combine_attrs="drop_conflicts"))
 
 
 def contrast(
@@ -94,12 +99,12 @@ def contrast(
 
 
 def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None = None) -> xr.Dataset:
-    """Each steered condition against its own grid point's random controls: its change from the baseline, theirs
+    """Each steered or named condition against its own grid point's random controls: its change from the baseline, theirs
     (null_low to null_high), and p = (1 + number of controls that change at least as much, either way) / (K + 1), with
     K as `k`. NaN and k = 0 where a condition has no controls, or a joined run no such condition."""
     effect = contrast(run, label=label, harmful=harmful)["difference"].transpose(..., "condition")
     kind, grid = (group(run, "conditions")[c].broadcast_like(effect).transpose(*effect.dims) for c in ("kind", "grid"))
-    steered, fields = kind.values == "steered", ("difference", "null_low", "null_high", "p")
+    steered, fields = np.isin(kind.values, ["steered", "named"]), ("difference", "null_low", "null_high", "p")
     out = {f: np.full(effect.shape, np.nan) for f in fields} | {"k": np.zeros(effect.shape, dtype="int64")}
     for at in zip(*np.nonzero(steered & np.isfinite(effect.values)), strict=True):
         run_at = at[:-1]  # the place in a joined multirun; () for one run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from gating import chat, models
+from gating import chat, models, stats
 from gating.backend import LOGITS_BYTES
 from gating.study import Study
 
@@ -31,6 +31,17 @@ def memory(study: Study, tokens: list[int]) -> dict[str, float]:
     cache = 2 * arch["layers"] * arch["kv_heads"] * arch["head_dim"] * size * rows * width
     logits = min(LOGITS_BYTES, rows * (study.max_new_tokens + 1) * arch["vocab"] * 4) * 2
     return {"weights": arch["parameters"] * size, "cache": cache, "logits": logits}
+
+
+def detectable(study: Study) -> str:
+    """What the run can tell apart: said before it begins, whatever comes out."""
+    n = sum(p.harmful for p in study.test) or len(study.test)
+    about = "harmful" if any(p.harmful for p in study.test) else "harmless"
+    shares = {d: stats.minimum_detectable_difference(n, d) for d in (0.1, 0.3, 0.6)}
+    said = ", ".join(f"{100 * v:.0f} points if {d:.0%} of the prompts change" for d, v in shares.items() if v == v)
+    return (
+        f"{n} {about} prompts can tell apart (80% power, p < 0.05, paired): {said or 'no difference at all: ask more'}"
+    )
 
 
 def show(study: Study, console: Console) -> None:

@@ -140,33 +140,50 @@ def _states(backend: Backend, sides: dict[str, dict[str, tuple[Side, Side]]], po
     return States(of, norm)
 
 
-def _made(contrast: Contrast, sides: dict, states: States, study: Study) -> tuple[Made, tuple[np.ndarray, np.ndarray]]:
+def _made(
+    contrast: Contrast, sides: dict[str, dict[str, tuple[Side, Side]]], states: States, study: Study
+) -> tuple[Made, tuple[np.ndarray, np.ndarray]]:
     """One contrast's direction, and the states [row, layer, hidden] of its sides that it was made from. Missing rows are
     left out, of both sides where they are paired (and of both roles for I-Thou)."""
-    roles = sides[contrast.name]
-    rows = [(pos, neg) for pos, neg in roles.values()]
+    roles = [_present(pair) for pair in sides[contrast.name].values()]
     if contrast.paired:
-        keep = [all(side[i] is not None for pair in rows for side in pair) for i in range(len(rows[0][0]))]
-        rows = [tuple([x for x, k in zip(side, keep, strict=True) if k] for side in pair) for pair in rows]  # type: ignore[misc]
-    else:
-        rows = [tuple([x for x in side if x is not None] for side in pair) for pair in rows]  # type: ignore[misc]
-    if not all(side for pair in rows for side in pair):
+        both = list(zip(*(side for pair in sides[contrast.name].values() for side in pair), strict=True))
+        kept = [row for row in both if None not in row]
+        columns = [list(column) for column in zip(*kept, strict=True)] or [[]] * (2 * len(roles))
+        roles = [(columns[2 * i], columns[2 * i + 1]) for i in range(len(roles))]
+    if not all(side for pair in roles for side in pair):
         raise GatingError(
             f"steer.direction={contrast.name!r}: no prompt gave an answer to read {contrast.position} from; choose "
             "directions.position=last, or directions.filter=null."
         )
-    read = [tuple(np.stack([states.of[x, contrast.position] for x in side]) for side in pair) for pair in rows]
+    read = [(_read(states, pos, contrast.position), _read(states, neg, contrast.position)) for pos, neg in roles]
     how, seed = study.run.directions, study.run.seed
+    found = [
+        directions.probe(p, n, seed) if how.method == "probe" else directions.mean_difference(p, n) for p, n in read
+    ]
+    one = Made(
+        contrast.name,
+        found[0] if len(found) == 1 else found[0] - found[1],
+        contrast.role,
+        contrast.position,
+        how.method,
+        contrast.digest,
+        (len(roles[0][0]), len(roles[0][1])),
+        (min(len(set(pos)) for pos, _ in roles), min(len(set(neg)) for _, neg in roles)),
+        (read[0][0].mean(axis=0, dtype="float64"), read[0][1].mean(axis=0, dtype="float64"))
+        if len(read) == 1
+        else None,
+    )
+    return one, read[0]
 
-    def vector(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return directions.probe(*pair, seed) if how.method == "probe" else directions.mean_difference(*pair)
 
-    v = vector(read[0]) if len(read) == 1 else vector(read[0]) - vector(read[1])
-    means = tuple(s.mean(axis=0, dtype="float64") for s in read[0]) if len(read) == 1 else None
-    n = tuple(len(side) for side in rows[0])
-    distinct = tuple(min(len(set(pair[s])) for pair in rows) for s in (0, 1))
-    one = Made(contrast.name, v, contrast.role, contrast.position, how.method, contrast.digest, n, distinct, means)  # type: ignore[arg-type]
-    return one, read[0]  # type: ignore[return-value]
+def _present(pair: tuple[Side, Side]) -> tuple[list[Text], list[Text]]:
+    positive, negative = ([x for x in side if x is not None] for side in pair)
+    return positive, negative
+
+
+def _read(states: States, side: Sequence[Text], position: str) -> np.ndarray:
+    return np.stack([states.of[text, position] for text in side])
 
 
 def _geometry(study: Study, kept: dict[str, tuple[np.ndarray, np.ndarray]], made: xr.Dataset) -> xr.Dataset:

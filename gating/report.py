@@ -21,8 +21,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gating import analysis, figures
+from gating import analysis, claims
 from gating.errors import GatingError
+from gating.figures import dose, maps, nulls, rates, traces
 from gating.judges import LABELS
 
 PROMPT_WORDS, HARMLESS_WORDS, HARMFUL_WORDS = 6, 12, 4
@@ -30,7 +31,7 @@ SAMPLES = 12  # prompts
 SENTENCES = 6
 
 
-def headline_set(run: xr.DataTree) -> bool | None:
+def headline_set(run: xr.DataTree) -> bool:
     """Which prompts the headline counts: the harmful ones where there are any, else the harmless ones."""
     return bool(analysis.group(run, "prompts")["harmful"].any())
 
@@ -42,9 +43,9 @@ def asks_both(run: xr.DataTree) -> bool:
 
 
 def shown_conditions(run: xr.DataTree) -> list[str]:
-    """The baseline and the first steered conditions: whose answers the page quotes."""
+    """The baseline and the first conditions that are no controls: whose answers the page quotes."""
     about = analysis.group(run, "conditions")
-    return about["condition"].values[np.isin(about["kind"].values, ["baseline", "steered"])][:4].tolist()
+    return about["condition"].values[np.isin(about["kind"].values, ["baseline", "steered", "named"])][:4].tolist()
 
 
 def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[dict[str, Any]]:
@@ -195,57 +196,175 @@ def samples(run: xr.DataTree, full_text: bool) -> list[dict[str, str]]:
     return lines
 
 
-def pictures(run: xr.DataTree) -> dict[str, tuple[Figure, str, str]]:
-    """Every picture by file name, with a text alternative and a caption."""
+def pictures(run: xr.DataTree, lines: list[dict[str, Any]]) -> dict[str, tuple[Figure, str, str]]:
+    """Every picture that the run's data allow, by file name, with a text alternative and a caption. lines: from `rows`."""
     harmful = headline_set(run)
-    said = "; ".join(f"{r['name']} {r['refusal']}" for r in rows(run, harmful) if r["kind"] != "random")
+    said = "; ".join(f"{r['name']} {r['refusal']}" for r in lines if r["kind"] != "random")
     out = {
         "rates": (
-            figures.rates(run, harmful),
+            rates.rates(run, harmful),
             f"Refusal rate of each condition with its interval: {said}. Random controls are in the table.",
             "Refusal. The grey band is the baseline's interval; grey dots are random directions of the same norm, one a seed.",
         ),
         "labels": (
-            figures.labels(run, harmful),
+            rates.labels(run, harmful),
             "Shares of refusal, compliance, evasive and degenerate answers per condition; the numbers are in the table.",
             "What became of the answers. A degenerate answer (empty, looping, gibberish) is no compliance.",
         ),
         "categories": (
-            figures.categories(run, harmful),
+            rates.categories(run, harmful),
             "Refusal rate per category of prompt under every condition but the random controls.",
             "Refusal per category, without the random controls. Few prompts a category: wide intervals.",
         ),
     }
-    for axis in figures.varied(run):
+    for axis in dose.varied(run):
         out[f"dose_{axis}"] = (
-            figures.dose(run, axis, harmful),
+            dose.dose(run, axis, harmful),
             f"Refusal and degenerate rates against steer.{axis}, with the baseline and the random controls.",
             f"Dose response along steer.{axis}: a fall in refusal counts only where degenerate answers stay few.",
+        )
+    return out | _grids(run, harmful) | _inside(run, harmful)
+
+
+def _grids(run: xr.DataTree, harmful: bool) -> dict[str, tuple[Figure, str, str]]:
+    out = {}
+    if maps.has_grid(run):
+        out["grid"] = (
+            maps.grid(run, harmful),
+            "Refusal and degenerate rates of every steered condition by block and coefficient, as numbers on a map.",
+            "Block by coefficient. Choose on the select split, where refusal falls and answers stay whole.",
+        )
+    if maps.has_pairs(run):
+        out["pairs"] = (
+            maps.pairs(run, harmful),
+            "Refusal rate by injection block and knock-out block, as numbers on a map.",
+            "Injection block by knock-out block. A knock-out before the injection cannot undo it.",
+        )
+    if any(len(null) > 1 for _, null in nulls.controlled(run)):
+        out["null"] = (
+            nulls.strip(run, harmful),
+            "Refusal rate of each condition beside all of its random controls, one dot a direction, with a permutation p.",
+            "Each condition against its whole random null. K directions cannot give a p below 1/(K + 1).",
+        )
+    if "directions" in run.children and run["directions"].sizes["direction"] > 1:
+        out["cosines"] = (
+            maps.cosines(run),
+            "Cosines between all directions at one block, and of each with the refusal direction at every block, with nulls.",
+            "How the directions lie. The band is what isotropic vectors keep to; activations are far from isotropic, which is "
+            "what directions with permuted labels (dotted, experiment=geometry) show.",
         )
     return out
 
 
-def write(run: xr.DataTree, folder: str | Path, full_text: bool = False) -> Path:
-    """Write report.html and its pictures into `folder`; the page's path."""
+def _inside(run: xr.DataTree, harmful: bool) -> dict[str, tuple[Figure, str, str]]:
+    out: dict[str, tuple[Figure, str, str]] = {}
+    if len(shown_conditions(run)) < 2:
+        return out
+    if np.isfinite(analysis.group(run, "outcomes")["refusal_score"]).any():
+        out["prompts"] = (
+            nulls.per_prompt(run, harmful),
+            "First-token refusal score of each prompt at baseline against each of the first conditions.",
+            "Prompt by prompt: above the line refusal is likelier than at baseline.",
+        )
+    held = set(run["readouts"].data_vars) if "readouts" in run.children else set()
+    if "projection" in held:
+        out["blocks"] = (
+            traces.over_blocks(run, harmful),
+            "Mean projection on the persona and refusal directions at every block, last prompt token, per condition.",
+            f"Projections over blocks, mean and 95% band over prompts (at most {traces.MOST} conditions are drawn).",
+        )
+    if "step_projection" in held:
+        out["tokens"] = (
+            traces.over_tokens(run, harmful),
+            "Mean projection on the persona and refusal directions at each generated token, per condition.",
+            "Projections over the answer's tokens; later ones come from the answers that are that long.",
+        )
+    if "lens_score" in held:
+        out["lens"] = (
+            traces.lens(run, harmful),
+            "Refusal log-odds read off the residual stream at every block, per condition.",
+            "Where the refusal is decided: the score through the final norm and unembedding at every block (logit lens).",
+        )
+    if {"kl", "relative_change"} <= held:
+        out["strength"] = (
+            traces.strength(run),
+            "Relative change and first-token KL of each condition.",
+            "Strength in units that compare across blocks and directions.",
+        )
+    return out
+
+
+def own_claims(run: xr.DataTree) -> dict[str, Any]:
+    """The family of claims that the run was begun with; empty where there was none."""
+    return json.loads(run.attrs.get("claims", "{}"))
+
+
+def verdict_rows(found: xr.Dataset, family: dict[str, Any]) -> list[dict[str, str]]:
+    """One row a claim, as text; a contrast of labels in points, one of a measure in its own units."""
+    out = []
+    for name in found["claim"].values.tolist():
+        one, scale = found.sel(claim=name), 1 if family["claims"][name].get("measure") else 100
+        estimate, low, high, margin = (scale * float(one[k]) for k in ("estimate", "low", "high", "margin"))
+        p = float(one["p_holm"])
+        out.append({
+            "name": name, "says": str(one["says"].item()), "n": str(int(one["n"])), "margin": f"{margin:g}",
+            "contrast": f"{estimate:+.0f} [{low:+.0f}, {high:+.0f}]" if int(one["n"]) else "missing",
+            "p": "missing" if np.isnan(p) else _p(p), "verdict": str(one["verdict"].item()), "reason": str(one["reason"].item()),
+            "test": str(one["test"].item()), "paper": str(one["paper"].item()),
+        })  # fmt: skip
+    return out
+
+
+def verdicts(run: xr.DataTree) -> list[Table]:
+    """The run's claims as a table for a terminal; none where it was begun without claims."""
+    family = own_claims(run)
+    return [verdict_table(verdict_rows(claims.evaluate(run, family), family), family["family"])] if family else []
+
+
+def verdict_table(lines: list[dict[str, str]], title: str) -> Table:
+    out = Table(title=f"claims: {title}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, how in (("claim", "left"), ("contrast", "right"), ("margin", "right"), ("p (Holm)", "right"), ("n", "right"),
+                        ("verdict", "left")):  # fmt: skip
+        out.add_column(column, justify=how, overflow="fold")  # type: ignore[arg-type]
+    colour = {"supported": "green", "refuted": "red", "undecided": "yellow", "missing": "dim"}
+    for r in lines:
+        verdict = Text(r["verdict"], style=colour[r["verdict"]])
+        if r["reason"]:
+            verdict.append(f": {r['reason']}", style="default")
+        out.add_row(*map(Text, (r["says"], r["contrast"], r["margin"], r["p"], r["n"])), verdict)
+    return out
+
+
+def write(
+    run: xr.DataTree, folder: str | Path, full_text: bool = False, post_hoc: dict[str, Any] | None = None
+) -> Path:
+    """Write report.html, its pictures and, where there are claims, claims.json into `folder`; the page's path. post_hoc: a
+    family of claims in place of the run's own, marked as named after the run."""
     folder, drawn = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (figure, alt, caption) in pictures(run).items():
+    harmful = headline_set(run)
+    lines, family = rows(run, harmful, 1), post_hoc or own_claims(run)
+    decided = []
+    if family:
+        found = claims.evaluate(run, family)
+        decided = verdict_rows(found, family)
+        (folder / "claims.json").write_text(claims.to_json(found) + "\n", encoding="utf-8")
+    for name, (figure, alt, caption) in pictures(run, lines).items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         drawn.append(
             {"name": name, "alt": alt, "caption": caption, "data": base64.b64encode(buffer.getvalue()).decode()}
         )
-    harmful = headline_set(run)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gating"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     done = analysis.group(run, "outcomes")["done"]
     page = environment.get_template("report.html.j2").render(
-        attrs=run.attrs, headline=headline(run), rows=rows(run, harmful, 1), harmless=rows(run, False, 1) if asks_both(run) else [],
+        attrs=run.attrs, headline=headline(run), rows=lines, harmless=rows(run, False, 1) if asks_both(run) else [],
         pictures=drawn, samples=samples(run, full_text), shown=shown_conditions(run), full_text=full_text, harmful=harmful,
         warnings=json.loads(run.attrs.get("warnings", "[]")), versions=json.loads(run.attrs.get("versions", "{}")),
-        done=int(done.sum()), total=done.size,
+        done=int(done.sum()), total=done.size, claims=decided, post_hoc=post_hoc is not None, alpha=family.get("alpha", 0.05),
     )  # fmt: skip
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
@@ -253,20 +372,30 @@ def write(run: xr.DataTree, folder: str | Path, full_text: bool = False) -> Path
 
 
 def main() -> None:
-    """`python -m gating.report RUN...`: write each run's page again and print its table."""
+    """`python -m gating.report RUN...`: write each run's page again, print its table and its claims' verdicts."""
     from rich.console import Console
 
     from gating import store
 
     parser = argparse.ArgumentParser(prog="python -m gating.report", description=main.__doc__)
     parser.add_argument("run", nargs="+", help="a run's folder or its store.zarr")
+    parser.add_argument(
+        "--claims", help="decide these (a name in conf/claims or a file), marked as named after the run"
+    )
     parser.add_argument("--full-text", action="store_true", help="show whole prompts and answers")
     args = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     try:
-        for path in args.run:
-            tree = store.open_run(path)
-            Console(width=None if sys.stdout.isatty() else 120).print(table(tree))
-            print(f"report: {write(tree, store.locate(path).parent, args.full_text)}")
+        post_hoc = claims.load(args.claims) if args.claims else None
+        trees = {str(path): store.open_run(path) for path in args.run}
+        families = {path: post_hoc or own_claims(tree) for path, tree in trees.items()}
+        decided = claims.evaluate_many({p: t for p, t in trees.items() if families[p]}, families)
+        for path, tree in trees.items():
+            console.print(table(tree))
+            if path in decided:
+                title = families[path]["family"] + (", named after the run" if post_hoc else "")
+                console.print(verdict_table(verdict_rows(decided[path], families[path]), title))
+            print(f"report: {write(tree, store.locate(path).parent, args.full_text, post_hoc)}")
     except GatingError as e:
         print(f"error: {e}")
         sys.exit(2)

@@ -26,7 +26,7 @@ failures: list[str] = []
 @hydra.main(version_base="1.3", config_path=str(cli.conf_dir()), config_name="config")
 def job(cfg: DictConfig) -> None:
     """One run, or one of a multirun's. A failure is said and kept, so that a sweep's other runs go on."""
-    from gating import config, study
+    from gating import config, dryrun, study
 
     try:
         hydra_config = HydraConfig.get()
@@ -35,9 +35,8 @@ def job(cfg: DictConfig) -> None:
         planned = study.prepare(config.typed(cfg), chosen, overrides)
         for warning in planned.warnings:
             console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        console.print(dryrun.detectable(planned), style="dim", markup=False, soft_wrap=True)
         if planned.run.dry_run:
-            from gating import dryrun
-
             dryrun.show(planned, console)
         else:
             from gating import execute, report, store
@@ -46,6 +45,8 @@ def job(cfg: DictConfig) -> None:
             tree = store.open_run(planned.folder)
             page = report.write(tree, planned.folder, full_text=planned.run.full_text)
             console.print(report.table(tree))
+            for verdicts in report.verdicts(tree):
+                console.print(verdicts)
             console.print(f"{how}\nreport: {page}", markup=False, soft_wrap=True, highlight=False)
         print(f"store: {planned.store}", flush=True)
     except (GatingError, OSError, RuntimeError) as e:

@@ -56,7 +56,7 @@ def candidates(run: xr.DataTree, max_kl: float = MAX_KL, latest: float = LATEST)
             at = direction, int(one["iv_layers"].values[0])
             out["induce_score"][at] = score.isel(condition=i)[~harmful.values].mean()
     reason = np.array([
-        [_reason(*(out[k][d, i] for k in out), layer, len(layers), max_kl, latest) for i, layer in enumerate(layers)]
+        [_reason({k: float(v[d, i]) for k, v in out.items()}, layer, len(layers), max_kl, latest) for i, layer in enumerate(layers)]
         for d in range(len(directions))
     ])  # fmt: skip
     chosen = np.zeros(shape, dtype=bool)
@@ -71,16 +71,16 @@ def candidates(run: xr.DataTree, max_kl: float = MAX_KL, latest: float = LATEST)
     )
 
 
-def _reason(bypass: float, induce: float, kl: float, layer: int, n: int, max_kl: float, latest: float) -> str:
-    if not np.isfinite([bypass, induce, kl]).all():
+def _reason(one: dict[str, float], layer: int, n: int, max_kl: float, latest: float) -> str:
+    if not np.isfinite(list(one.values())).all():
         return "missing"
     reasons = []
     if layer >= latest * n:
         reasons.append(f"in the last {1 - latest:.0%} of the blocks")
-    if kl > max_kl:
-        reasons.append(f"KL {kl:.2f} above {max_kl:g} on harmless prompts")
-    if induce <= 0:
-        reasons.append(f"does not induce refusal (score {induce:.1f})")
+    if one["kl"] > max_kl:
+        reasons.append(f"KL {one['kl']:.2f} above {max_kl:g} on harmless prompts")
+    if one["induce_score"] <= 0:
+        reasons.append(f"does not induce refusal (score {one['induce_score']:.1f})")
     return "; ".join(reasons)
 
 

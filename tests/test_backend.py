@@ -188,12 +188,12 @@ def test_readouts_of_a_batch_are_those_that_transformers_gives_each_row_alone(ti
     v = torch.from_numpy(vector(steered.interventions[0], 1, made, 0)[0]).float()
     layers = operator.attrgetter(decoder_layers(tiny.model))(tiny.model)
     for r, (prompt, condition) in enumerate(zip([i for i in ids for _ in (0, 1)], rows, strict=True)):
-        states = []
-        handles = [
-            layer.register_forward_hook(lambda m, a, o, b=b: o + v if b == 1 and condition.interventions else None)
-            for b, layer in enumerate(layers)
+        states: list = []
+        add = v if condition.interventions else 0 * v
+        handles = [layers[1].register_forward_hook(lambda m, a, o, add=add: o + add)]
+        handles += [
+            layer.register_forward_hook(lambda m, a, o, states=states: states.append(o[0].double())) for layer in layers
         ]
-        handles += [layer.register_forward_hook(lambda m, a, o: states.append(o[0].double())) for layer in layers]
         with torch.no_grad():
             logits = tiny.model(input_ids=torch.tensor([[*prompt, *out.tokens[r]]])).logits[0].double()
         for handle in handles:

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from gating import figures, report
+from gating import report
+from gating.figures import dose, rates
 from gating.interventions import grid
 from tests.synthetic import tree
 
@@ -115,7 +116,7 @@ def test_a_large_grid_says_how_many_conditions_the_headline_leaves_to_the_table(
 
 
 def test_the_random_controls_of_a_grid_point_share_a_line_of_a_picture(run):
-    lines = figures.lines(run)
+    lines = rates.lines(run)
     assert [line.text for line in lines[:4]] == [
         "baseline", "compliant[coef=1]", "compliant-reversed[coef=1]", "compliant-random (2 seeds)[coef=1]",
     ]  # fmt: skip
@@ -124,7 +125,7 @@ def test_the_random_controls_of_a_grid_point_share_a_line_of_a_picture(run):
     assert lines[4].y - lines[3].y > lines[3].y - lines[2].y  # a gap between grid points
 
 
-@pytest.mark.parametrize("draw", [figures.rates, figures.labels, figures.categories])
+@pytest.mark.parametrize("draw", [rates.rates, rates.labels, rates.categories])
 def test_no_label_of_a_picture_is_clipped_with_forty_conditions(draw):
     spec = {**SPEC, "layers": ["1", "2-3"], "coef": [float(c) for c in range(1, 6)], "norm": "natural"}
     conditions = grid(spec, ["compliant"], 4, 2, True)
@@ -138,14 +139,14 @@ def test_no_label_of_a_picture_is_clipped_with_forty_conditions(draw):
             if text.get_text():
                 box = text.get_window_extent()
                 assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
-    if draw is not figures.categories:
+    if draw is not rates.categories:
         assert figure.axes[0].get_window_extent().width / figure.dpi > 4  # inches: long names leave room for the data
         heights = [t.get_window_extent() for t in figure.axes[0].get_yticklabels()]
         assert all(a.y0 >= b.y1 for a, b in itertools.pairwise(heights))
 
 
 def test_a_dose_response_is_drawn_only_for_an_axis_of_more_than_two_values(run):
-    assert figures.varied(run) == ["coef"]
+    assert dose.varied(run) == ["coef"]
 
 
 def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,173 @@
+"""Rates of every condition, what became of the answers, and rates by category of prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gating import analysis
+from gating.figures.base import (
+    KIND_COLOURS,
+    KIND_MARKERS,
+    LABEL_COLOURS,
+    SHADES,
+    figure,
+    interval,
+    percent_axis,
+    which,
+)
+from gating.judges import LABELS
+
+MANY = 4  # more series than this in the picture of categories, and it becomes a map
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a picture: a condition, or all random controls of a grid point together, at height `y`."""
+
+    text: str
+    kind: str
+    names: tuple[str, ...]
+    y: float
+    mark: str = ""  # what names a control's seed
+
+
+def lines(run: xr.DataTree) -> list[Line]:
+    """The conditions in order, the random controls of a grid point on one line, a gap where the grid point changes."""
+    about = analysis.group(run, "conditions")
+    columns = (about[c].values.tolist() for c in ("condition", "kind", "grid", "direction", "seed"))
+    out: list[Line] = []
+    place: dict[tuple[int, str], int] = {}  # where the controls of a grid point stand
+    y, last = -1.0, None
+    for name, kind, grid, direction, seed in zip(*columns, strict=True):
+        if kind == "random" and (grid, direction) in place:
+            at = place[grid, direction]
+            names = (*out[at].names, name)
+            text = names[0].replace(out[at].mark, f"-random ({len(names)} seeds)")
+            out[at] = replace(out[at], text=text, names=names)
+            continue
+        if kind == "random":
+            place[grid, direction] = len(out)
+        y += 1 if last in (None, grid) else 1.6
+        last = grid
+        out.append(Line(name, kind, (name,), y, f"-random-{seed}"))
+    return out
+
+
+def _lines(run: xr.DataTree) -> tuple[list[Line], Figure, Axes]:
+    shown = lines(run)
+    made, ax = figure(shown[-1].y + 1, max(len(line.text) for line in shown))
+    ax.set_yticks([line.y for line in shown], [line.text for line in shown])
+    ax.set_ylim(shown[-1].y + 0.7, -0.7)
+    return shown, made, ax
+
+
+def rates(run: xr.DataTree, harmful: bool | None) -> Figure:
+    """Refusal rate of every condition with its Wilson interval; the band is the baseline's. Random controls of a grid
+    point share a line, each seed a dot with its own interval."""
+    r = analysis.refusal_rate(run, harmful=harmful)
+    shown, made, ax = _lines(run)
+    base = r.sel(condition="baseline")
+    ax.axvspan(100 * float(base["low"]), 100 * float(base["high"]), color="#000000", alpha=0.08, lw=0)
+    for line in shown:
+        many = len(line.names) > 1
+        rate, reach = interval(r.sel(condition=list(line.names)))
+        y = line.y + (np.linspace(-0.3, 0.3, len(rate)) if many else np.zeros(1))
+        if np.isnan(rate).all():
+            ax.text(0, line.y, "missing", va="center", color="#666666", fontsize="small")
+        ax.errorbar(rate, y, xerr=reach, fmt=KIND_MARKERS[line.kind], color=KIND_COLOURS[line.kind],
+                    capsize=0 if many else 2.5, ms=5 if many else 7, lw=0.7 if many else 1.6)  # fmt: skip
+    n = sorted({int(v) for v in r["n"].values})
+    percent_axis(
+        ax,
+        f"refusal, % of {which(harmful)} prompts\n95% Wilson interval, n = {' to '.join(map(str, n[:: max(1, len(n) - 1)]))}",
+    )
+    return made
+
+
+def labels(run: xr.DataTree, harmful: bool | None) -> Figure:
+    """What became of the answers: shares of the four labels, one bar a condition; the mean over the random controls of
+    a grid point."""
+    r = analysis.rates(run, harmful=harmful)["rate"]
+    shown, made, ax = _lines(run)
+    y = [line.y for line in shown]
+    left = np.zeros(len(shown))
+    for name in LABELS:
+        share = np.array([100 * float(r.sel(label=name, condition=list(line.names)).mean()) for line in shown])
+        ax.barh(y, np.nan_to_num(share), left=left, color=LABEL_COLOURS[name], edgecolor="white", lw=0.8, label=name)
+        left += np.nan_to_num(share)
+    for line, end in zip(shown, left, strict=True):
+        if end == 0:
+            ax.text(1, line.y, "missing", va="center", color="#666666", fontsize="small")
+    seeds = "\nrandom controls: the mean of their seeds" if any(len(line.names) > 1 for line in shown) else ""
+    percent_axis(ax, f"answers to {which(harmful)} prompts, %{seeds}")
+    ax.set_xlim(0, 100)
+    made.legend(loc="outside upper right", ncols=len(LABELS), frameon=False, fontsize="small")
+    return made
+
+
+def categories(run: xr.DataTree, harmful: bool | None) -> Figure:
+    """Refusal rate per category of prompt, without the random controls: points with Wilson intervals for a few
+    conditions, a map of numbers for many."""
+    r = analysis.refusal_rate(run, by="category", harmful=harmful).transpose("condition", "category")
+    asked = (r["n"].max("condition") > 0).values
+    r = r.isel(condition=r["kind"].values != "random", category=asked if asked.any() else slice(None))
+    names = [f"{c} ({n})" for c, n in zip(r["category"].values, r["n"].max("condition").values, strict=True)]
+    return (_category_map if r.sizes["condition"] > MANY else _category_points)(r, names, harmful)
+
+
+def _category_points(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figure:
+    count = r.sizes["condition"]
+    made, ax = figure(len(names) * (0.6 + 0.4 * count), max(map(len, names)))
+    same = r["kind"].values.tolist().count("steered") > 1  # several steered conditions: tell them apart by shade too
+    for i, name in enumerate(r["condition"].values.tolist()):
+        kind = str(r["kind"].values[i])
+        rate, reach = interval(r.isel(condition=i))
+        y = np.arange(len(names)) + 0.7 / count * (i - (count - 1) / 2)
+        colour = SHADES[(i - 1) % len(SHADES)] if same and kind != "baseline" else KIND_COLOURS[kind]
+        ax.errorbar(
+            rate,
+            y,
+            xerr=np.nan_to_num(reach),
+            fmt=KIND_MARKERS[kind],
+            color=colour,
+            capsize=2,
+            ms=5,
+            lw=1.2,
+            label=name,
+        )
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    for edge in range(1, len(names)):
+        ax.axhline(edge - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
+    percent_axis(ax, f"refusal, % of {which(harmful)} prompts\n95% Wilson interval; prompts in brackets")
+    made.legend(loc="outside upper right", ncols=2, frameon=False, fontsize="small")
+    return made
+
+
+def _category_map(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figure:
+    shown, share = r["condition"].values.tolist(), 100 * r["rate"].values
+    longest = max(map(len, shown))
+    made, ax = figure(len(shown) + 3, longest, max(7.5, 1 + 0.085 * longest + 0.62 * len(names)))
+    image = ax.pcolormesh(share, cmap="cividis", vmin=0, vmax=100, edgecolors="white", lw=1)
+    for (i, j), v in np.ndenumerate(share):
+        text, colour = ("missing", "#666666") if np.isnan(v) else (f"{v:.0f}", "white" if v < 50 else "black")
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize="small")
+    ax.set_yticks(np.arange(len(shown)) + 0.5, shown)
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_ylim(len(shown), 0)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    made.colorbar(
+        image,
+        ax=ax,
+        location="top",
+        shrink=0.5,
+        aspect=40,
+        label=f"refusal, % of {which(harmful)} prompts (prompts in brackets)",
+    )
+    return made
