@@ -22,8 +22,8 @@ run: install
 
 # The paper's conditions and the arms that could refute it, 100 harmful prompts each; each prints its claims' verdicts.
 paper: install
-	$(BIN)/python -m gating.run experiment=paper $(ARGS)
-	$(BIN)/python -m gating.run experiment=refute $(ARGS)
+	$(BIN)/python -m gating.run experiment=paper max_new_tokens=20 $(ARGS)
+	$(BIN)/python -m gating.run experiment=refute max_new_tokens=20 $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)
