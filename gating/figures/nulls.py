@@ -13,16 +13,20 @@ MOST = 24
 
 
 def controlled(run: xr.DataTree) -> list[tuple[str, list[str]]]:
-    """Each condition that has random controls in its place of the grid, with them."""
+    """Each condition that has random controls in its place of the grid, with them; random directions that control none in
+    particular stand under the name that they share."""
     about = analysis.group(run, "conditions")
     columns = list(zip(*(about[c].values.tolist() for c in ("condition", "kind", "grid")), strict=True))
-    out = []
+    null: dict[int, list[str]] = {}
+    own: dict[int, list[str]] = {}
     for name, kind, grid in columns:
-        if kind in ("steered", "named"):
-            null = [n for n, k, g in columns if k == "random" and g == grid]
-            if null:
-                out.append((name, null))
-    return out
+        into = null if kind == "random" else own if kind in ("steered", "named") else {}
+        into.setdefault(grid, []).append(name)
+    return [
+        (name, some)
+        for grid, some in null.items()
+        for name in own.get(grid, [some[0].partition("-random-")[0] + " (random)"])
+    ]
 
 
 def strip(run: xr.DataTree, harmful: bool | None) -> Figure:
@@ -30,14 +34,18 @@ def strip(run: xr.DataTree, harmful: bool | None) -> Figure:
     distance from their mean: p = (1 + number at least as far) / (K + 1)."""
     rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
     lines = controlled(run)[:MOST]
+    first = next((name for name, _ in lines if name in rate["condition"].values), "")
     made = Figure(figsize=(8.5, 1.5 + 0.42 * len(lines)), layout="constrained", dpi=150)
     ax = made.add_subplot()
     ax.axvline(float(rate.sel(condition="baseline")), color="#000000", ls="--", lw=1, label="baseline")
     for y, (name, null) in enumerate(lines):
-        values, own = rate.sel(condition=null).values, float(rate.sel(condition=name))
+        values = rate.sel(condition=null).values
         ax.plot(values, y + np.linspace(-0.25, 0.25, len(values)), ".", color=KIND_COLOURS["random"], ms=6,
                 label="random directions, one a dot" if y == 0 else None)  # fmt: skip
-        ax.plot([own], [y], "o", color=KIND_COLOURS["steered"], ms=8, label="the condition" if y == 0 else None)
+        if name not in rate["condition"].values:
+            continue
+        own = float(rate.sel(condition=name))
+        ax.plot([own], [y], "o", color=KIND_COLOURS["steered"], ms=8, label="the condition" if name == first else None)
         p = stats.permutation_p(abs(own - values.mean()), np.abs(values - values.mean()))
         ax.text(104, y, f"p = {p:.2f} (K = {len(values)})", va="center", fontsize="x-small")
     ax.set_yticks(range(len(lines)), [name for name, _ in lines])
