@@ -37,10 +37,12 @@ def _coefficient(run: RunConfig, spec: Mapping[str, Any]) -> Any:
     """steer.coef, or where it is null the model's own for `add` and the operation's own for the others."""
     if spec["coef"] is not None:
         return spec["coef"]
-    ops = as_list(spec["op"])
+    ops = [op for op in as_list(spec["op"]) if op in interventions.OPS]  # another is refused by its own name
     if ops == ["add"]:
         return run.model.steer.coef
     values = {DEFAULT_COEF.get(str(op)) for op in ops}
+    if not ops:
+        return 1.0
     if len(values) == 1 and "add" not in ops and None not in values:
         return values.pop()
     raise GatingError(f"steer.coef has no value that fits steer.op={spec['op']!r}; give steer.coef=NUMBER.")

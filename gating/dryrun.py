@@ -61,12 +61,18 @@ def show(study: Study, console: Console) -> None:
     blocks = -(-len(study.test) // study.block)
     batches = blocks * -(-min(study.block * len(study.conditions), rows) // study.batch_rows)
     chats = len({c for k in study.contrasts for c in (*k.positive, *k.negative)})
+    asked = {
+        c for k in study.contrasts if chat.needs_response(k.position) or k.role in ("user", "i_thou")
+        for c in (*k.positive, *k.negative)
+    }  # fmt: skip
+    answers = len(asked) * study.run.directions.samples
     need = memory(study, tokens)
     about = "" if counted else "about "
     lines = [
         f"model: {study.run.model.id or study.run.model.name}, {models.dtype_name(study.run.model)}",
         f"directions: {', '.join(k.name for k in study.contrasts) or 'none'}, from {chats} prompts, in "
-        f"{-(-chats // study.batch_rows)} batches",
+        f"{-(-chats // study.batch_rows)} batches"
+        + (f", with {answers} answers of {study.run.directions.response_tokens} tokens" if answers else ""),
         f"rows: {rows} = {len(study.test)} prompts x {len(study.conditions)} conditions, in {batches} batches of at most "
         f"{study.batch_rows} rows ({blocks} blocks of {study.block} prompts)",
         f"tokens: {about}{sum(tokens) * len(study.conditions):,} of prompts, at most {rows * study.max_new_tokens:,} new"

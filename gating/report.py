@@ -54,6 +54,7 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[dict[s
     r, effect = analysis.rates(run, harmful=harmful), analysis.contrast(run, harmful=harmful, holm=True)
     chosen = analysis.group(run, "prompts")["harmful"].values == harmful
     score = analysis.group(run, "outcomes")["refusal_score"].isel(prompt=chosen).mean("prompt")
+    change, kl = strengths(run)
     out = []
     for name in r["condition"].values.tolist():
         one, e, mean = r.sel(condition=name), effect.sel(condition=name), float(score.sel(condition=name))
@@ -65,8 +66,21 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[dict[s
             **{f"{k}_rate": _percent(one["rate"].sel(label=k), digits) for k in LABELS},
             "difference": "" if base else _points(e, digits), "p": "" if base else _p(float(e["p"])),
             "p_holm": "" if base else _p(float(e["p_holm"])), "score": "missing" if np.isnan(mean) else f"{mean:.2f}",
+            "change": f"{change[name]:.2f}" if name in change else "", "kl": f"{kl[name]:.2f}" if name in kl else "",
         })  # fmt: skip
     return out
+
+
+def strengths(run: xr.DataTree) -> tuple[dict[str, float], dict[str, float]]:
+    """Each condition's strength in comparable units, where the run kept it: |added| / |h| at the last prompt token (the
+    largest over blocks), and first-token KL to the baseline on harmless prompts (on all where none was asked)."""
+    held = analysis.group(run, "readouts") if "readouts" in run.children else xr.Dataset()
+    if not {"relative_change", "kl"} <= set(held.data_vars):
+        return {}, {}
+    harmful = analysis.group(run, "prompts")["harmful"].values
+    change = held["relative_change"].max("layer").mean("prompt").to_series()
+    kl = held["kl"].isel(prompt=~harmful if not harmful.all() else slice(None)).mean("prompt").to_series()
+    return change.dropna().to_dict(), kl.dropna().to_dict()
 
 
 def _percent(value: Any, digits: int = 0) -> str:

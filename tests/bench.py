@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gating import chat, models, prompts
-from gating.backend import Backend
+from gating.backend import Backend, Readouts
 from gating.cli import conf_dir
-from gating.interventions import Condition, Intervention, lower
+from gating.interventions import Condition, Intervention
+from gating.plan import lower
 
 
 def model_config(name: str) -> models.ModelConfig:
@@ -66,15 +67,16 @@ def main() -> None:
     )
     middle, everywhere = (loaded.n_layers // 2,), tuple(range(loaded.n_layers))
     edits = {
-        blocks: lower([Condition("c", "steered", (Intervention("add", "d", blocks, 0.01),))] * args.rows, made,
-                      made["residual_norm"], 0)
+        blocks: lower([Condition("c", "steered", (Intervention("add", "d", blocks, 0.01),))] * args.rows, made, 0)
         for blocks in (middle, everywhere)
     }  # fmt: skip
     probes = made["vector"].transpose("layer", "direction", "hidden").values
+    different = [[i + 10] * args.tokens for i in range(args.rows)]
+    ids_shared, same = [ids[0]] * args.rows, [different[i % 4] for i in range(args.rows)]
     enc = dict(zip(("input_ids", "attention_mask"), chat.pad_left(ids, backend.pad_id), strict=True))
 
     def plain() -> None:
-        loaded.model.generate(**enc, generation_config=backend._greedy(args.tokens))
+        loaded.model.generate(**enc, generation_config=backend._decoding(args.tokens, None))
 
     def run(blocks: tuple[int, ...], **more: object) -> Callable[[], object]:
         return lambda: backend.generate(ids, edits[blocks], args.tokens, **more)
@@ -86,7 +88,15 @@ def main() -> None:
     figures = {
         "one steered block / transformers' own generate": (run(middle), plain),
         "every block steered / transformers' own generate": (run(everywhere), plain),
-        "readouts at every block / without": (run(middle, probes=probes), run(middle)),
+        "readouts at every block / without": (run(middle, readouts=Readouts(probes)), run(middle)),
+        "with the logit lens and every token / without": (
+            run(middle, readouts=Readouts(probes, [5], lens=True, every_step=True)),
+            run(middle, readouts=Readouts(probes)),
+        ),
+        "scoring answers that conditions share / all different": (
+            lambda: backend.nll(ids_shared, same),
+            lambda: backend.nll(ids_shared, different),
+        ),
         "8 rows one by one / packed in one batch": (one_by_one, lambda: backend.generate(ids[:8], {}, args.tokens)),
     }
     table = Table(

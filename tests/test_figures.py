@@ -38,7 +38,9 @@ def test_a_knock_out_stands_beside_every_one_of_its_random_controls(ko):
 
 def test_random_directions_that_control_no_condition_are_shown_under_their_own_name():
     made = interventions.named({"only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 3}]}, NAMES, 4)
-    run = synthetic.tree({c.name: [0, 1] for c in [Condition("baseline"), *made]}, conditions=[Condition("baseline"), *made])
+    run = synthetic.tree(
+        {c.name: [0, 1] for c in [Condition("baseline"), *made]}, conditions=[Condition("baseline"), *made]
+    )
     assert [name for name, _ in nulls.controlled(run)] == ["only (random)"]
     assert nulls.strip(run, True).axes
 
@@ -50,12 +52,24 @@ def test_injection_by_knock_out_is_a_map_with_each_rate_in_its_place(ko):
 
 
 def test_block_by_coefficient_is_a_map_of_refusal_and_of_degenerate_answers():
-    spec = {"direction": "compliant", "op": "add", "layers": [1, 2], "coef": [2.0, 4.0], "norm": "natural", "scope": "all", "read": "same"}
+    spec = {
+        "direction": "compliant",
+        "op": "add",
+        "layers": [1, 2],
+        "coef": [2.0, 4.0],
+        "norm": "natural",
+        "scope": "all",
+        "read": "same",
+    }
     conditions = interventions.grid(spec, NAMES, 4, 0, False)
     labels = {c.name: [0, 0, 0, 0] for c in conditions} | {"compliant[layers=2,coef=4]": [3, 3, 1, 0]}
     run = synthetic.tree(labels, conditions=conditions)
     refusal, degenerate = maps.grid(run, True).axes
-    assert maps.has_grid(run) and numbers(refusal) == ["100", "100", "100", "25"] and numbers(degenerate) == ["0", "0", "0", "50"]
+    assert (
+        maps.has_grid(run)
+        and numbers(refusal) == ["100", "100", "100", "25"]
+        and numbers(degenerate) == ["0", "0", "0", "50"]
+    )
 
 
 def test_traces_draw_the_mean_over_prompts_and_leave_out_steps_that_no_answer_reached(ko):
@@ -66,10 +80,15 @@ def test_traces_draw_the_mean_over_prompts_and_leave_out_steps_that_no_answer_re
     ko["readouts"] = xr.DataTree(
         xr.Dataset(
             {"step_projection": (("condition", "prompt", "step", "layer", "direction"), step)},
-            {"condition": names, "prompt": ko["prompts"]["prompt"].values, "layer": [0, 1, 2], "direction": list(NAMES)},
+            {
+                "condition": names,
+                "prompt": ko["prompts"]["prompt"].values,
+                "layer": [0, 1, 2],
+                "direction": list(NAMES),
+            },
         )
     )
-    left, right = traces.over_tokens(ko, True).axes
+    left, _ = traces.over_tokens(ko, True).axes
     assert len(left.lines) == len(traces.shown(ko)) == 5
     assert left.lines[0].get_xdata().tolist() == [0, 1, 2] == left.lines[0].get_ydata().tolist()
 

@@ -2,13 +2,14 @@
 
 import io
 import itertools
+import json
 import re
 from collections import Counter
 
 import pytest
 from rich.console import Console
 
-from gating import report
+from gating import report, results
 from gating.figures import dose, rates
 from gating.interventions import grid
 from tests.synthetic import tree
@@ -154,3 +155,54 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         report.main()
     assert stop.value.code == 2 and "is not a run" in capsys.readouterr().out
+
+
+FAMILY = {"family": "mine", "alpha": 0.05, "claims": {
+    "falls": {"says": "It falls.", "test": "difference", "plus": ["compliant"], "minus": ["baseline"], "expect": "below", "margin": 0.2,
+              "paper": "97% to 2%"},
+    "absent": {"says": "Something else falls.", "test": "equivalence", "plus": ["other"], "minus": ["baseline"], "margin": 0.1},
+}}  # fmt: skip
+
+
+@pytest.fixture
+def claimed():
+    spec = {**SPEC, "coef": 4.0}
+    conditions = grid(spec, ["compliant"], 4, 2, True)
+    labels = {c.name: [1] * 50 if c.kind == "steered" else [0] * 50 for c in conditions}
+    made = tree(labels, conditions=conditions, categories=[f"c{i % 5}" for i in range(50)])
+    made.attrs["claims"] = json.dumps(FAMILY)
+    return made
+
+
+def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdicts(claimed, tmp_path):
+    page = report.write(claimed, tmp_path).read_text()
+    assert "Written down before the run" in page and "97% to 2%" in page
+    kept = json.loads((tmp_path / "claims.json").read_text())
+    assert [c["verdict"] for c in kept["claims"]] == ["supported", "missing"] and kept["claims"][1]["p"] is None
+    (table,) = report.verdicts(claimed)
+    out = io.StringIO()
+    Console(file=out, width=140).print(table)
+    assert "supported" in out.getvalue() and "the run has no condition 'other'" in out.getvalue()
+
+
+def test_claims_that_are_named_after_the_run_are_marked_as_such(claimed, tmp_path):
+    page = report.write(claimed, tmp_path, post_hoc={**FAMILY, "family": "later"}).read_text()
+    assert "Named after the run" in page and "Written down before the run" not in page
+
+
+def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
+    report.write(run, tmp_path)
+    assert report.verdicts(run) == [] and not (tmp_path / "claims.json").exists()
+
+
+def test_the_results_page_is_made_of_stores_alone(claimed):
+    claimed.attrs |= {"choices": '{"experiment": "paper"}', "max_new_tokens": 8, "dtype": "float32", "device": "cpu", "seed": 0,
+                      "model_fingerprint": "f", "git_revision": "g", "warnings": "[]"}  # fmt: skip
+    page = results.page([claimed])
+    assert (
+        "| It falls. | -100 [" in page
+        and "supported |" in page
+        and "torch 2" in page
+        and "conf/claims/mine.yaml" in page
+    )
+    assert "| `compliant` | 50 | 0% [0, 7]" in page and "`compliant-random` (2 directions)" in page
