@@ -1,0 +1,140 @@
+"""A text-generation classifier on this machine, read by the probabilities of its first deciding token.
+
+The texts judged are untrusted: special tokens of the classifier that stand in them are broken up, so that an answer
+cannot end its own turn and begin another. Where the answers that the judge may give have little probability between
+them, the judgement is missing: the template does not fit the model, or the model does something else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gating import chat, models
+from gating.errors import GatingError, choices
+from gating.judges import LABELS
+from gating.judging import Item, Judgement
+from gating.judging.spec import CHAT, JudgeSpec, render
+
+
+class ClassifierJudge:
+    """A classifier, loaded. Raises GatingError where it cannot be had or its answers cannot be told apart."""
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        self.spec = spec
+        self.loaded = models.load(model_config(spec))
+        self.tokenizer = self.loaded.tokenizer
+        self.special = special_tokens(self.tokenizer)
+        self.answer_ids = {answer: self._first_id(answer) for answer in spec.answers}
+        shared = len(self.answer_ids) - len(set(self.answer_ids.values()))
+        if shared:
+            raise GatingError(
+                f"judge {spec.name}: answers {choices(spec.answers)} begin with the same token for this model; give "
+                "answers that differ in their first token, or a longer answer_prefix."
+            )
+        context = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = int(context) if context else None
+
+    def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
+        encoded = [self._encode(self._text(i)) for i in items]
+        out = [Judgement() for _ in items]
+        fits = [n for n, ids in enumerate(encoded) if self.context is None or len(ids) <= self.context]
+        for n in set(range(len(items))) - set(fits):
+            out[n] = Judgement(reason=f"too long: {len(encoded[n])} tokens, the judge reads {self.context}")
+        advance(len(items) - len(fits))
+        fits.sort(key=lambda n: len(encoded[n]))  # like lengths together: little padding
+        for start in range(0, len(fits), self.spec.batch_rows):
+            rows = fits[start : start + self.spec.batch_rows]
+            for n, p in zip(rows, self._probabilities([encoded[n] for n in rows]), strict=True):
+                out[n] = decide(self.spec, p)
+            advance(len(rows))
+        return out
+
+    def _text(self, item: Item) -> str:
+        prompt, response = (defuse(text, self.special) for text in (item.prompt, item.response))
+        if self.spec.template != CHAT:
+            text = render(str(self.spec.template), prompt, response, item.harmful)
+        elif not self.tokenizer.chat_template:
+            raise GatingError(
+                f"judge {self.spec.name}: template=chat, but {self.spec.id} has no chat template; give a text."
+            )
+        else:
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return text + render(self.spec.answer_prefix, "", "", item.harmful)
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids, with the one BOS that the model wants: a text that has it (a chat template writes its own) gets none."""
+        bos = self.tokenizer.bos_token
+        has_bos = self.spec.template == CHAT or (bos is not None and text.startswith(str(bos)))
+        return list(self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"])
+
+    def _first_id(self, answer: str) -> int:
+        """The token that begins `answer` right after the template: read off in place, since a tokeniser may merge it."""
+        text = self._text(Item("a", "b", True))
+        before, after = self._encode(text), self._encode(text + answer)
+        if len(after) <= len(before) or after[: len(before)] != before:
+            raise GatingError(
+                f"judge {self.spec.name}: the answer {answer!r} merges with the end of the template for this model; move "
+                "the space or line break between the template's end (or answer_prefix) and the answer."
+            )
+        return after[len(before)]
+
+    def _probabilities(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """The probability of each answer's first token, float64 [row, answer], from float32 logits."""
+        ids, mask = chat.pad_left(rows, int(self.tokenizer.pad_token_id))
+        model, device = self.loaded.model, self.loaded.device
+        more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        with torch.inference_mode():
+            logits = model(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
+                use_cache=False,
+                **more,
+            ).logits[:, -1]
+        p = logits.float().softmax(dim=-1)
+        return p[:, list(self.answer_ids.values())].cpu().numpy().astype("float64")
+
+
+def model_config(spec: JudgeSpec) -> models.ModelConfig:
+    """How gating.models loads the judge. Raises GatingError for a key that a model does not have."""
+    known = [f.name for f in fields(models.ModelConfig)]
+    for key in spec.model:
+        if key not in known:
+            raise GatingError(f"judge {spec.name}: model.{key} is not a setting of a model: use {choices(known, key)}.")
+    return models.ModelConfig(**{"name": spec.name, "id": spec.id, "revision": spec.revision, **spec.model})
+
+
+def decide(spec: JudgeSpec, p: np.ndarray) -> Judgement:
+    """The label with the most probability, and the mean score, given the probability of each answer; missing where the
+    answers together have less than min_mass."""
+    mass = float(p.sum())
+    if not np.isfinite(mass) or mass <= 0 or mass < spec.min_mass:
+        return Judgement(reason=f"no verdict: {choices(spec.answers)} have {mass:.0%} of the probability")
+    share = np.zeros(len(LABELS))
+    np.add.at(share, [spec.label(a) for a in spec.answers], p)
+    score = sum(spec.value(a) * q for a, q in zip(spec.answers, p, strict=True)) / mass
+    return Judgement(int(share.argmax()), float(score))
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Texts that the tokeniser reads as control tokens, longest first."""
+    added = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+    return tuple(sorted(added | {str(t) for t in tokenizer.all_special_tokens}, key=lambda t: (-len(t), t)))
+
+
+def defuse(text: str, special: Sequence[str]) -> str:
+    """The text with a space inside everything that would be read as a control token."""
+    changed = True
+    while changed:
+        changed = False
+        for token in special:
+            if token in text:
+                text, changed = text.replace(token, f"{token[:1]} {token[1:]}"), len(token) > 1
+    return text

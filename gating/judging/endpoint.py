@@ -1,0 +1,161 @@
+"""A judge behind any OpenAI-compatible chat endpoint (POST base_url/chat/completions).
+
+Temperature 0, a bounded number of calls at a time, a deadline for each judgement, retries with growing waits for what
+may pass (connection errors, 408, 409, 429, 5xx). Prompt and answer go into the message as JSON strings, so that neither
+can close its own quotes. The reply must be one JSON object {"label": ANSWER} with an optional "score" from 0 to 1, and
+nothing else; any other is missing, with its reason. The key is read from the environment and kept in the header alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gating.errors import GatingError, choices
+from gating.judging import Item, Judgement
+from gating.judging.spec import JudgeSpec, render
+
+try:
+    import httpx
+    import tenacity
+except ImportError:
+    raise GatingError("A judge of kind=endpoint needs httpx and tenacity: pip install 'gating[judges]'.") from None
+
+MAY_PASS = (408, 409, 429)
+LONGEST_WAIT = 30.0  # seconds between two attempts
+
+
+class _Again(Exception):
+    """A failure that may pass."""
+
+
+class EndpointJudge:
+    """Raises GatingError where the key's variable is not set."""
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        self.spec = spec
+        self.url = f"{str(spec.base_url).rstrip('/')}/chat/completions"
+        key = os.environ.get(spec.key_variable, "").strip() if spec.key_variable else ""
+        if spec.key_variable and not key:
+            raise GatingError(
+                f"judge {spec.name}: the environment variable {spec.key_variable} holds no key for {spec.base_url}; set it, "
+                "or say key_variable=null for a server that wants none."
+            )
+        if not key.isascii() or not key.isprintable():
+            raise GatingError(
+                f"judge {spec.name}: the environment variable {spec.key_variable} holds no well-formed key."
+            )
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def __repr__(self) -> str:
+        return f"EndpointJudge({self.spec.name!r})"
+
+    def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
+        return asyncio.run(self._judge(items, advance))
+
+    async def _judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
+        turn = asyncio.Semaphore(self.spec.concurrency)
+
+        async def one(client: httpx.AsyncClient, item: Item) -> Judgement:
+            async with turn:
+                out = await self._within_deadline(client, item)
+            advance(1)
+            return out
+
+        async with httpx.AsyncClient(headers=self._headers, timeout=None, follow_redirects=False) as client:
+            calls = [asyncio.create_task(one(client, i)) for i in items]
+            try:
+                return list(await asyncio.gather(*calls))
+            finally:  # an error that no further call could pass, or an interrupt, ends the other calls
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _within_deadline(self, client: httpx.AsyncClient, item: Item) -> Judgement:
+        try:
+            async with asyncio.timeout(self.spec.deadline):
+                return await self._with_retries(client, item)
+        except TimeoutError:
+            return Judgement(reason=f"no reply within {self.spec.deadline:g} s", reached=False)
+        except _Again as e:
+            return Judgement(reason=f"{e}, after {self.spec.attempts} attempts", reached=False)
+
+    async def _with_retries(self, client: httpx.AsyncClient, item: Item) -> Judgement:
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(_Again),
+            stop=tenacity.stop_after_attempt(self.spec.attempts),
+            wait=tenacity.wait_exponential(self.spec.wait, LONGEST_WAIT) + tenacity.wait_random(0, self.spec.wait),
+            reraise=True,
+        )
+        return await retrying(self._call, client, item)
+
+    async def _call(self, client: httpx.AsyncClient, item: Item) -> Judgement:
+        try:
+            reply = await client.post(self.url, json=self._body(item))
+        except httpx.TransportError as e:
+            raise _Again(f"no connection ({type(e).__name__})") from None
+        status = reply.status_code
+        if status in (401, 403):
+            raise self._refused(status)
+        if status == 404:
+            raise GatingError(
+                f"judge {self.spec.name}: nothing at {self.url} for the model {self.spec.id} (HTTP 404); mend base_url "
+                "(it mostly ends in /v1) or id."
+            )
+        if status in MAY_PASS or status >= 500:
+            raise _Again(f"HTTP {status}")
+        if status != 200:
+            return Judgement(reason=f"HTTP {status}", reached=False)
+        return parse(self.spec, reply.content)
+
+    def _refused(self, status: int) -> GatingError:
+        variable = self.spec.key_variable
+        what = f"the key in the environment variable {variable}" if variable else "a call without a key"
+        remedy = "put a valid key there" if variable else "name the variable that holds one as key_variable"
+        return GatingError(f"judge {self.spec.name}: {self.spec.base_url} refuses {what} (HTTP {status}); {remedy}.")
+
+    def _body(self, item: Item) -> dict[str, Any]:
+        texts = [json.dumps(t, ensure_ascii=False) for t in (item.prompt, item.response)]
+        messages = [{"role": "user", "content": render(str(self.spec.template), texts[0], texts[1], item.harmful)}]
+        if self.spec.system:
+            messages.insert(0, {"role": "system", "content": self.spec.system})
+        body = {
+            "max_tokens": self.spec.max_tokens,
+            **self.spec.request,
+            "model": self.spec.id,
+            "messages": messages,
+            "temperature": 0,
+        }
+        return {k: v for k, v in body.items() if v is not None}  # request: {max_tokens: null} leaves it out
+
+
+def parse(spec: JudgeSpec, content: bytes) -> Judgement:
+    """The judgement in a server's reply; missing, with its reason, for anything but the answer asked for."""
+    try:
+        choice = json.loads(content)["choices"][0]
+        message = choice["message"]
+        text, finish = message.get("content"), choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return Judgement(reason="the reply is no chat completion")
+    if message.get("refusal") or finish == "content_filter":
+        return Judgement(reason="the judge declined to judge")
+    if finish == "length":
+        return Judgement(reason=f"the verdict was cut off at {spec.max_tokens} tokens")
+    try:
+        verdict = json.loads(text)
+    except (ValueError, TypeError):
+        return Judgement(reason="the verdict is not JSON")
+    if not isinstance(verdict, dict) or not set(verdict) <= {"label", "score"} or "label" not in verdict:
+        return Judgement(reason='the verdict is not an object with "label" and at most "score"')
+    answer, score = verdict["label"], verdict.get("score")
+    if not isinstance(answer, str) or answer not in spec.answers:
+        return Judgement(reason=f"the verdict's label is none of {choices(spec.answers)}")
+    if score is None:
+        return Judgement(spec.label(answer))
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1 or math.isnan(score):
+        return Judgement(reason="the verdict's score is no number from 0 to 1")
+    return Judgement(spec.label(answer), float(score))
