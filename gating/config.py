@@ -12,6 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from gating import chat, directions, judges, models
 from gating.errors import GatingError, choices
 from gating.judges import JudgeConfig
+from gating.judging import spec as specs
 from gating.models import ModelConfig
 
 
@@ -65,7 +66,10 @@ class DirectionsConfig:
     response_tokens: int = 32  # length of the answers generated for response positions and user personas
     samples: int = 1  # answers a chat; more than one needs a temperature
     temperature: float = 0.0  # 0 is greedy
-    filter: str | None = None  # fluent: leave out pairs of which an answer is empty or loops
+    filter: str | None = (
+        None  # leave out pairs: fluent, of which an answer is empty or loops; a judge (conf/judges or a
+    )
+    # file), of which the positive answer scores below 0.5, or the negative one not, or one could not be judged
     extra: list[str] = field(default_factory=list)  # further directions, for the readouts and the geometry
     derived: dict[str, Any] = field(default_factory=dict)  # name: {of: A, orthogonal_to: B} or {of: A, along: B}
     permutations: int = 0  # label-permuted directions whose cosines are kept as a null
@@ -173,7 +177,10 @@ def check(run: RunConfig) -> None:
             "temperature, such as 1.0, or one sample."
         )
     if how.filter not in (None, "fluent"):
-        raise GatingError(f"directions.filter={how.filter!r}: use null or {choices(['fluent'], how.filter)}.")
+        try:
+            specs.load(str(how.filter))
+        except GatingError as e:
+            raise GatingError(f"directions.filter={how.filter!r}: use null, fluent, or a judge. {e}") from None
     if run.steer.iso_kl is not None and not 0 < run.steer.iso_kl <= 20:
         raise GatingError(
             f"steer.iso_kl={run.steer.iso_kl}: use a KL divergence above 0 and up to 20 nats, such as 0.1."

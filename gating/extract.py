@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from gating import chat, directions, progress, responses
+from gating import chat, directions, progress, sides
 from gating.backend import Backend
-from gating.directions import Chat, Contrast, Made
+from gating.directions import Contrast, Made
 from gating.errors import GatingError
+from gating.sides import Side, Text
 from gating.store import TEXT
 from gating.study import Study
-
-Text = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt, and of the answer that follows it ((): none)
-Side = list[Text | None]  # None: missing
 
 
 def check_positions(study: Study, backend: Backend) -> None:
@@ -40,13 +38,13 @@ class States:
 
 def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | None]:
     """The /directions group, and /geometry (cosines of label-permuted directions) where permutations are asked for."""
-    sides = _sides(study, backend)
-    states = _states(backend, sides, list(dict.fromkeys(c.position for c in study.contrasts)))
+    texts = sides.of(study, backend)
+    states = _states(backend, texts, list(dict.fromkeys(c.position for c in study.contrasts)))
     how = study.run.directions
     made: list[Made] = []
     kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for contrast in study.contrasts:
-        one, kept[contrast.name] = _made(contrast, sides, states, study)
+        one, kept[contrast.name] = _made(contrast, texts[contrast.name], states, study)
         made.append(one)
     by_name = {m.name: m for m in made}
     for name, spec in how.derived.items():
@@ -58,77 +56,10 @@ def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | No
     return group, _geometry(study, kept, group) if how.permutations else None
 
 
-def _sides(study: Study, backend: Backend) -> dict[str, dict[str, tuple[Side, Side]]]:
-    """For each contrast the texts to read, by role (`model`, `user`), positive and negative side, rows in pairs."""
-    tokenizer, how = backend.loaded.tokenizer, study.run.directions
-    answered = [c for c in study.contrasts if _needs_answers(c, how.filter)]
-    chats = list(dict.fromkeys(x for c in answered for x in (*c.positive, *c.negative)))
-    first = _by_chat(chats, responses.answers(study, backend, "responses", chats) if chats else [], how.samples)
-    text_of = {t: str(tokenizer.decode(list(t), skip_special_tokens=True)) for ts in first.values() for t in ts}
-    system = study.run.model.system
-    quoting = [c for c in answered if c.role in ("user", "i_thou")]
-    quotes = list(dict.fromkeys(
-        (system, text_of[t]) for c in quoting for x in (*c.positive, *c.negative) for t in first[x] if text_of[t].strip()
-    ))  # fmt: skip
-    second: dict[Chat, list[tuple[int, ...]]] = {q: [()] for q in quotes}
-    if quotes and any(chat.needs_response(c.position) for c in quoting):
-        second = _by_chat(quotes, responses.answers(study, backend, "user_responses", quotes), how.samples)
-    encoded = {
-        x: tuple(chat.encode(tokenizer, x[1], x[0])) for c in study.contrasts for x in (*c.positive, *c.negative)
-    }
-    encoded |= {q: tuple(chat.encode(tokenizer, q[1], q[0])) for q in quotes}
-    good = {t: f for t, f in zip(text_of, responses.fluent(backend, list(text_of), study.run.judge), strict=True)}
-
-    def model_side(c: Contrast, side: Sequence[Chat]) -> Side:
-        if not _needs_answers(c, how.filter):
-            return [(encoded[x], ()) for x in side]
-        reads = chat.needs_response(c.position)
-        rows: Side = []
-        for x in side:
-            for t in first[x]:
-                fine = (bool(t) or not reads) and (how.filter is None or good[t])
-                rows.append((encoded[x], t if reads else ()) if fine else None)
-        return rows
-
-    def user_side(c: Contrast, side: Sequence[Chat]) -> Side:
-        reads = chat.needs_response(c.position)
-        rows: Side = []
-        for x in side:
-            for i, t in enumerate(first[x]):
-                quote = (system, text_of[t])
-                if quote not in second or (how.filter is not None and not good[t]):
-                    rows.append(None)
-                    continue
-                reply = second[quote][min(i, len(second[quote]) - 1)]
-                rows.append((encoded[quote], reply if reads else ()) if reply or not reads else None)
-        return rows
-
-    out: dict[str, dict[str, tuple[Side, Side]]] = {}
-    for c in study.contrasts:
-        out[c.name] = {}
-        if c.role != "user":
-            out[c.name]["model"] = (model_side(c, c.positive), model_side(c, c.negative))
-        if c.role in ("user", "i_thou"):
-            out[c.name]["user"] = (user_side(c, c.positive), user_side(c, c.negative))
-    return out
-
-
-def _needs_answers(contrast: Contrast, keep: str | None) -> bool:
-    return (
-        chat.needs_response(contrast.position)
-        or contrast.role in ("user", "i_thou")
-        or (keep is not None and contrast.paired)
-    )
-
-
-def _by_chat(chats: Sequence[Chat], flat: Sequence[list[int]], samples: int) -> dict[Chat, list[tuple[int, ...]]]:
-    return {x: [tuple(t) for t in flat[i * samples : (i + 1) * samples]] for i, x in enumerate(chats)}
-
-
-def _states(backend: Backend, sides: dict[str, dict[str, tuple[Side, Side]]], positions: list[str]) -> States:
+def _states(backend: Backend, by_contrast: dict[str, dict[str, tuple[Side, Side]]], positions: list[str]) -> States:
     """Every distinct text once, at every position that some contrast reads; NaN where a text has no such position."""
     wanted: dict[Text, None] = {}
-    for roles in sides.values():
+    for roles in by_contrast.values():
         for pair in roles.values():
             wanted.update(dict.fromkeys(t for side in pair for t in side if t is not None))
     texts = list(wanted)
@@ -141,13 +72,13 @@ def _states(backend: Backend, sides: dict[str, dict[str, tuple[Side, Side]]], po
 
 
 def _made(
-    contrast: Contrast, sides: dict[str, dict[str, tuple[Side, Side]]], states: States, study: Study
+    contrast: Contrast, by_role: dict[str, tuple[Side, Side]], states: States, study: Study
 ) -> tuple[Made, tuple[np.ndarray, np.ndarray]]:
     """One contrast's direction, and the states [row, layer, hidden] of its sides that it was made from. Missing rows are
     left out, of both sides where they are paired (and of both roles for I-Thou)."""
-    roles = [_present(pair) for pair in sides[contrast.name].values()]
+    roles = [_present(pair) for pair in by_role.values()]
     if contrast.paired:
-        both = list(zip(*(side for pair in sides[contrast.name].values() for side in pair), strict=True))
+        both = list(zip(*(side for pair in by_role.values() for side in pair), strict=True))
         kept = [row for row in both if None not in row]
         columns = [list(column) for column in zip(*kept, strict=True)] or [[]] * (2 * len(roles))
         roles = [(columns[2 * i], columns[2 * i + 1]) for i in range(len(roles))]

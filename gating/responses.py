@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from gating import chat, judges, progress, store
+from gating import chat, progress, store
 from gating.backend import Backend
 from gating.directions import Chat
 from gating.store import TEXT
@@ -41,12 +41,6 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
             advance(len(batch))
     kept = store.read_group(study.store, group)
     return [row[row >= 0].tolist() for row in kept["token_ids"].values]
-
-
-def fluent(backend: Backend, tokens: Sequence[Sequence[int]], config: judges.JudgeConfig) -> list[bool]:
-    """Whether each answer is an answer at all (not empty, looping or low in entropy)."""
-    texts = [str(backend.loaded.tokenizer.decode(list(t), skip_special_tokens=True)) for t in tokens]
-    return [not judges.is_degenerate(s, t, float("nan"), config) for s, t in zip(texts, tokens, strict=True)]
 
 
 def _seed(seed: int, group: str, start: int) -> int:

@@ -39,13 +39,13 @@ def job(cfg: DictConfig) -> None:
         if planned.run.dry_run:
             dryrun.show(planned, console)
         else:
-            from gating import execute, report, store
+            from gating import execute, report, store, tables
 
             how = execute.execute(planned)
             tree = store.open_run(planned.folder)
             page = report.write(tree, planned.folder, full_text=planned.run.full_text)
-            console.print(report.table(tree))
-            for verdicts in report.verdicts(tree):
+            console.print(tables.table(tree))
+            for verdicts in tables.verdicts(tree):
                 console.print(verdicts)
             console.print(f"{how}\nreport: {page}", markup=False, soft_wrap=True, highlight=False)
         print(f"store: {planned.store}", flush=True)

@@ -134,3 +134,26 @@ def test_permuted_labels_are_kept_as_a_null_for_cosines(tmp_path):
     }
     own = geometry["permuted_cosine"].sel(direction="compliant", other="compliant")
     assert abs(float(own.mean())) < 0.3 and float(np.abs(own).max()) < 1  # the label is what makes the direction
+
+
+def test_a_judge_puts_each_answer_on_its_side_and_a_failed_judgement_is_missing_never_a_middle_score(
+    tmp_path, monkeypatch
+):
+    from gating import rejudge
+    from gating.judging import Judgement
+
+    planned, backend = prepared(tmp_path, "steer.direction=compliant@last", "directions.filter=rule-now")
+    n = len(planned.contrasts[0].positive)
+    scores = {0: float("nan"), 1: 0.2}  # the first answer could not be judged, the second does not show the trait
+
+    class Told:
+        def judge(self, items, advance):
+            positive = set(planned.contrasts[0].positive)
+            chats = list(dict.fromkeys((*planned.contrasts[0].positive, *planned.contrasts[0].negative)))
+            return [Judgement(score=scores.get(i, 1.0 if chats[i] in positive else 0.0)) for i in range(len(items))]
+
+    monkeypatch.setattr(rejudge, "build", lambda spec, attrs: (Told(), "none"))
+    made, _ = extract.extract(planned, backend)
+    assert made["n_positive"].values[0] == made["n_negative"].values[0] == n - 2
+    kept = store.read_group(planned.store, "responses_judged")
+    assert np.isnan(kept["score"].values[0]) and kept.attrs["judge"] == "rule-now"

@@ -592,7 +592,7 @@ def test_each_shipped_judge_is_complete_and_says_what_its_labels_mean(name):
         assert {"refusal", "compliance"} <= set(spec.answers.values())
         config = classifier.model_config(spec)
         if config.adapter:  # an adapter of a base model: without it the base model must not judge in its place
-            with pytest.raises(GatingError, match="model.adapter"):
+            with pytest.raises(GatingError, match=r"model\.adapter"):
                 models.check(config)
         else:
             models.check(config)

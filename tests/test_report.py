@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from gating import report, results
+from gating import report, results, tables
 from gating.figures import dose, rates
 from gating.interventions import grid
 from tests.synthetic import tree
@@ -63,7 +63,7 @@ def test_the_headline_has_rates_intervals_n_and_the_controls(run):
 
 def printed(run, width):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(report.table(run))
+    console.print(tables.table(run))
     return console.export_text()
 
 
@@ -82,21 +82,21 @@ def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name
     run = tree(labels, harmful=[True] * 12 + [False] * 9)
     text = printed(run, width)
     assert "…" not in text
-    rows = report.rows(run, True)
-    rows += [{"n": "", "refusal": r["refusal"], "difference": "", "p": ""} for r in report.rows(run, False)]
+    rows = tables.rows(run, True)
+    rows += [{"n": "", "refusal": r["refusal"], "difference": "", "p": ""} for r in tables.rows(run, False)]
     digits = "".join(c for r in rows for k in ("n", "refusal", "difference", "p") for c in str(r[k]) if c.isdigit())
     assert not Counter(digits) - Counter(text)
 
 
 def test_a_share_that_is_not_quite_none_or_all_is_not_rounded_to_it():
-    assert [report._percent(x) for x in (0, 0.001, 0.5, 0.999, 1, float("nan"))] == [
+    assert [tables.percent(x) for x in (0, 0.001, 0.5, 0.999, 1, float("nan"))] == [
         "0%", "<1%", "50%", ">99%", "100%", "missing",
     ]  # fmt: skip
-    assert [report._percent(x, 1) for x in (0.001, 0.0001, 0.9996)] == ["0.1%", "<0.1%", ">99.9%"]
+    assert [tables.percent(x, 1) for x in (0.001, 0.0001, 0.9996)] == ["0.1%", "<0.1%", ">99.9%"]
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign():
-    assert [report._signed(x) for x in (-0.001, 0.001, -0.31, 0.31)] == ["0", "0", "-31", "+31"]
+    assert [tables.signed(x) for x in (-0.001, 0.001, -0.31, 0.31)] == ["0", "0", "-31", "+31"]
 
 
 def test_a_run_without_any_answer_yet_is_reported_as_missing(tmp_path):
@@ -179,7 +179,7 @@ def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdi
     assert "Written down before the run" in page and "97% to 2%" in page
     kept = json.loads((tmp_path / "claims.json").read_text())
     assert [c["verdict"] for c in kept["claims"]] == ["supported", "missing"] and kept["claims"][1]["p"] is None
-    (table,) = report.verdicts(claimed)
+    (table,) = tables.verdicts(claimed)
     out = io.StringIO()
     Console(file=out, width=140).print(table)
     assert "supported" in out.getvalue() and "the run has no condition 'other'" in out.getvalue()
@@ -192,7 +192,7 @@ def test_claims_that_are_named_after_the_run_are_marked_as_such(claimed, tmp_pat
 
 def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
     report.write(run, tmp_path)
-    assert report.verdicts(run) == [] and not (tmp_path / "claims.json").exists()
+    assert tables.verdicts(run) == [] and not (tmp_path / "claims.json").exists()
 
 
 def test_the_results_page_is_made_of_stores_alone(claimed):
