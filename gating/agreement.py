@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,7 +64,7 @@ def agreement(
     b: the only judge besides the rule where it is not given. Counted are answers that both judged; a degenerate one that
     a judge took over from the rule without seeing it is none. condition, harmful: only these answers. The intervals
     take answers as independent; those of one prompt under several conditions are not quite, so give a condition for an
-    interval to rely on. Kappa is NaN where nothing could disagree. Raises GatingError for an unknown judge or condition.
+    interval to rely on. Kappa is NaN where all labels are one, and has no interval where a judge gave but one. Raises GatingError for an unknown judge or condition.
     """
     others = [j for j in judges_of(run) if j != RULE]
     if b is None and len(others) != 1:
@@ -102,15 +101,24 @@ def agreement(
 
 
 def _kappa(counts: np.ndarray, level: float) -> tuple[float, float, float]:
+    """Cohen's kappa, low, high; NaN where no label but one was given, and 0 without an interval where one of the judges
+    gave a single label (it is 0 then whatever the other says).
+
+    Judges that agree everywhere have a large-sample error of zero, which says nothing about the next answer: there the
+    lower end is kappa at the lower end of the agreement's Wilson interval, with agreement by chance held as it is.
+    """
     used = (counts.sum(0) + counts.sum(1)) > 0
-    table = counts[np.ix_(used, used)]
-    if len(table) < 2:  # both judges gave every answer one and the same label: no agreement beyond chance to speak of
+    table, n = counts[np.ix_(used, used)], int(counts.sum())
+    if len(table) < 2:
         return np.nan, np.nan, np.nan
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        result = cohens_kappa(table, return_results=True)
-    z = float(abs(norm.ppf((1 - level) / 2)))
-    spread = z * float(result.std_kappa)
+    if np.trace(table) == n:
+        by_chance = float((table.sum(0) * table.sum(1)).sum()) / n**2
+        return 1.0, (float(stats.wilson(n, n, level)[0]) - by_chance) / (1 - by_chance), 1.0
+    if (table.sum(0) > 0).sum() == 1 or (table.sum(1) > 0).sum() == 1:
+        return 0.0, np.nan, np.nan
+    with np.errstate(invalid="ignore"):  # a variance of 0 may come out as a rounding error below it
+        result = cohens_kappa(table)
+    spread = float(norm.ppf((1 + level) / 2) * np.sqrt(max(float(result.var_kappa), 0.0)))
     return float(result.kappa), max(-1.0, float(result.kappa) - spread), min(1.0, float(result.kappa) + spread)
 
 
@@ -145,7 +153,7 @@ def table(run: xr.DataTree, names: Sequence[str] | None = None) -> Table:
     )
     for column in ("judge", "condition"):
         out.add_column(column, overflow="fold")
-    for column in ("n", "missing", "agreement", "kappa", "rule refuses", "judge refuses", f"{RULE} > judge"):
+    for column in ("n", "not judged", "agreement", "kappa", "rule refuses", "judge refuses", f"{RULE} > judge"):
         out.add_column(column, justify="right", overflow="fold")
     for name in names:
         for condition in (None, *run["/outcomes"].to_dataset()["condition"].values.tolist()):
@@ -158,16 +166,14 @@ def _cells(d: xr.Dataset) -> list[str]:
     n = int(d["n"])
     if n == 0:
         return ["0", str(int(d["only_a"])), *["missing"] * 4, ""]
-    kappa = (
-        "undefined"
-        if np.isnan(d["kappa"])
-        else "{:.2f} [{:.2f}, {:.2f}]".format(*(float(d[k]) for k in ("kappa", "kappa_low", "kappa_high")))
-    )
+    kappa, ends = float(d["kappa"]), [float(d[k]) for k in ("kappa_low", "kappa_high")]
+    shown = "undefined" if np.isnan(kappa) else f"{kappa:.2f}"
+    interval = "" if np.isnan(ends).any() else " [{:.2f}, {:.2f}]".format(*ends)
     off = d["confusion"].values * ~np.eye(len(LABELS), dtype=bool)
     i, j = np.unravel_index(off.argmax(), off.shape)
     worst = f"{LABELS[i]} > {LABELS[j]}: {off[i, j]}" if off.any() else "none"
     refuses = [int(d["confusion"].sel({side: "refusal"}).sum()) / n for side in ("label_a", "label_b")]
     return [
         str(n), str(int(d["only_a"])), "{:.0%} [{:.0f}, {:.0f}]".format(float(d["agreement"]), 100 * float(d["low"]), 100 * float(d["high"])),
-        kappa, *(f"{r:.0%}" for r in refuses), worst,
+        shown + interval, *(f"{r:.0%}" for r in refuses), worst,
     ]  # fmt: skip

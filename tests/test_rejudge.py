@@ -534,10 +534,19 @@ def test_agreement_counts_only_what_both_judged_and_matches_the_published_kappa(
     assert int(d["confusion"].sum()) == 50
 
 
-def test_kappa_is_undefined_where_nothing_could_disagree_and_one_where_judges_agree_on_two_labels():
+def test_kappa_has_an_interval_only_where_both_judges_used_two_labels_and_never_one_of_no_width():
     same = agreement.agreement(two_judges([0, 0, 0], [0, 0, 0]))
     assert float(same["agreement"]) == 1 and np.isnan(same["kappa"]) and float(same["low"]) < 1
-    assert float(agreement.agreement(two_judges([0, 1, 0, 1], [0, 1, 0, 1]))["kappa"]) == pytest.approx(1)
+    for n in (2, 50, 371):  # chance is one half; at 371 a large-sample variance is a rounding error below zero
+        alike = agreement.agreement(two_judges([0, 1] * n, [0, 1] * n))
+        assert float(alike["kappa"]) == float(alike["kappa_high"]) == 1
+        assert float(alike["kappa_low"]) == pytest.approx(2 * float(alike["low"]) - 1) and float(alike["kappa_low"]) < 1
+    uneven = agreement.agreement(two_judges([0] * 88 + [1] * 2 + [2] * 3, [0] * 87 + [1] * 3 + [2] * 3))
+    assert float(uneven["kappa_low"]) < float(uneven["kappa"]) < float(uneven["kappa_high"]) <= 1
+    constant = agreement.agreement(two_judges([0] * 9 + [1] * 3, [0] * 12))
+    assert float(constant["kappa"]) == 0 and np.isnan(constant["kappa_low"]) and np.isnan(constant["kappa_high"])
+    never = agreement.agreement(two_judges([0, 1] * 5, [1, 0] * 5))
+    assert float(never["kappa"]) == pytest.approx(-1) and float(never["kappa_low"]) >= -1
     nothing = agreement.agreement(two_judges([0, 0], [MISSING, MISSING]))
     assert int(nothing["n"]) == 0 and np.isnan(nothing["agreement"]) and np.isnan(nothing["low"])
 
