@@ -11,8 +11,6 @@ import numpy as np
 import xarray as xr
 from rich import box
 from rich.table import Table
-from scipy.stats import norm
-from statsmodels.stats.inter_rater import cohens_kappa
 
 from gating import stats
 from gating.errors import GatingError, choices
@@ -87,7 +85,7 @@ def agreement(
     np.add.at(counts, (x[both], y[both]), 1)
     n, same = int(counts.sum()), int(np.trace(counts))
     low, high = stats.wilson(same, n, level)
-    kappa, kappa_low, kappa_high = _kappa(counts, level)
+    kappa, kappa_low, kappa_high = stats.kappa(counts, level)
     names = np.array(LABELS)
     return xr.Dataset(
         {
@@ -98,28 +96,6 @@ def agreement(
         coords={"label_a": names, "label_b": names},
         attrs={"a": a, "b": b or others[0], "interval": f"Wilson; kappa: large-sample (Fleiss et al. 1969), {level:.0%}"},
     )  # fmt: skip
-
-
-def _kappa(counts: np.ndarray, level: float) -> tuple[float, float, float]:
-    """Cohen's kappa, low, high; NaN where no label but one was given, and 0 without an interval where one of the judges
-    gave a single label (it is 0 then whatever the other says).
-
-    Judges that agree everywhere have a large-sample error of zero, which says nothing about the next answer: there the
-    lower end is kappa at the lower end of the agreement's Wilson interval, with agreement by chance held as it is.
-    """
-    used = (counts.sum(0) + counts.sum(1)) > 0
-    table, n = counts[np.ix_(used, used)], int(counts.sum())
-    if len(table) < 2:
-        return np.nan, np.nan, np.nan
-    if np.trace(table) == n:
-        by_chance = float((table.sum(0) * table.sum(1)).sum()) / n**2
-        return 1.0, (float(stats.wilson(n, n, level)[0]) - by_chance) / (1 - by_chance), 1.0
-    if (table.sum(0) > 0).sum() == 1 or (table.sum(1) > 0).sum() == 1:
-        return 0.0, np.nan, np.nan
-    with np.errstate(invalid="ignore"):  # a variance of 0 may come out as a rounding error below it
-        result = cohens_kappa(table)
-    spread = float(norm.ppf((1 + level) / 2) * np.sqrt(max(float(result.var_kappa), 0.0)))
-    return float(result.kappa), max(-1.0, float(result.kappa) - spread), min(1.0, float(result.kappa) + spread)
 
 
 def _seen(run: xr.DataTree, judge: str) -> xr.DataArray:

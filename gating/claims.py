@@ -44,7 +44,7 @@ def load(name_or_path: str) -> dict[str, Any]:
         folder = conf_dir() / "claims"
         path = folder / f"{name_or_path}.yaml"
         if not path.is_file():
-            known = sorted(p.stem for p in folder.glob("*.yaml"))
+            known = sorted(p.stem for p in folder.glob("*.yaml") if p.stem != "none")
             raise GatingError(
                 f"claims={name_or_path!r}: use {choices(known, name_or_path)}, or the path of a .yaml file."
             )

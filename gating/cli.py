@@ -51,6 +51,15 @@ def steer_sugar(argv: Sequence[str]) -> list[str]:
     return out
 
 
+def claims_sugar(argv: Sequence[str]) -> list[str]:
+    """`claims=my/claims.yaml` becomes `claims=none +claims.file=...`: a family of one's own is a choice too."""
+    return [
+        part
+        for arg in argv
+        for part in (["claims=none", f"+claims.file='{arg[7:]}'"] if re.fullmatch(r"claims=.*\.ya?ml", arg) else [arg])
+    ]
+
+
 def check_group_choices(argv: Sequence[str]) -> None:
     """Refuse `group=choice` where the group has no such choice. Raises GatingError naming both."""
     for arg in argv:

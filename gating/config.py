@@ -101,7 +101,7 @@ class RunConfig:
     controls: ControlsConfig = field(default_factory=ControlsConfig)
     conditions: dict[str, Any] = field(default_factory=dict)  # further conditions: name -> list of interventions
     parts: dict[str, Any] = field(default_factory=dict)  # interventions with a name, for use in conditions
-    claims: str | None = None  # what the run is to decide: conf/claims/NAME.yaml or a file, kept with the store
+    claims: dict[str, Any] = field(default_factory=dict)  # what the run is to decide (conf/claims), kept with the store
     data: DataConfig = field(default_factory=DataConfig)
     directions: DirectionsConfig = field(default_factory=DirectionsConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -154,7 +154,7 @@ def _judge_blocks(
                 row = {"label": j.label, "score": j.score, "reason": j.reason, "done": j.label != MISSING}
                 for name, value in row.items():
                     judged[name].values[c, start + p] = value
-            _write(path, group, start, judged.isel(prompt=part))
+            store.write_rows(path, group, "prompt", start, judged.isel(prompt=part))
 
 
 def _item(prompts: xr.Dataset, outcomes: xr.Dataset, c: int, p: int) -> Item:
@@ -168,14 +168,6 @@ def _item(prompts: xr.Dataset, outcomes: xr.Dataset, c: int, p: int) -> Item:
         tuple(ids[ids >= 0].tolist()),
         float(one["nll"]),
     )
-
-
-def _write(path: Path, group: str, start: int, piece: xr.Dataset) -> None:
-    """Write a block of judgements, `done` last."""
-    piece = piece.drop_vars(["condition", "prompt"]).drop_attrs()
-    where = {"prompt": slice(start, start + piece.sizes["prompt"])}
-    for part in (piece.drop_vars("done"), piece[["done"]]):
-        part.to_zarr(path, group=group, region=where, mode="r+", consolidated=False)
 
 
 def _described(spec: JudgeSpec, fingerprint: str) -> dict[str, Any]:

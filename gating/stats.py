@@ -167,11 +167,24 @@ def minimum_detectable_difference(n: int, discordance: float, alpha: float = 0.0
     return float(brentq(lacking, 1e-9, discordance)) if lacking(discordance) < 0 else np.nan
 
 
-def kappa(table: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Cohen's kappa of a square table of counts, with its interval; NaN where one of the two gives one label only."""
-    table = np.asarray(table, dtype="float64")
-    if not table.sum() or (table.sum(0) > 0).sum() < 2 or (table.sum(1) > 0).sum() < 2:
+def kappa(counts: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Cohen's kappa, low, high; NaN where no label but one was given, and 0 without an interval where one of the judges
+    gave a single label (it is 0 then whatever the other says).
+
+    Judges that agree everywhere have a large-sample error of zero, which says nothing about the next answer: there the
+    lower end is kappa at the lower end of the agreement's Wilson interval, with agreement by chance held as it is.
+    """
+    counts = np.asarray(counts)
+    used = (counts.sum(0) + counts.sum(1)) > 0
+    table, n = counts[np.ix_(used, used)], int(counts.sum())
+    if len(table) < 2:
         return np.nan, np.nan, np.nan
-    found = cohens_kappa(table)
-    reach = norm.ppf((1 + level) / 2) * found.std_kappa
-    return float(found.kappa), float(found.kappa - reach), float(found.kappa + reach)
+    if np.trace(table) == n:
+        by_chance = float((table.sum(0) * table.sum(1)).sum()) / n**2
+        return 1.0, (float(wilson(n, n, level)[0]) - by_chance) / (1 - by_chance), 1.0
+    if (table.sum(0) > 0).sum() == 1 or (table.sum(1) > 0).sum() == 1:
+        return 0.0, np.nan, np.nan
+    with np.errstate(invalid="ignore"):  # a variance of 0 may come out as a rounding error below it
+        result = cohens_kappa(table)
+    spread = float(norm.ppf((1 + level) / 2) * np.sqrt(max(float(result.var_kappa), 0.0)))
+    return float(result.kappa), max(-1.0, float(result.kappa) - spread), min(1.0, float(result.kappa) + spread)

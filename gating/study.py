@@ -76,11 +76,12 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
 
 
 def _claims(run: RunConfig) -> dict[str, Any]:
-    if run.claims is None:
+    if "file" in run.claims:
+        return claims.load(str(run.claims["file"]))
+    if run.claims.get("family") is None:
         return {}
-    family = claims.load(run.claims)
-    claims.check(family)
-    return family
+    claims.check(run.claims)
+    return run.claims
 
 
 def _extraction_prompts(run: RunConfig) -> list[Prompt]:

@@ -137,7 +137,9 @@ def test_the_n_that_would_decide_gives_its_power():
     assert abs(np.mean(means / (sd / np.sqrt(n)) > norm.ppf(0.95)) - 0.8) < 0.02
 
 
-def test_kappa_is_statsmodels_and_missing_where_a_judge_gives_one_label():
+def test_kappa_is_statsmodels_and_has_no_interval_where_a_judge_gives_one_label():
     table = [[20, 5], [10, 15]]
     assert np.isclose(stats.kappa(table)[0], 0.4)
-    assert np.isnan(stats.kappa([[5, 0], [7, 0]])).all()
+    zero, low, _ = stats.kappa([[5, 0], [7, 0]])
+    assert zero == 0 and np.isnan(low)
+    assert stats.kappa([[9, 0], [0, 9]])[1] < 0.9  # agreement everywhere is not certainty
