@@ -266,7 +266,13 @@ def _verdict(one: Mapping[str, Any], alpha: float) -> tuple[str, str]:
     if one["p_against_holm"] < alpha:
         return "refuted", one["reason"]
     if one["test"] == "permutation":
-        return "undecided", f"not more extreme than random directions; {one['reason']}"
+        if one["p"] * (one["k"] + 1) > 1.5:
+            return "undecided", f"not more extreme than every random direction; {one['reason']}"
+        enough = math.ceil(one["p_holm"] / one["p"] / alpha)
+        return "undecided", (
+            f"more extreme than all {one['k']} random directions, which is the least p that they can give; about {enough} would "
+            f"decide it in this family; {one['reason']}"
+        )
     n = one["n_to_decide"]
     return "undecided", f"about {n:.0f} prompts would decide it" if n < 1e6 else "on the margin: no n decides it"
 

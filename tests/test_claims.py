@@ -77,6 +77,10 @@ def test_a_permutation_needs_19_random_directions_and_is_beaten_by_one_that_does
     found = verdict(run(**rates), **claim)
     assert found["verdict"] == "undecided" or np.isclose(found["p"], 0.05)
     assert found["k"] == 19
+    assert (
+        "all 19 random directions" in str(verdict(run(**rates), **claim)["reason"].item())
+        or found["verdict"] == "supported"
+    )
     more = {**rates, **{f"a_r{k}": 0.9 for k in range(19, 29)}}
     assert verdict(run(**more), **claim)["verdict"] == "supported"
     assert verdict(run(**{**more, "a_r5": 0.1}), **claim)["verdict"] == "undecided"
