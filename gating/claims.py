@@ -201,12 +201,12 @@ def _one(run: xr.DataTree, claim: Mapping[str, Any], alpha: float, seed: int) ->
     if claim["test"] == "equivalence":
         one["p"] = mean.p_within(margin)
         one["p_against"] = min(mean.p_above(margin), mean.p_below(-margin))
-        one["n_to_decide"] = stats.n_to_decide(mean.sd, margin - abs(mean.estimate), alpha)
+        one |= {"sd": mean.sd, "distance": margin - abs(mean.estimate)}
     elif claim["test"] == "difference":
         line = -margin if claim["expect"] == "below" else margin
         tails = (mean.p_below(line), mean.p_above(line))
         one["p"], one["p_against"] = tails if claim["expect"] == "below" else tails[::-1]
-        one["n_to_decide"] = stats.n_to_decide(mean.sd, mean.estimate - line, alpha)
+        one |= {"sd": mean.sd, "distance": mean.estimate - line}
     else:
         _permutation(one, claim, values, keep)
     return one
@@ -238,7 +238,10 @@ def _decided(
 ) -> xr.Dataset:
     if adjust:
         _adjust(found)
+    tested = sum(math.isfinite(one["p"]) for one in found)
     for one in found:
+        if "sd" in one:  # at the level that the family leaves to its smallest p, and never fewer than were asked
+            one["n_to_decide"] = max(stats.n_to_decide(one["sd"], one["distance"], alpha / tested), one["n"] + 1)
         one["verdict"], one["reason"] = _verdict(one, alpha)
     numbers = ("estimate", "low", "high", "boot_low", "boot_high", "p", "p_holm", "margin", "n_to_decide")
     ds = xr.Dataset(
