@@ -144,6 +144,18 @@ def _grids(run: xr.DataTree, harmful: bool) -> dict[str, tuple[Figure, str, str]
             "How the directions lie. The band is what isotropic vectors keep to; activations are far from isotropic, which is "
             "what directions with permuted labels (dotted, experiment=geometry) show.",
         )
+    if maps.has_traits(run):
+        out["shared"] = (
+            maps.shared(run),
+            "The first principal component's share of the traits' directions by block, and each direction's cosine with it.",
+            "Do the traits share one axis? Uncentred PCA of their unit directions; refusal is not part of it.",
+        )
+    if tables.asks_both(run) and "readouts" in run.children:
+        out["harm"] = (
+            traces.by_harm(run),
+            "Mean projection of harmful and of harmless prompts on each direction at every block, without steering.",
+            "Where harmful and harmless prompts lie on each direction at baseline; bands are one standard deviation.",
+        )
     return out
 
 

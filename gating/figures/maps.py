@@ -127,5 +127,43 @@ def cosines(run: xr.DataTree) -> Figure:
     right.set_xlabel("block")
     right.set_title("cosine with the refusal direction", fontsize="medium", loc="left")
     right.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False, fontsize="x-small", ncols=2)
+    handles, labels = right.get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", frameon=False, fontsize="x-small", ncols=5)
+    return made
+
+
+def has_traits(run: xr.DataTree) -> bool:
+    """Whether the run has directions of several traits."""
+    if "directions" not in run.children:
+        return False
+    return sum(str(r) not in ("refusal", "derived") for r in analysis.group(run, "directions")["role"].values) > 2
+
+
+def shared(run: xr.DataTree) -> Figure:
+    """Do the traits share one axis, and is refusal on it: the first component's share, and each direction's cosine with it."""
+    found = geometry.shared_axis(run)
+    made = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=150)
+    left, right = made.subplots(1, 2)
+    left.plot(found["layer"], 100 * found["explained"].isel(component=0), "o-", color=SHADES[1], ms=3)
+    left.axhline(100 / found.attrs["traits"], color="#000000", ls=":", lw=1)
+    left.set_ylim(0, 103)
+    left.set_title(
+        "first component's share of the traits, %\n(dotted: as if they shared nothing)", fontsize="medium", loc="left"
+    )
+    for i, name in enumerate(found["direction"].values.tolist()):
+        colour = "#000000" if name == "refusal" else SHADES[i % len(SHADES)]
+        right.plot(
+            found["layer"],
+            found["loading"].sel(direction=name),
+            STYLES[i // len(SHADES) % len(STYLES)],
+            color=colour,
+            label=name,
+        )
+    right.axhline(0, color="#999999", lw=0.8)
+    right.set_title("cosine with the first component", fontsize="medium", loc="left")
+    handles, labels = right.get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", frameon=False, fontsize="x-small", ncols=5)
+    for ax in (left, right):
+        ax.set_xlabel("block")
+        ax.spines[["top", "right"]].set_visible(False)
     return made

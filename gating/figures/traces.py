@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gating import analysis
 from gating.figures.base import SHADES, STYLES, which
@@ -38,7 +39,7 @@ def _line(ax: Axes, x: np.ndarray, values: xr.DataArray, i: int, name: str) -> N
     )
     ax.plot(x[fine], mean, style, color=colour, label=name, lw=1.6)
     ax.fill_between(x[fine], mean - reach, mean + reach, color=colour, alpha=0.15, lw=0)
-    ax.spines[["top", "right"]].set_visible(False)
+    _whole(ax)
 
 
 def over_blocks(run: xr.DataTree, harmful: bool | None) -> Figure:
@@ -52,6 +53,33 @@ def over_blocks(run: xr.DataTree, harmful: bool | None) -> Figure:
         ax.set_xlabel("block")
         ax.set_title(f"projection on {d}, last prompt token", fontsize="medium", loc="left")
     return _legend(made)
+
+
+def by_harm(run: xr.DataTree) -> Figure:
+    """Where harmful and harmless prompts lie on each direction at baseline: mean and one standard deviation by block."""
+    read = analysis.group(run, "readouts")["projection"].sel(condition="baseline")
+    flags = analysis.group(run, "prompts")["harmful"].values
+    names = read["direction"].values.tolist()[:MOST]
+    columns = min(4, len(names))
+    made = Figure(figsize=(3.4 * columns, 3.0 * -(-len(names) // columns)), layout="constrained", dpi=150)
+    axes = list(made.subplots(-(-len(names) // columns), columns, squeeze=False).flat)
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    for name, ax in zip(names, axes, strict=False):
+        for which_, colour, style in ((True, SHADES[0], "-"), (False, SHADES[1], "--")):
+            v = read.sel(direction=name).transpose("prompt", "layer").values[flags == which_]
+            mean, sd = np.nanmean(v, axis=0), np.nanstd(v, axis=0)
+            ax.plot(read["layer"].values, mean, style, color=colour, label="harmful" if which_ else "harmless")
+            ax.fill_between(read["layer"].values, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+        ax.set_title(f"projection on {name}", fontsize="medium", loc="left")
+        ax.set_xlabel("block")
+        _whole(ax)
+    return _legend(made)
+
+
+def _whole(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _two(read: xr.DataArray) -> list[str]:
