@@ -24,7 +24,7 @@ import xarray as xr
 import yaml
 
 from gating import analysis, stats
-from gating.cli import conf_dir
+from gating.conf import conf_dir
 from gating.errors import GatingError, choices
 from gating.judges import LABELS
 

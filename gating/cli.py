@@ -1,32 +1,18 @@
-"""What stands between the command line and Hydra: where conf/ is, `steer=NAME` sugar, and errors in one paragraph."""
+"""What stands between the command line and Hydra: `steer=NAME` sugar, choices that are none, errors in one paragraph."""
 
 from __future__ import annotations
 
 import errno
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gating.conf import group_choices, groups
 from gating.errors import GatingError, choices
-
-
-def conf_dir() -> Path:
-    """The folder of configurations: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
-
-
-def group_choices(group: str) -> list[str]:
-    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
-
-
-def groups() -> list[str]:
-    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
 
 
 def register() -> None:

@@ -16,14 +16,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from gating import cli
+from gating import cli, conf
 from gating.errors import GatingError
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 failures: list[str] = []
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.conf_dir()), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")
 def job(cfg: DictConfig) -> None:
     """One run, or one of a multirun's. A failure is said and kept, so that a sweep's other runs go on."""
     from gating import config, dryrun, study

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from gating import chat, models, prompts
 from gating.backend import Backend, Readouts
-from gating.cli import conf_dir
+from gating.conf import conf_dir
 from gating.interventions import Condition, Intervention
 from gating.plan import lower
 

@@ -19,6 +19,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 import gating
 from gating import agreement, analysis, judges, models, rejudge, store, tiny
+from gating.conf import conf_dir
 from gating.errors import GatingError
 from gating.judges import LABELS, MISSING
 from gating.judging import Item, classifier, endpoint
@@ -580,7 +581,7 @@ def test_the_command_judges_and_prints_agreement_for_each_condition(tmp_path, se
     server = serve(lambda p, r, nth: good())
     folder = a_run(tmp_path / "run")
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(Path(rejudge.cli.conf_dir() / "judges" / "endpoint.yaml").read_text()),
+    path.write_text(yaml.safe_dump({**yaml.safe_load(Path(conf_dir() / "judges" / "endpoint.yaml").read_text()),
                                     "base_url": server.url, "id": "m", "key_variable": None}))  # fmt: skip
     rejudge.main([str(folder), f"judge={path},rule-now", "--agreement"])
     out = capsys.readouterr().out

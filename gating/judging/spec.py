@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from gating import cli, judges
+from gating import conf, judges
 from gating.errors import GatingError, choices
 from gating.judges import LABELS
 
@@ -110,7 +110,7 @@ def _digest(content: Any) -> str:
 
 def available() -> list[str]:
     """The shipped judges."""
-    return cli.group_choices("judges")
+    return conf.group_choices("judges")
 
 
 def load(name_or_path: str, overrides: Sequence[str] = ()) -> JudgeSpec:
@@ -124,7 +124,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> JudgeSpec:
             raise GatingError(
                 f"judge={name_or_path} is not a judge: use {choices(available(), name_or_path)}, or the path of a .yaml file."
             )
-        path = cli.conf_dir() / "judges" / f"{name_or_path}.yaml"
+        path = conf.conf_dir() / "judges" / f"{name_or_path}.yaml"
     content = _read(path)
     for override in overrides:
         key, _, value = override.partition("=")
