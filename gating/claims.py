@@ -7,7 +7,8 @@ A claim is a contrast of conditions on the same prompts, d_i = sum over `plus` -
     equivalence  it lies within (-margin, margin): TOST
     permutation  it is more extreme than under the random directions of `null`, each in the place of `plus`
 
-Only prompts with a label under every condition of a claim count. p values are adjusted over the family (Holm 1979).
+Only prompts with a label under every condition of a claim count. p values are adjusted over the family (Holm 1979);
+permutation tests form a family of their own, since K directions cannot give a p below 1/(K + 1) however clear the effect.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ PROMPTS = {"harmful": True, "harmless": False, "all": None}
 KEYS = ("says", "test", "plus", "minus", "null", "expect", "margin", "label", "measure", "prompts", "paper", "needs")
 MEASURES = ("refusal_score", "nll", "entropy", "repetition")
 VERDICTS = ("supported", "refuted", "undecided", "missing")
-LEAST_NULL = 19  # directions: fewer cannot give p < 0.05
 
 
 def load(name_or_path: str) -> dict[str, Any]:
@@ -228,9 +228,11 @@ def _permutation(one: dict[str, Any], claim: Mapping[str, Any], values: xr.DataA
 
 
 def _adjust(found: Sequence[dict[str, Any]]) -> None:
-    for name in ("p", "p_against"):
-        for one, p in zip(found, stats.holm([one[name] for one in found]), strict=True):
-            one[f"{name}_holm"] = float(p)
+    for of_permutation in (False, True):
+        some = [one for one in found if (one["test"] == "permutation") is of_permutation]
+        for name in ("p", "p_against"):
+            for one, p in zip(some, stats.holm([one[name] for one in some]), strict=True):
+                one[f"{name}_holm"] = float(p)
 
 
 def _decided(
@@ -238,7 +240,7 @@ def _decided(
 ) -> xr.Dataset:
     if adjust:
         _adjust(found)
-    tested = sum(math.isfinite(one["p"]) for one in found)
+    tested = sum(math.isfinite(one["p"]) and one["test"] != "permutation" for one in found)
     for one in found:
         if "sd" in one:  # at the level that the family leaves to its smallest p, and never fewer than were asked
             one["n_to_decide"] = max(stats.n_to_decide(one["sd"], one["distance"], alpha / tested), one["n"] + 1)
@@ -262,19 +264,17 @@ def _decided(
 def _verdict(one: Mapping[str, Any], alpha: float) -> tuple[str, str]:
     if one["n"] == 0:
         return "missing", one["reason"]
-    if one["test"] == "permutation" and one["k"] < LEAST_NULL:
-        return "undecided", f"{one['k']} random directions cannot give p < 0.05; draw {LEAST_NULL} or more"
     if one["p_holm"] < alpha:
         return "supported", one["reason"]
     if one["p_against_holm"] < alpha:
         return "refuted", one["reason"]
     if one["test"] == "permutation":
-        if one["p"] * (one["k"] + 1) > 1.5:
-            return "undecided", f"not more extreme than every random direction; {one['reason']}"
-        enough = math.ceil(one["p_holm"] / one["p"] / alpha)
+        if one["k"] == 0 or one["p"] * (one["k"] + 1) > 1.5:
+            return "undecided", f"not more extreme than every random direction; {one['reason']}".removesuffix("; ")
+        enough = math.floor(one["p_holm"] / one["p"] / alpha)
         return "undecided", (
-            f"more extreme than all {one['k']} random directions, which is the least p that they can give; about {enough} would "
-            f"decide it in this family; {one['reason']}"
+            f"more extreme than all {one['k']} random directions, which is the least p that they can give: {enough} or more "
+            f"would decide it; {one['reason']}"
         )
     n = one["n_to_decide"]
     return "undecided", f"about {n:.0f} prompts would decide it" if n < 1e6 else "on the margin: no n decides it"
