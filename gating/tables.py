@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from rich.text import Text
 
 from gating import analysis, claims
 from gating.judges import LABELS
+
+FOLD = 5  # random controls of a place: more of them share a line
 
 
 def headline_set(run: xr.DataTree) -> bool:
@@ -41,6 +45,7 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[dict[s
             "name": name, "kind": str(one["kind"].item()), "n": int(one["n"].sel(label="refusal")),
             "grid": int(one["grid"]), "point": name[name.index("[") :] if name.endswith("]") and "[" in name else "",
             **{k: interval(one.sel(label=k), digits) for k in LABELS},
+            "shares": {k: float(one["rate"].sel(label=k)) for k in LABELS},
             **{f"{k}_rate": percent(one["rate"].sel(label=k), digits) for k in LABELS},
             "difference": "" if base else points(e, digits), "p": "" if base else p_value(float(e["p"])),
             "p_holm": "" if base else p_value(float(e["p_holm"])), "score": "missing" if np.isnan(mean) else f"{mean:.2f}",
@@ -52,13 +57,43 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[dict[s
 def strengths(run: xr.DataTree) -> tuple[dict[str, float], dict[str, float]]:
     """Each condition's strength in comparable units, where the run kept it: |added| / |h| at the last prompt token (the
     largest over blocks), and first-token KL to the baseline on harmless prompts (on all where none was asked)."""
-    held = analysis.group(run, "readouts") if "readouts" in run.children else xr.Dataset()
+    held = run["/readouts"].to_dataset() if "readouts" in run.children else xr.Dataset()
     if not {"relative_change", "kl"} <= set(held.data_vars):
         return {}, {}
+    held = held[["relative_change", "kl"]].load()  # alone: per-token readouts of a large run are gigabytes
     harmful = analysis.group(run, "prompts")["harmful"].values
     change = held["relative_change"].max("layer").mean("prompt").to_series()
     kl = held["kl"].isel(prompt=~harmful if not harmful.all() else slice(None)).mean("prompt").to_series()
     return change.dropna().to_dict(), kl.dropna().to_dict()
+
+
+def folded(lines: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The rows with the random controls of a place as one, where they are more than `most`: how many, and the range of
+    their rates. lines: from `rows`."""
+    out: list[dict[str, Any]] = []
+    for (grid, stem), group in itertools.groupby(lines, _place):
+        some = list(group)
+        if some[0]["kind"] != "random" or len(some) <= most:
+            out += some
+            continue
+        both = {k: _range([r["shares"][k] for r in some]) for k in LABELS}
+        out.append({
+            **dict.fromkeys(some[0], ""), "name": f"{stem}-random ({len(some)} directions){some[0]['point']}", "kind": "random",
+            "grid": grid, "point": some[0]["point"], "n": some[0]["n"], **both, **{f"{k}_rate": both[k] for k in LABELS},
+        })  # fmt: skip
+    return out
+
+
+def _place(row: dict[str, Any]) -> tuple[int, str]:
+    return row["grid"], row["name"].partition("-random-")[0] if row["kind"] == "random" else ""
+
+
+def _range(shares: list[float]) -> str:
+    known = [s for s in shares if not np.isnan(s)]
+    if not known:
+        return "missing"
+    low, high = percent(min(known)), percent(max(known))
+    return low if low == high else f"{low} to {high}"
 
 
 def percent(value: Any, digits: int = 0) -> str:
@@ -89,8 +124,7 @@ def points(e: xr.Dataset, digits: int = 0) -> str:
 
 
 def signed(share: float, digits: int = 0) -> str:
-    points = round(100 * share, digits)
-    return f"{points:+.{digits}f}" if points else f"{0:.{digits}f}"
+    return _plain(100 * share, digits)
 
 
 def p_value(p: float) -> str:
@@ -101,14 +135,14 @@ def table(run: xr.DataTree) -> Table:
     """The refusal table for a terminal; a last column for harmless prompts where the run asked both. A point of a grid
     is a line of its own, the end of the names below it."""
     harmful = headline_set(run)
-    other = {r["name"]: r["refusal"] for r in rows(run, False)} if asks_both(run) else {}
+    other = {r["name"]: r["refusal"] for r in folded(rows(run, False), FOLD)} if asks_both(run) else {}
     out = Table(
         title=f"{'harmful' if harmful else 'harmless'} prompts",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    lines = rows(run, harmful)
+    lines = folded(rows(run, harmful), FOLD)
     names = max(len(r["name"]) - len(r["point"]) for r in lines)
     out.add_column("condition", overflow="fold", no_wrap=names <= 24)
     for column in (
@@ -144,33 +178,51 @@ def verdict_rows(found: xr.Dataset, family: dict[str, Any]) -> list[dict[str, st
     """One row a claim, as text; a contrast of labels in points, one of a measure in its own units."""
     out = []
     for name in found["claim"].values.tolist():
-        one, scale = found.sel(claim=name), 1 if family["claims"][name].get("measure") else 100
-        estimate, low, high, margin = (scale * float(one[k]) for k in ("estimate", "low", "high", "margin"))
-        p = float(one["p_holm"])
+        one, measure = found.sel(claim=name), family["claims"][name].get("measure")
+        scale, digits = (1, 2) if measure else (100, 0)
+        estimate, low, high, least, most = (
+            _plain(scale * float(one[k]), digits) for k in ("estimate", "low", "high", "boot_low", "boot_high")
+        )
+        p, n = float(one["p_holm"]), int(one["n"])
         out.append({
-            "name": name, "says": str(one["says"].item()), "n": str(int(one["n"])), "margin": f"{margin:g}",
-            "contrast": f"{estimate:+.0f} [{low:+.0f}, {high:+.0f}]" if int(one["n"]) else "missing",
+            "name": name, "says": str(one["says"].item()), "n": str(n), "margin": f"{scale * float(one['margin']):g}",
+            "unit": str(measure or "points"), "contrast": f"{estimate} [{low}, {high}]" if n else "missing",
+            "bootstrap": f"[{least}, {most}]" if np.isfinite(float(one["boot_low"])) else "",
             "p": "missing" if np.isnan(p) else p_value(p), "verdict": str(one["verdict"].item()), "reason": str(one["reason"].item()),
-            "test": str(one["test"].item()), "paper": str(one["paper"].item()),
+            "test": str(one["test"].item()), "paper": str(one["paper"].item()), "k": str(int(one["k"]) or ""),
         })  # fmt: skip
     return out
+
+
+def _plain(value: float, digits: int) -> str:
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
 def verdicts(run: xr.DataTree) -> list[Table]:
     """The run's claims as a table for a terminal; none where it was begun without claims."""
     family = own_claims(run)
-    return [verdict_table(verdict_rows(claims.evaluate(run, family), family), family["family"])] if family else []
+    if not family:
+        return []
+    return [verdict_table([("", verdict_rows(claims.evaluate(run, family), family))], family["family"])]
 
 
-def verdict_table(lines: list[dict[str, str]], title: str) -> Table:
+def verdict_table(sections: Sequence[tuple[str, list[dict[str, str]]]], title: str) -> Table:
+    """Claims for a terminal, a section with a heading for each run where there are several. sections: (heading, rows from
+    `verdict_rows`)."""
     out = Table(title=f"claims: {title}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column, how in (("claim", "left"), ("contrast", "right"), ("margin", "right"), ("p (Holm)", "right"), ("n", "right"),
                         ("verdict", "left")):  # fmt: skip
         out.add_column(column, justify=how, overflow="fold")  # type: ignore[arg-type]
     colour = {"supported": "green", "refuted": "red", "undecided": "yellow", "missing": "dim"}
-    for r in lines:
-        verdict = Text(r["verdict"], style=colour[r["verdict"]])
-        if r["reason"]:
-            verdict.append(f": {r['reason']}", style="default")
-        out.add_row(*map(Text, (r["says"], r["contrast"], r["margin"], r["p"], r["n"])), verdict)
+    for heading, lines in sections:
+        if len(sections) > 1:
+            out.add_section()
+            out.add_row(Text(heading, style="italic"))
+        for r in lines:
+            verdict = Text(r["verdict"], style=colour[r["verdict"]])
+            if r["reason"]:
+                verdict.append(f": {r['reason']}", style="default")
+            unit = "" if r["unit"] == "points" else f" {r['unit']}"
+            out.add_row(*map(Text, (r["says"], r["contrast"] + unit, r["margin"], r["p"], r["n"])), verdict)
     return out

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from gating import interventions
-from gating.figures import maps, nulls, traces
+from gating.figures import maps, nulls, prompts, traces
 from gating.interventions import Condition
 from tests import synthetic
 
@@ -96,6 +96,6 @@ def test_traces_draw_the_mean_over_prompts_and_leave_out_steps_that_no_answer_re
 def test_each_prompt_is_drawn_before_and_after_and_those_that_moved_the_other_way_are_counted():
     run = synthetic.tree({"baseline": [0] * 4, "steered": [1] * 4})
     run["outcomes"]["refusal_score"].values[:] = [[1, 2, 3, 4], [0, 0, 0, 5]]
-    (ax,) = [a for a in nulls.per_prompt(run, True).axes if a.get_visible()]
+    (ax,) = [a for a in prompts.per_prompt(run, True).axes if a.get_visible()]
     assert "25% moved the other way" in ax.get_title(loc="left")
     assert ax.lines[1].get_xdata().tolist() == [1, 2, 3, 4]

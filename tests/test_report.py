@@ -187,7 +187,7 @@ def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdi
 
 def test_claims_that_are_named_after_the_run_are_marked_as_such(claimed, tmp_path):
     page = report.write(claimed, tmp_path, post_hoc={**FAMILY, "family": "later"}).read_text()
-    assert "Named after the run" in page and "Written down before the run" not in page
+    assert "Post hoc: named after the run" in page and "Written down before the run" in page
 
 
 def test_a_run_without_claims_has_no_verdicts(run, tmp_path):

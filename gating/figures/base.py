@@ -1,12 +1,17 @@
-"""What every picture shares: colours, markers, sizes, and how a rate is drawn. No pyplot state."""
+"""What every picture shares: colours, markers, sizes, how a rate is drawn, what is said to be left out. No pyplot state."""
 
 from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gating import analysis
 from gating.judges import LABELS
 
 KIND_COLOURS = {
@@ -16,6 +21,13 @@ KIND_MARKERS = {"baseline": "D", "steered": "o", "reversed": "s", "random": ".",
 LABEL_COLOURS = dict(zip(LABELS, ("#0072B2", "#D55E00", "#F0E442", "#999999"), strict=True))
 SHADES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES = ("-", "--", ":", "-.")
+MARKS = ("o", "s", "^", "v", "P")
+
+
+def series(i: int) -> dict[str, Any]:
+    """How the i-th of several lines is drawn: colour, line style and marker, so that any two of the first twenty differ in
+    style or marker as well as, within six, in colour. The three cycles have different lengths (6, 4, 5)."""
+    return {"color": SHADES[i % len(SHADES)], "ls": STYLES[i % len(STYLES)], "marker": MARKS[i % len(MARKS)]}
 
 
 def figure(rows: float, longest: int = 0, width: float = 7.5) -> tuple[Figure, Axes]:
@@ -39,3 +51,46 @@ def interval(one: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def which(harmful: bool | None) -> str:
     return {True: "harmful", False: "harmless", None: "all"}[harmful]
+
+
+def legend(made: Figure, columns: int = 3) -> Figure:
+    """The first panel's legend below the picture, where it can cover nothing."""
+    handles, names = made.axes[0].get_legend_handles_labels()
+    longest = max(map(len, names), default=0)
+    fit = max(1, int(made.get_figwidth() / (0.7 + 0.075 * longest)))  # inches a small character and a handle take
+    made.legend(handles, names, loc="outside lower center", ncols=min(columns, fit), frameon=False, fontsize="small")
+    return made
+
+
+def wrapped(name: str, width: int) -> str:
+    """A name over as many lines as it needs, cut only where it has to be."""
+    return "\n".join(textwrap.wrap(name, width)) or name
+
+
+def conditions(run: xr.DataTree, kinds: Sequence[str]) -> list[str]:
+    """The conditions of these kinds, in order."""
+    about = analysis.group(run, "conditions")
+    return about["condition"].values[np.isin(about["kind"].values, kinds)].tolist()
+
+
+def left_out(total: int, most: int, what: str = "conditions") -> str:
+    """What a caption says where only the first `most` are drawn; nothing where all are."""
+    return f" The first {most} of {total} {what} are drawn; the store and the tables hold all." if total > most else ""
+
+
+def blocks(layers: str) -> tuple[int, ...]:
+    """Blocks written as in /conditions iv_layers: `20`, or `22+24`; none for empty text."""
+    return tuple(int(part) for part in str(layers).split("+") if part.strip().isdigit())
+
+
+def window(layers: str) -> str:
+    """Blocks for an axis: neighbours as a range, `19+20+21+22` as 19-22; others as they are."""
+    found = blocks(layers)
+    whole = len(found) > 2 and found == tuple(range(found[0], found[-1] + 1))
+    return f"{found[0]}-{found[-1]}" if whole else str(layers)
+
+
+def first_block(layers: str) -> tuple[float, str]:
+    """Sorts windows as a user may write them (`20`, `17-25`, `0.5`, `22+24`, all) by their first block."""
+    head = str(layers).replace("+", "-").split("-")[0]
+    return (float(head) if head.replace(".", "", 1).isdigit() else np.inf, str(layers))

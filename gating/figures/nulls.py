@@ -1,53 +1,94 @@
-"""Against chance and against oneself: each condition among all of its random controls, each prompt before and after."""
+"""Against chance: each condition among all of its random controls."""
 
 from __future__ import annotations
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from gating import analysis, stats
-from gating.figures.base import KIND_COLOURS, SHADES, which
+from gating.figures.base import KIND_COLOURS, which
 
 MOST = 24
 
 
 def controlled(run: xr.DataTree) -> list[tuple[str, list[str]]]:
-    """Each condition that has random controls in its place of the grid, with them; random directions that control none in
-    particular stand under the name that they share."""
+    """Each steered or named condition with its random controls: those of its own place in the grid; else those that do just
+    what it does but for a random direction. Controls of no condition stand under the name that they share, `NAME (random)`."""
     about = analysis.group(run, "conditions")
-    columns = list(zip(*(about[c].values.tolist() for c in ("condition", "kind", "grid")), strict=True))
+    names, kinds, grids = (about[c].values.tolist() for c in ("condition", "kind", "grid"))
     null: dict[int, list[str]] = {}
     own: dict[int, list[str]] = {}
-    for name, kind, grid in columns:
+    for name, kind, grid in zip(names, kinds, grids, strict=True):
         into = null if kind == "random" else own if kind in ("steered", "named") else {}
         into.setdefault(grid, []).append(name)
-    return [
-        (name, some)
-        for grid, some in null.items()
-        for name in own.get(grid, [some[0].partition("-random-")[0] + " (random)"])
-    ]
+    free = [name for some in own.values() for name in some]
+    out = []
+    for grid, some in null.items():
+        whose = own.get(grid) or [n for n in free if _same_but_random(about, names.index(n), names.index(some[0]))]
+        out += [(name, some) for name in whose or [some[0].partition("-random-")[0] + " (random)"]]
+    return out
+
+
+def _same_but_random(about: xr.Dataset, own: int, control: int) -> bool:
+    """Whether two conditions are one but for the directions that are random in the control: the same operations at the
+    same blocks and strengths on the same tokens under the same system message."""
+    if "iv_op" not in about or about["system"].values[own] != about["system"].values[control]:
+        return False
+    a, b = ({c: about[c].values[i] for c in about.data_vars if str(c).startswith("iv_")} for i in (own, control))
+    for slot in range(about.sizes["intervention"]):
+        fixed = ["iv_op", "iv_layers", "iv_scope"]
+        if b["iv_seed"][slot] < 0:
+            fixed += ["iv_direction", "iv_norm", "iv_read"]
+        elif a["iv_seed"][slot] >= 0:
+            return False
+        elif b["iv_op"][slot] == "add":
+            fixed += ["iv_norm"]  # a projection has no length to set
+        if any(a[c][slot] != b[c][slot] for c in fixed):
+            return False
+        if not np.array_equal(a["iv_coef"][slot], b["iv_coef"][slot], equal_nan=True):
+            return False
+    return bool((b["iv_seed"] >= 0).any())
+
+
+def unusual(own: float, null: ArrayLike) -> tuple[float, int]:
+    """Permutation p of a condition's rate among those of its random controls, either way, and their number K.
+
+    p = (1 + controls at least as far from the mean of all K + 1) / (K + 1). The mean takes the condition in, so that under
+    the null each of the K + 1 is as likely as any other to lie farthest; around the controls' own mean p would be too
+    small. Missing rates do not count; NaN where the condition's own is missing or it has no controls.
+    """
+    known = np.asarray(null, dtype="float64")
+    known = known[np.isfinite(known)]
+    if not np.isfinite(own) or not known.size:
+        return np.nan, int(known.size)
+    middle = np.append(known, own).mean()
+    far = np.round(np.abs(known - middle), 9)  # equal counts of prompts must tie, whatever the sum's rounding
+    return stats.permutation_p(float(np.round(abs(own - middle), 9)), far), int(known.size)
 
 
 def strip(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """Refusal rate of each condition beside every one of its random controls (a dot each), with the permutation p of its
-    distance from their mean: p = (1 + number at least as far) / (K + 1)."""
+    """Refusal rate of each condition beside every one of its random controls (a dot each), with `unusual`'s p."""
     rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
     lines = controlled(run)[:MOST]
-    first = next((name for name, _ in lines if name in rate["condition"].values), "")
-    made = Figure(figsize=(8.5, 1.5 + 0.42 * len(lines)), layout="constrained", dpi=150)
+    own = [name for name, _ in lines if name in rate["condition"].values]
+    longest = max(len(name) for name, _ in lines)
+    made = Figure(figsize=(max(8.5, 6.5 + 0.085 * longest), 1.5 + 0.42 * len(lines)), layout="constrained", dpi=150)
     ax = made.add_subplot()
     ax.axvline(float(rate.sel(condition="baseline")), color="#000000", ls="--", lw=1, label="baseline")
     for y, (name, null) in enumerate(lines):
         values = rate.sel(condition=null).values
         ax.plot(values, y + np.linspace(-0.25, 0.25, len(values)), ".", color=KIND_COLOURS["random"], ms=6,
                 label="random directions, one a dot" if y == 0 else None)  # fmt: skip
-        if name not in rate["condition"].values:
+        if name not in own:
             continue
-        own = float(rate.sel(condition=name))
-        ax.plot([own], [y], "o", color=KIND_COLOURS["steered"], ms=8, label="the condition" if name == first else None)
-        p = stats.permutation_p(abs(own - values.mean()), np.abs(values - values.mean()))
-        ax.text(104, y, f"p = {p:.2f} (K = {len(values)})", va="center", fontsize="x-small")
+        value = float(rate.sel(condition=name))
+        ax.plot(
+            [value], [y], "o", color=KIND_COLOURS["steered"], ms=8, label="the condition" if name == own[0] else None
+        )
+        p, k = unusual(value, values)
+        ax.text(104, y, "missing" if np.isnan(p) else f"p = {p:.2f} (K = {k})", va="center", fontsize="x-small")
     ax.set_yticks(range(len(lines)), [name for name, _ in lines])
     ax.set_ylim(len(lines) - 0.4, -0.6)
     ax.set_xlim(-3, 103)
@@ -57,34 +98,22 @@ def strip(run: xr.DataTree, harmful: bool | None) -> Figure:
     return made
 
 
-def per_prompt(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """First-token refusal score of each prompt at baseline against each of the first conditions, with the share of prompts
-    that moved against the mean (Tan et al. 2024, arXiv 2407.12404: steering is not the same for every prompt)."""
-    about = analysis.group(run, "conditions")
-    flags = analysis.group(run, "prompts")["harmful"].values
-    keep = np.ones(flags.size, dtype=bool) if harmful is None else flags == harmful
-    score = analysis.group(run, "outcomes")["refusal_score"].isel(prompt=keep)
-    names = about["condition"].values[np.isin(about["kind"].values, ["steered", "named"])].tolist()[:6]
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    made = Figure(figsize=(3.3 * columns, 3.3 * rows), layout="constrained", dpi=150)
-    base = score.sel(condition="baseline").values
-    axes = made.subplots(rows, columns, squeeze=False).flat
-    ends = [float(np.nanmin(score)), float(np.nanmax(score))] if np.isfinite(score).any() else [0.0, 1.0]
-    for name, ax in zip(names, axes, strict=False):
-        own = score.sel(condition=name).values
-        moved = own - base
-        against = (
-            np.mean(np.sign(moved[np.isfinite(moved)]) == -np.sign(np.nanmean(moved)))
-            if np.isfinite(moved).any()
-            else np.nan
+def said(run: xr.DataTree, harmful: bool | None) -> str:
+    """The picture in words: each condition's rate, the range of its controls, p."""
+    rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
+    out = []
+    for name, null in controlled(run)[:MOST]:
+        values = rate.sel(condition=null).values
+        if not np.isfinite(values).any():
+            continue
+        ends = f"{len(null)} random directions {np.nanmin(values):.0f}% to {np.nanmax(values):.0f}%"
+        if name not in rate["condition"].values:
+            out.append(f"{name}: {ends}")
+            continue
+        value = float(rate.sel(condition=name))
+        out.append(
+            f"{name}: {value:.0f}%, {ends}, p = {unusual(value, values)[0]:.2f}"
+            if np.isfinite(value)
+            else f"{name}: missing, {ends}"
         )
-        ax.plot(ends, ends, "-", color="#999999", lw=0.8)
-        ax.plot(base, own, "o", color=SHADES[0], ms=3.5, alpha=0.6, mec="none")
-        ax.set_title(f"{name}\n{100 * against:.0f}% moved the other way", fontsize="small", loc="left")
-        ax.spines[["top", "right"]].set_visible(False)
-    for ax in list(axes):
-        ax.set_visible(False)
-    made.supxlabel("refusal score at baseline, nats", fontsize="small")
-    made.supylabel("under the condition", fontsize="small")
-    return made
+    return "; ".join(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +15,11 @@ from gating.figures.base import (
     KIND_COLOURS,
     KIND_MARKERS,
     LABEL_COLOURS,
-    SHADES,
     figure,
     interval,
+    legend,
     percent_axis,
+    series,
     which,
 )
 from gating.judges import LABELS
@@ -37,11 +39,12 @@ class Line:
 
 
 def lines(run: xr.DataTree) -> list[Line]:
-    """The conditions in order, the random controls of a grid point on one line, a gap where the grid point changes."""
+    """The conditions in order, the random controls of a grid point on one line, a gap where a grid point with controls begins or ends."""
     about = analysis.group(run, "conditions")
     columns = (about[c].values.tolist() for c in ("condition", "kind", "grid", "direction", "seed"))
     out: list[Line] = []
     place: dict[tuple[int, str], int] = {}  # where the controls of a grid point stand
+    alone = {g for g, count in Counter(about["grid"].values.tolist()).items() if count == 1}
     y, last = -1.0, None
     for name, kind, grid, direction, seed in zip(*columns, strict=True):
         if kind == "random" and (grid, direction) in place:
@@ -52,7 +55,7 @@ def lines(run: xr.DataTree) -> list[Line]:
             continue
         if kind == "random":
             place[grid, direction] = len(out)
-        y += 1 if last in (None, grid) else 1.6
+        y += 1 if last in (None, grid) or {last, grid} <= alone else 1.6
         last = grid
         out.append(Line(name, kind, (name,), y, f"-random-{seed}"))
     return out
@@ -123,30 +126,19 @@ def categories(run: xr.DataTree, harmful: bool | None) -> Figure:
 def _category_points(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figure:
     count = r.sizes["condition"]
     made, ax = figure(len(names) * (0.6 + 0.4 * count), max(map(len, names)))
-    same = r["kind"].values.tolist().count("steered") > 1  # several steered conditions: tell them apart by shade too
+    kinds = r["kind"].values.tolist()
     for i, name in enumerate(r["condition"].values.tolist()):
-        kind = str(r["kind"].values[i])
+        kind = str(kinds[i])
         rate, reach = interval(r.isel(condition=i))
         y = np.arange(len(names)) + 0.7 / count * (i - (count - 1) / 2)
-        colour = SHADES[(i - 1) % len(SHADES)] if same and kind != "baseline" else KIND_COLOURS[kind]
-        ax.errorbar(
-            rate,
-            y,
-            xerr=np.nan_to_num(reach),
-            fmt=KIND_MARKERS[kind],
-            color=colour,
-            capsize=2,
-            ms=5,
-            lw=1.2,
-            label=name,
-        )
+        look = series(i - 1) if kinds.count(kind) > 1 else {"color": KIND_COLOURS[kind], "marker": KIND_MARKERS[kind]}
+        ax.errorbar(rate, y, xerr=np.nan_to_num(reach), **{**look, "ls": "none"}, capsize=2, ms=5, lw=1.2, label=name)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     for edge in range(1, len(names)):
         ax.axhline(edge - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
     percent_axis(ax, f"refusal, % of {which(harmful)} prompts\n95% Wilson interval; prompts in brackets")
-    made.legend(loc="outside upper right", ncols=2, frameon=False, fontsize="small")
-    return made
+    return legend(made, 2)
 
 
 def _category_map(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figure:

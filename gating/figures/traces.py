@@ -9,140 +9,152 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gating import analysis
-from gating.figures.base import SHADES, STYLES, which
+from gating.figures.base import SHADES, blocks, conditions, legend, series, which
 
-MOST = 8  # conditions in one picture; the others are in the store
+MOST = 12  # conditions in one picture
+PANELS = 4  # directions in one picture
+BARS = 40  # conditions in the picture of strengths
+KINDS = ("baseline", "steered", "reversed", "named")
 
 
 def shown(run: xr.DataTree) -> list[str]:
     """The baseline and the first conditions that are no controls."""
-    about = analysis.group(run, "conditions")
-    names = about["condition"].values[about["kind"].values != "random"].tolist()
-    return names[:MOST]
+    return conditions(run, KINDS)[:MOST]
 
 
-def _readouts(run: xr.DataTree, harmful: bool | None) -> xr.Dataset:
+def readout(run: xr.DataTree, name: str, harmful: bool | None) -> xr.DataArray:
+    """One readout of the prompts asked for, not loaded yet: step_projection of a large run is best cut first."""
     flags = analysis.group(run, "prompts")["harmful"].values
-    keep = np.ones(flags.size, dtype=bool) if harmful is None else flags == harmful
-    return analysis.group(run, "readouts").isel(prompt=keep)
+    keep = np.nonzero(np.ones(flags.size, dtype=bool) if harmful is None else flags == harmful)[0]
+    return run["/readouts"].to_dataset()[name].isel(prompt=keep)
 
 
-def _line(ax: Axes, x: np.ndarray, values: xr.DataArray, i: int, name: str) -> None:
-    """Mean over prompts with a band of 1.96 standard errors; places without any prompt are left out."""
-    v = values.transpose("prompt", ...).values
+def mean_band(values: xr.DataArray, along: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over prompts at each place of `along` and half of its 95% interval (1.96 standard errors; NaN below two
+    prompts), with the places that any prompt reached."""
+    v = values.transpose("prompt", along).values.astype("float64")
     n = np.isfinite(v).sum(0)
-    fine = n > 0
-    mean = np.nanmean(v[:, fine], axis=0)
-    reach = 1.96 * np.nanstd(v[:, fine], axis=0) / np.sqrt(n[fine])
-    colour, style = (
-        ("#000000", "-") if i == 0 else (SHADES[(i - 1) % len(SHADES)], STYLES[(i - 1) // len(SHADES) % len(STYLES)])
-    )
-    ax.plot(x[fine], mean, style, color=colour, label=name, lw=1.6)
-    ax.fill_between(x[fine], mean - reach, mean + reach, color=colour, alpha=0.15, lw=0)
-    _whole(ax)
+    reached = np.nonzero(n > 0)[0]
+    v, n = v[:, reached], n[reached]
+    mean = np.nansum(v, axis=0) / n
+    spread = np.nansum((v - mean) ** 2, axis=0) / np.where(n > 1, n - 1, np.nan)
+    return reached, mean, 1.96 * np.sqrt(spread / n)
 
 
-def over_blocks(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """Projection on each of the first directions at every block, last prompt token, per condition."""
-    read = _readouts(run, harmful)["projection"]
-    directions = _two(read)
-    made = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=150)
-    for ax, d in zip(np.atleast_1d(made.subplots(1, len(directions))), directions, strict=True):
-        for i, name in enumerate(shown(run)):
-            _line(ax, read["layer"].values, read.sel(condition=name, direction=d), i, name)
-        ax.set_xlabel("block")
-        ax.set_title(f"projection on {d}, last prompt token", fontsize="medium", loc="left")
-    return _legend(made)
-
-
-def by_harm(run: xr.DataTree) -> Figure:
-    """Where harmful and harmless prompts lie on each direction at baseline: mean and one standard deviation by block."""
-    read = analysis.group(run, "readouts")["projection"].sel(condition="baseline")
-    flags = analysis.group(run, "prompts")["harmful"].values
-    names = read["direction"].values.tolist()[:MOST]
-    columns = min(4, len(names))
-    made = Figure(figsize=(3.4 * columns, 3.0 * -(-len(names) // columns)), layout="constrained", dpi=150)
-    axes = list(made.subplots(-(-len(names) // columns), columns, squeeze=False).flat)
-    for ax in axes[len(names) :]:
-        ax.set_visible(False)
-    for name, ax in zip(names, axes, strict=False):
-        for which_, colour, style in ((True, SHADES[0], "-"), (False, SHADES[1], "--")):
-            v = read.sel(direction=name).transpose("prompt", "layer").values[flags == which_]
-            mean, sd = np.nanmean(v, axis=0), np.nanstd(v, axis=0)
-            ax.plot(read["layer"].values, mean, style, color=colour, label="harmful" if which_ else "harmless")
-            ax.fill_between(read["layer"].values, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
-        ax.set_title(f"projection on {name}", fontsize="medium", loc="left")
-        ax.set_xlabel("block")
-        _whole(ax)
-    return _legend(made)
-
-
-def _whole(ax: Axes) -> None:
+def _line(ax: Axes, x: np.ndarray, values: xr.DataArray, along: str, i: int, name: str) -> None:
+    reached, mean, reach = mean_band(values, along)
+    every = max(1, len(x) // 6)
+    look = {"color": "#000000", "ls": "-", "marker": "D"} if i == 0 else series(i - 1)
+    ax.plot(x[reached], mean, **look, ms=4, markevery=(i % every, every), label=name, lw=1.4)
+    ax.fill_between(x[reached], mean - reach, mean + reach, color=look["color"], alpha=0.15, lw=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _two(read: xr.DataArray) -> list[str]:
-    """The first direction and refusal."""
-    names = read["direction"].values.tolist()
-    return list(dict.fromkeys([names[0], "refusal" if "refusal" in names else names[-1]]))
+def panelled(run: xr.DataTree) -> list[str]:
+    """The directions that have a panel: refusal among the first few."""
+    names = run["/readouts"].to_dataset()["direction"].values.tolist()
+    first = [n for n in names if n != "refusal"][: PANELS - ("refusal" in names)]
+    return [*first, *(["refusal"] if "refusal" in names else [])]
+
+
+def _panels(directions: list[str]) -> tuple[Figure, list[Axes]]:
+    columns = min(2, len(directions))
+    rows = -(-len(directions) // columns)
+    made = Figure(figsize=(5.3 * columns if columns > 1 else 7.5, 3.4 * rows + 1), layout="constrained", dpi=150)
+    axes = list(made.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[len(directions) :]:
+        ax.set_visible(False)
+    return made, axes[: len(directions)]
+
+
+def over_blocks(run: xr.DataTree, harmful: bool | None) -> Figure:
+    """Projection on each of the first directions at every block, last prompt token, per condition."""
+    read = readout(run, "projection", harmful).sel(condition=shown(run)).load()
+    made, axes = _panels(panelled(run))
+    for ax, d in zip(axes, panelled(run), strict=True):
+        for i, name in enumerate(shown(run)):
+            _line(ax, read["layer"].values, read.sel(condition=name, direction=d), "layer", i, name)
+        ax.set_xlabel("block")
+        ax.set_title(f"projection on {d}, last prompt token", fontsize="medium", loc="left")
+    return legend(made)
+
+
+def late_block(run: xr.DataTree, layers: np.ndarray) -> int:
+    """The last block that a shown condition writes, so that every edit lies before it; where none is known, and where a
+    condition writes all blocks, one seven tenths up."""
+    about = analysis.group(run, "conditions").sel(condition=shown(run))
+    written = [b for text in about["iv_layers"].values.flat for b in blocks(text)] if "iv_layers" in about else []
+    last = max(written, default=-1)
+    return last if 0 <= last < layers[-1] and last in layers else int(layers[int(0.7 * len(layers))])
 
 
 def over_tokens(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """Projection at each generated token, at a block two thirds up, per condition."""
-    read = _readouts(run, harmful)["step_projection"]
-    layer = int(read["layer"].values[int(0.7 * read.sizes["layer"])])
-    directions = _two(read)
-    made = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=150)
-    for ax, d in zip(np.atleast_1d(made.subplots(1, len(directions))), directions, strict=True):
+    """Projection at each generated token, at the last block that is written, per condition."""
+    read = readout(run, "step_projection", harmful)
+    layer = late_block(run, read["layer"].values)
+    read = read.sel(condition=shown(run), layer=layer).load()
+    made, axes = _panels(panelled(run))
+    for ax, d in zip(axes, panelled(run), strict=True):
         for i, name in enumerate(shown(run)):
-            _line(ax, np.arange(read.sizes["step"]), read.sel(condition=name, direction=d, layer=layer), i, name)
+            _line(ax, np.arange(read.sizes["step"]), read.sel(condition=name, direction=d), "step", i, name)
         ax.set_xlabel("token (0 is the last of the prompt)")
         ax.set_title(f"projection on {d}, block {layer}", fontsize="medium", loc="left")
-    return _legend(made)
+    return legend(made)
 
 
 def lens(run: xr.DataTree, harmful: bool | None) -> Figure:
     """The refusal score that the residual stream carries at each block (logit lens), per condition."""
-    read = _readouts(run, harmful)["lens_score"]
-    made = Figure(figsize=(7.5, 4.2), layout="constrained", dpi=150)
+    read = readout(run, "lens_score", harmful).sel(condition=shown(run)).load()
+    made = Figure(figsize=(7.5, 4.6), layout="constrained", dpi=150)
     ax = made.add_subplot()
     ax.axhline(0, color="#999999", lw=0.8)
     for i, name in enumerate(shown(run)):
-        _line(ax, read["layer"].values, read.sel(condition=name), i, name)
+        _line(ax, read["layer"].values, read.sel(condition=name), "layer", i, name)
     ax.set_xlabel("block")
     ax.set_ylabel("refusal log-odds, nats")
-    return _legend(made)
+    return legend(made)
 
 
-def _legend(made: Figure) -> Figure:
-    handles, names = made.axes[0].get_legend_handles_labels()
-    made.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
-    return made
+def ends(run: xr.DataTree, name: str, harmful: bool | None, direction: str | None = None) -> str:
+    """A trace in words: each shown condition's mean at the last block."""
+    read = readout(run, name, harmful).isel(layer=-1).sel(condition=shown(run))
+    mean = (read.sel(direction=direction) if direction else read).load().mean("prompt")
+    return "; ".join(f"{c} {float(mean.sel(condition=c)):.1f}" for c in shown(run))
+
+
+def strengths(run: xr.DataTree) -> tuple[xr.Dataset, bool | None]:
+    """Mean `change` (relative, the largest over blocks) and `kl` of every condition, on harmless prompts (all of them where
+    none was asked), and which prompts those are."""
+    flags = analysis.group(run, "prompts")["harmful"].values
+    harmless = None if flags.all() else False
+    change = readout(run, "relative_change", harmless).load().max("layer").mean("prompt")
+    return xr.Dataset({"change": change, "kl": readout(run, "kl", harmless).load().mean("prompt")}), harmless
 
 
 def strength(run: xr.DataTree) -> Figure:
-    """How hard each condition pushes, in units that compare: the relative change at its blocks, and the first-token KL on
-    harmless prompts (on all where none was asked)."""
-    flags = analysis.group(run, "prompts")["harmful"].values
-    harmless = None if flags.all() else False
-    read = _readouts(run, harmless)
-    about = analysis.group(run, "conditions")
-    names = (
-        about["condition"]
-        .values[(about["kind"].values != "random") & (about["kind"].values != "baseline")]
-        .tolist()[:40]
-    )
-    made = Figure(figsize=(9.5, 1.4 + 0.28 * len(names)), layout="constrained", dpi=150)
+    """How hard each condition pushes, in units that compare."""
+    found, harmless = strengths(run)
+    names = conditions(run, KINDS[1:])[:BARS]
+    found = found.sel(condition=names)
+    width = max(9.5, 8 + 0.085 * max(map(len, names)))
+    made = Figure(figsize=(width, 1.4 + 0.28 * len(names)), layout="constrained", dpi=150)
     left, right = made.subplots(1, 2, sharey=True)
     y = np.arange(len(names))
-    change = read["relative_change"].max("layer").mean("prompt").sel(condition=names)
-    left.barh(y, change, color=SHADES[1])
+    left.barh(y, found["change"], color=SHADES[1])
     left.set_xlabel("|added| / |h| at the last prompt token,\nlargest over blocks")
-    right.barh(y, read["kl"].mean("prompt").sel(condition=names), color=SHADES[0], hatch="//", edgecolor="white")
+    right.barh(y, found["kl"], color=SHADES[0], hatch="//", edgecolor="white")
     right.set_xlabel(f"first-token KL to baseline, nats\n({which(harmless)} prompts)")
     left.set_yticks(y, names)
     left.set_ylim(len(names) - 0.4, -0.6)
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
     return made
+
+
+def strengths_said(run: xr.DataTree) -> str:
+    """The picture of strengths in words."""
+    found, _ = strengths(run)
+    one = found.sel(condition=conditions(run, KINDS[1:])[:BARS])
+    columns = (one[c].values.tolist() for c in ("condition", "change", "kl"))
+    return "; ".join(f"{n} {a:.2f} and {b:.2f} nats" for n, a, b in zip(*columns, strict=True))
