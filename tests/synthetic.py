@@ -11,8 +11,10 @@ from gating.store import TEXT
 
 
 def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, categories: list[str] | None = None,
-         conditions: list[Condition] | None = None, texts: list[str] | None = None) -> xr.DataTree:  # fmt: skip
-    """labels: condition -> a label for each prompt, -1 where missing (then not done)."""
+         conditions: list[Condition] | None = None, texts: list[str] | None = None, directions: list[str] | None = None,
+         layers: int = 6, steps: int = 4, permutations: int = 0) -> xr.DataTree:  # fmt: skip
+    """labels: condition -> a label for each prompt, -1 where missing (then not done). directions: with every readout over
+    `layers` blocks and `steps` tokens, and the directions themselves; permutations: with /geometry too."""
     n = len(next(iter(labels.values())))
     names = list(labels)
     hashes = np.array([f"p{i}" for i in range(n)], dtype=TEXT)
@@ -42,7 +44,55 @@ def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, catego
         },
         coords={"prompt": hashes},
     )
-    made = xr.DataTree.from_dict({"/prompts": prompts, "/conditions": interventions.table(known), "/outcomes": out})
+    groups = {"/prompts": prompts, "/conditions": interventions.table(known), "/outcomes": out}
+    if directions:
+        groups["/readouts"] = _readouts(out, directions, layers, steps)
+        groups["/directions"], geometry = _directions(directions, layers, permutations)
+        groups |= {"/geometry": geometry} if permutations else {}
+    made = xr.DataTree.from_dict(groups)
     made.attrs = {"model_id": "tiny", "key": "k", "judge": "1", "warnings": '["3 of 9 overlap"]', "versions": '{"torch": "2"}',
                   "config": "a: 1", "status": "complete"}  # fmt: skip
     return made
+
+
+def _readouts(out: xr.Dataset, directions: list[str], layers: int, steps: int) -> xr.Dataset:
+    """Every readout: seeded noise around the place of the condition, plain text coordinates as open_run gives them."""
+    rng = np.random.default_rng(0)
+    c, p, d = out.sizes["condition"], out.sizes["prompt"], len(directions)
+    shapes = {
+        "projection": (c, p, layers, d), "resid_norm": (c, p, layers), "relative_change": (c, p, layers), "kl": (c, p),
+        "lens_score": (c, p, layers), "step_projection": (c, p, steps, layers, d),
+    }  # fmt: skip
+    dims = {4: ("layer", "direction"), 5: ("step", "layer", "direction"), 3: ("layer",), 2: ()}
+    return xr.Dataset(
+        {
+            k: (
+                ("condition", "prompt", *dims[len(s)]),
+                (rng.random(s) + np.arange(c).reshape(-1, *[1] * (len(s) - 1))).astype("float32"),
+            )
+            for k, s in shapes.items()
+        },
+        {
+            "condition": np.array(out["condition"].values.tolist()),
+            "prompt": np.array(out["prompt"].values.tolist()),
+            "layer": np.arange(layers),
+            "direction": np.array(directions),
+        },
+    )
+
+
+def _directions(names: list[str], layers: int, permutations: int, hidden: int = 16) -> tuple[xr.Dataset, xr.Dataset]:
+    rng = np.random.default_rng(1)
+    v = rng.standard_normal((len(names), layers, hidden))
+    unit = v / np.linalg.norm(v, axis=-1, keepdims=True)
+    null = 0.2 * rng.standard_normal((len(names), len(names), permutations, layers)).clip(-2, 2)
+    at = {"direction": np.array(names), "other": np.array(names), "layer": np.arange(layers)}
+    made = xr.Dataset(
+        {
+            "vector": (("direction", "layer", "hidden"), v.astype("float32")),
+            "cosine": (("direction", "other", "layer"), np.einsum("dlh,olh->dol", unit, unit).astype("float32")),
+            "role": ("direction", np.array(["refusal" if n == "refusal" else "model" for n in names])),
+        },
+        at,
+    )
+    return made, xr.Dataset({"permuted_cosine": (("direction", "other", "permutation", "layer"), null)}, at)

@@ -1,11 +1,15 @@
 """Pictures show what they say, on trees with a known truth."""
 
+import itertools
+import re
+
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
-from gating import interventions
-from gating.figures import maps, nulls, prompts, traces
+from gating import interventions, stats, tables
+from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, traces
 from gating.interventions import Condition
 from tests import synthetic
 
@@ -99,3 +103,250 @@ def test_each_prompt_is_drawn_before_and_after_and_those_that_moved_the_other_wa
     (ax,) = [a for a in prompts.per_prompt(run, True).axes if a.get_visible()]
     assert "25% moved the other way" in ax.get_title(loc="left")
     assert ax.lines[1].get_xdata().tolist() == [1, 2, 3, 4]
+
+
+def steered(**axes):
+    """The conditions of a steering grid without controls."""
+    spec = {
+        "direction": "compliant",
+        "op": "add",
+        "layers": 1,
+        "coef": 2.0,
+        "norm": "natural",
+        "scope": "all",
+        "read": "same",
+    }
+    return interventions.grid({**spec, **axes}, NAMES, 6, 0, False)
+
+
+def written(specs):
+    return [Condition("baseline"), *interventions.named(specs, NAMES, 6)]
+
+
+def a_run(conditions, labels=(0, 1), **more):
+    return synthetic.tree({c.name: list(labels) for c in conditions}, conditions=conditions, **more)
+
+
+PERSONA = {"direction": "compliant", "layers": 2, "coef": 8.0, "norm": "compliant"}
+
+
+def test_random_directions_are_the_null_of_whatever_does_the_same_along_a_direction_of_its_own():
+    knocked = {"direction": "compliant", "op": "ablate", "layers": 4}
+    run = a_run(written({
+        "persona": [PERSONA], "opposite": [{**PERSONA, "direction": "refusal"}], "weaker": [{**PERSONA, "coef": 4.0}], "ko": [PERSONA, knocked],
+        "ko_early": [PERSONA, {**knocked, "layers": 3}], "any": [{**PERSONA, "direction": "random", "random": 3}],
+        "any_ko": [PERSONA, {**knocked, "direction": "random", "random": 2}],
+    }))  # fmt: skip
+    found = {name: [n.rpartition("-")[2] for n in null] for name, null in nulls.controlled(run)}
+    assert found == {"persona": ["0", "1", "2"], "opposite": ["0", "1", "2"], "ko": ["0", "1"]}
+
+
+def test_random_directions_under_another_system_message_are_no_null_of_a_condition():
+    other = {"do": [{**PERSONA, "direction": "random", "random": 2}], "system": "You are somebody else."}
+    assert [n for n, _ in nulls.controlled(a_run(written({"persona": [PERSONA], "any": other})))] == ["any (random)"]
+
+
+def test_a_condition_that_is_no_different_from_random_ones_is_called_unusual_no_more_often_than_it_should():
+    draws = np.random.default_rng(0).standard_normal((4000, 20))
+    found = np.array([nulls.unusual(d[0], d[1:])[0] for d in draws])
+    assert abs(np.mean(found <= 0.05) - 0.05) < 0.012 and abs(np.mean(found <= 0.2) - 0.2) < 0.02
+    around_their_own = np.array(
+        [stats.permutation_p(abs(d[0] - d[1:].mean()), np.abs(d[1:] - d[1:].mean())) for d in draws]
+    )
+    assert np.mean(around_their_own <= 0.05) > 0.062  # what the mean of all K + 1 mends
+
+
+def test_a_missing_rate_is_neither_unusual_nor_part_of_a_null():
+    assert np.isnan(nulls.unusual(np.nan, [1.0, 2.0])[0]) and np.isnan(nulls.unusual(1.0, [np.nan])[0])
+    assert nulls.unusual(9.0, [1.0, np.nan, 2.0, 1.0]) == (0.25, 3)
+    run = synthetic.tree(
+        {"baseline": [0, 0], "steered": [-1, -1], "steered-random-0": [0, 1], "steered-random-1": [1, 1]}
+    )
+    assert numbers(nulls.strip(run, True).axes[0]) == ["missing"] and "steered: missing" in nulls.said(run, True)
+
+
+def test_equal_rates_tie_whatever_the_rounding_of_their_mean():
+    assert nulls.unusual(0.1 + 0.2, [0.3] * 4) == (1.0, 4)
+
+
+def test_a_map_of_block_by_coefficient_has_panels_of_its_own_for_what_varies_besides():
+    conditions = steered(direction=["compliant", "refusal"], layers=[1, 2], coef=[2.0, 4.0])
+    run = synthetic.tree(
+        {c.name: [0] if c.name.startswith("compliant") else [1] for c in conditions}, conditions=conditions
+    )
+    run["outcomes"]["label"].loc[{"condition": "baseline"}] = [0]
+    axes = maps.grid(run, True).axes
+    assert [ax.get_title(loc="left").split("\n")[0] for ax in axes[::2]] == ["direction compliant", "direction refusal"]
+    assert [set(numbers(ax)) for ax in axes] == [{"100"}, {"0"}, {"0"}, {"0"}]
+
+
+def test_a_map_of_knock_outs_keeps_families_apart_and_takes_them_in_either_order():
+    out = {"direction": "compliant", "op": "ablate", "layers": [3, "2-4"]}
+    run = a_run(written({
+        "ko": [{**PERSONA, "layers": [1, 2]}, out], "half": [{**PERSONA, "layers": [1, 2]}, {**out, "coef": 0.5}],
+        "first": [{**out, "direction": "refusal"}, {**PERSONA, "layers": [1, 5]}], "lone": [{**PERSONA, "layers": 1}, {**out, "scope": "last"}],
+    }))  # fmt: skip
+    run["outcomes"]["label"].loc[
+        {"condition": [c for c in run["conditions"]["condition"].values if c.startswith("half")]}
+    ] = 1
+    made = maps.pairs(run, True)
+    assert [set(numbers(ax)) for ax in made.axes] == [{"50"}, {"0"}, {"50"}]  # no map for one injection block alone
+    assert made.axes[2].get_title(loc="left").endswith("compliant in, refusal out")
+    assert [[t.get_text() for t in ax.get_yticklabels()] for ax in made.axes] == [["1", "2"], ["1", "2"], ["1", "5"]]
+    assert [t.get_text() for t in made.axes[0].get_xticklabels()] == ["2-4", "3"]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "text"), [("20", "20"), ("22+24", "22+24"), ("3+4+5", "3-5"), ("3+7+9", "3+7+9"), ("", "")]
+)
+def test_only_neighbouring_blocks_are_written_as_a_range(blocks, text):
+    assert base.window(blocks) == text
+
+
+def test_a_dose_response_leaves_out_the_controls_of_named_conditions_and_says_how_many_lines_it_leaves_out():
+    conditions = steered(coef=[1.0, 2.0, 40.0], layers=[str(b) for b in range(6)], scope=["all", "last"])
+    named = interventions.named({"any": [{**PERSONA, "direction": "random", "random": 3}]}, NAMES, 6, 99)
+    run = a_run([*conditions, *named])
+    ax = dose.dose(run, "coef", True).axes[0]
+    assert [len(line.get_xdata()) for line in ax.lines if line.get_label() == "random directions"] == [0]
+    assert len(ax.lines) == dose.MOST + 2 and len(dose.settings(run, "coef")) == 12
+    assert "The first 10 of 12 settings" in gallery.pictures(run, [], True)["dose_coef"][2]
+    assert "evenly spaced" in dose.dose(run, "coef", True).axes[1].get_xlabel()
+
+
+def test_bands_are_intervals_of_the_mean_and_missing_below_two_prompts():
+    values = xr.DataArray([[1.0, 5.0, np.nan], [2.0, np.nan, np.nan], [6.0, np.nan, np.nan]], dims=("prompt", "step"))
+    reached, mean, reach = traces.mean_band(values, "step")
+    assert reached.tolist() == [0, 1] and mean.tolist() == [3.0, 5.0] and np.isnan(reach[1])
+    assert reach[0] == pytest.approx(1.96 * scipy.stats.sem([1, 2, 6]))
+
+
+def test_traces_over_tokens_are_read_where_every_edit_lies_before():
+    run = a_run(written({"late": [PERSONA, {"direction": "refusal", "layers": "3+4"}]}), directions=list(NAMES))
+    assert traces.late_block(run, np.arange(6)) == 4
+    assert all(ax.get_title(loc="left").endswith("block 4") for ax in traces.over_tokens(run, True).axes)
+    everywhere = a_run(written({"all": [{**PERSONA, "op": "ablate", "layers": "all"}]}), directions=list(NAMES))
+    assert traces.late_block(everywhere, np.arange(6)) == 4
+
+
+def test_cosines_are_shown_at_the_block_that_is_steered_with_both_nulls():
+    run = a_run(written({"persona": [PERSONA]}), directions=["compliant", "formal", "refusal"], permutations=20)
+    left, right = geometry.cosines(run).axes
+    cosine = run["directions"]["cosine"].sel(layer=2)
+    assert left.get_title(loc="left") == "cosine at block 2"
+    assert numbers(left) == [format(float(v), "z.2f") for v in cosine.values.flat]
+    words = [t for t in right.get_legend_handles_labels()[1] if "95%" in t]
+    assert words == ["isotropic vectors, 95%", "compliant, labels permuted, 95%"]
+    assert f"compliant {float(cosine.sel(direction='compliant', other='refusal')):.2f}" in geometry.said(run)
+
+
+def test_strengths_are_of_harmless_prompts_where_any_were_asked():
+    conditions = written({"persona": [PERSONA]})
+    run = a_run(conditions, (0, 0, 0), directions=list(NAMES), harmful=[True, True, False])
+    run["readouts"]["kl"].values[:] = [[0, 0, 0], [9, 9, 2]]
+    found, which = traces.strengths(run)
+    assert float(found["kl"].sel(condition="persona")) == 2 and which is False
+    assert "and 2.00 nats" in traces.strengths_said(run)
+
+
+def many():
+    """Forty conditions and more with all that a run may hold: two grids of steering, long names, knock-outs with nulls."""
+    grid = steered(layers=["1", "2-3"], coef=[float(c) for c in range(1, 9)])
+    knocked = {"direction": "compliant", "op": "ablate", "layers": [3, 4], "random": 6}
+    specs = {"a-knock-out-with-a-long-name-of-its-own": [{**PERSONA, "layers": [1, 2]}, knocked], "any": [{**PERSONA, "direction": "random", "random": 6}],
+             **{f"trait_{i}": [{**PERSONA, "coef": float(i)}] for i in range(1, 5)}}  # fmt: skip
+    conditions = [*grid, *interventions.named(specs, NAMES, 6, 50)]
+    directions = ["compliant", "refusal", *(f"a-trait-called-{i}" for i in range(10))]
+    rng = np.random.default_rng(2)
+    labels = {c.name: rng.integers(0, 4, 8).tolist() for c in conditions}
+    run = synthetic.tree(
+        labels, [True] * 5 + [False] * 3, list("aabbcdde"), conditions, directions=directions, permutations=20
+    )
+    run["outcomes"]["refusal_score"].values[:] = rng.standard_normal(run["outcomes"]["refusal_score"].shape)
+    return run
+
+
+@pytest.fixture(scope="module")
+def all_pictures():
+    run = many()
+    assert run["conditions"].sizes["condition"] > 40
+    return gallery.pictures(run, tables.rows(run, True, 1), True)
+
+
+def boxes(made):
+    """Where each piece of text stands, axis by axis: {what: boxes}; of texts that lie within the view."""
+    made.draw_without_rendering()
+    out = {}
+    for number, ax in enumerate(ax for ax in made.axes if ax.get_visible()):
+        for what, axis, at in (("x", ax.xaxis, 0), ("y", ax.yaxis, 1)):
+            shown = [t for t in axis.get_ticklabels() if t.get_text() and t.get_visible()]
+            low, high = sorted((ax.get_xlim(), ax.get_ylim())[at])
+            out[number, what] = [t for t in shown if low <= t.get_position()[at] <= high]
+        out[number, "text"] = [
+            t for t in (*ax.texts, ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label) if t.get_text()
+        ]
+    for i, one in enumerate(made.legends):
+        out["legend", i] = one.get_texts()
+    return out
+
+
+PICTURES = (
+    "rates",
+    "labels",
+    "categories",
+    "dose_coef",
+    "grid",
+    "pairs",
+    "null",
+    "cosines",
+    "prompts",
+    "blocks",
+    "tokens",
+    "lens",
+    "strength",
+)
+
+
+def test_a_run_that_has_everything_has_every_picture_and_none_is_drawn_without_its_data(all_pictures):
+    assert tuple(all_pictures) == PICTURES
+    bare = synthetic.tree({"baseline": [0, 1], "steered": [1, 1]})
+    assert set(gallery.pictures(bare, [], True)) == {"rates", "labels", "categories", "prompts"}
+    assert set(gallery.pictures(synthetic.tree({"baseline": [0]}), [], True)) == {"rates", "labels", "categories"}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_no_text_of_a_picture_of_many_conditions_is_cut_off_or_stands_on_another(all_pictures, name):
+    made = all_pictures[name][0]
+    for (number, what), texts in boxes(made).items():
+        found = [t.get_window_extent() for t in texts]
+        for t, box in zip(texts, found, strict=True):
+            inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= made.bbox.x1 + 1 and box.y1 <= made.bbox.y1 + 1
+            assert inside, (number, what, t.get_text(), box, made.bbox)
+        if any(t.get_rotation() not in (0, 90) for t in texts):
+            continue  # the boxes of slanted words overlap where the words do not
+        for (t, a), (u, b) in itertools.combinations(zip(texts, found, strict=True), 2):
+            wide, high = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert wide <= 1 or high <= 1, (number, what, t.get_text(), u.get_text())
+
+
+def test_every_picture_of_a_part_of_the_conditions_says_of_how_many(all_pictures):
+    assert {n for n, (_, _, caption) in all_pictures.items() if "are drawn" in caption} == {
+        "prompts",
+        "blocks",
+        "tokens",
+        "lens",
+    }
+    assert "The first 12 of 25 conditions" in all_pictures["lens"][2]
+    assert "The first 4 of 12 directions" in all_pictures["blocks"][2]
+
+
+def test_every_text_alternative_holds_what_the_picture_shows(all_pictures):
+    assert all(len(alt) > 60 for _, alt, _ in all_pictures.values())
+    for name in ("rates", "null", "pairs", "cosines", "prompts", "blocks", "lens", "strength"):
+        assert re.search(r"\d", all_pictures[name][1].split(":")[1]), name
+
+
+def test_two_lines_of_a_picture_differ_in_more_than_their_colour():
+    looks = [base.series(i) for i in range(20)]
+    assert all((a["ls"], a["marker"]) != (b["ls"], b["marker"]) for a, b in itertools.combinations(looks, 2))
+    assert max(traces.MOST, dose.MOST) <= 20

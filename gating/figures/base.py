@@ -53,9 +53,9 @@ def which(harmful: bool | None) -> str:
     return {True: "harmful", False: "harmless", None: "all"}[harmful]
 
 
-def legend(made: Figure, columns: int = 3) -> Figure:
-    """The first panel's legend below the picture, where it can cover nothing."""
-    handles, names = made.axes[0].get_legend_handles_labels()
+def legend(made: Figure, columns: int = 3, ax: Axes | None = None) -> Figure:
+    """One panel's legend (the first's) below the picture, where it can cover nothing."""
+    handles, names = (ax or made.axes[0]).get_legend_handles_labels()
     longest = max(map(len, names), default=0)
     fit = max(1, int(made.get_figwidth() / (0.7 + 0.075 * longest)))  # inches a small character and a handle take
     made.legend(handles, names, loc="outside lower center", ncols=min(columns, fit), frameon=False, fontsize="small")

@@ -53,11 +53,7 @@ def cosines(run: xr.DataTree) -> Figure:
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_title(f"cosine with {other}", fontsize="medium", loc="left")
     right.spines[["top", "right"]].set_visible(False)
-    handles, labels = right.get_legend_handles_labels()
-    made.legend(
-        handles, labels, loc="outside lower right", ncols=2 if longest < 30 else 1, frameon=False, fontsize="small"
-    )
-    return made
+    return legend(made, 4, right)
 
 
 def said(run: xr.DataTree) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gating import analysis
 from gating.figures.base import SHADES, conditions, wrapped
@@ -35,21 +36,23 @@ def per_prompt(run: xr.DataTree, harmful: bool | None) -> Figure:
     rows = -(-len(names) // columns)
     made = Figure(figsize=(11 / max(columns, 3) * columns, 3.2 * rows), layout="constrained", dpi=150)
     base = score.sel(condition="baseline").values
-    axes = made.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    axes = made.subplots(rows, columns, squeeze=False)
     drawn = score.sel(condition=["baseline", *names]).values
     ends = [float(np.nanmin(drawn)), float(np.nanmax(drawn))] if np.isfinite(drawn).any() else [0.0, 1.0]
+    margin = 0.05 * (ends[1] - ends[0]) or 0.5
     for name, ax in zip(names, axes.flat, strict=False):
         own = score.sel(condition=name).values
         against = moved_against(own, base)
         ax.plot(ends, ends, "-", color="#999999", lw=0.8)
         ax.plot(base, own, "o", color=SHADES[0], ms=3.5, alpha=0.6, mec="none")
+        for axis, put in ((ax.xaxis, ax.set_xlim), (ax.yaxis, ax.set_ylim)):
+            axis.set_major_locator(MaxNLocator(4, integer=True))
+            put(ends[0] - margin, ends[1] + margin)
         note = "missing" if np.isnan(against) else f"{100 * against:.0f}% moved the other way"
         ax.set_title(f"{wrapped(name, 34 if columns > 3 else 44)}\n{note}", fontsize="small", loc="left")
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
-    for ax in axes[-2 if rows > 1 else -1][columns - (rows * columns - len(names)) :]:
-        ax.tick_params(labelbottom=True)  # nothing stands below these
     made.supxlabel("refusal score at baseline, nats", fontsize="small")
     made.supylabel("under the condition", fontsize="small")
     return made
