@@ -208,7 +208,7 @@ def test_a_dose_response_leaves_out_the_controls_of_named_conditions_and_says_ho
     named = interventions.named({"any": [{**PERSONA, "direction": "random", "random": 3}]}, NAMES, 6, 99)
     run = a_run([*conditions, *named])
     ax = dose.dose(run, "coef", True).axes[0]
-    assert [len(line.get_xdata()) for line in ax.lines if line.get_label() == "random directions"] == [0]
+    assert [len(line.get_xdata()) for line in ax.lines if line.get_marker() == "."] == [0]
     assert len(ax.lines) == dose.MOST + 2 and len(dose.settings(run, "coef")) == 12
     assert "The first 10 of 12 settings" in gallery.pictures(run, [], True)["dose_coef"][2]
     assert "evenly spaced" in dose.dose(run, "coef", True).axes[1].get_xlabel()

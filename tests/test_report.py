@@ -7,10 +7,11 @@ import re
 from collections import Counter
 
 import pytest
+import yaml
 from rich.console import Console
 
-from gating import report, results, tables
-from gating.figures import dose, rates
+from gating import claims, interventions, report, results, store, tables
+from gating.figures import dose, gallery, rates
 from gating.interventions import grid
 from tests.synthetic import tree
 
@@ -111,6 +112,46 @@ def test_a_run_of_the_baseline_alone_has_a_page(tmp_path):
     assert report.write(tree({"baseline": [0, 0, 1]}), tmp_path).is_file()
 
 
+KO = {
+    "direction": "compliant",
+    "op": "ablate",
+    "layers": 3,
+    "random": 8,
+}
+
+
+@pytest.fixture
+def knocked():
+    """A knock-out that restores refusal, eight random ones that do not."""
+    persona = {"direction": "compliant", "layers": 2, "coef": 8.0}
+    made = interventions.named({"persona": [persona], "ko": [persona, KO]}, ["compliant"], 4)
+    conditions = [interventions.Condition("baseline"), *made]
+    labels = {c.name: [1] * 8 if c.kind == "random" or c.name == "persona" else [0] * 8 for c in conditions}
+    labels["ko"] = [0] * 7 + [1]
+    return tree(labels, conditions=conditions)
+
+
+def test_a_named_condition_stands_against_its_random_controls_not_against_how_far_they_are_from_the_baseline(knocked):
+    persona, ko = report.headline(knocked)
+    assert persona.endswith("It has no random controls.")
+    assert (
+        "With 8 random directions in its place: 0% to 0% (permutation p = 0.11 either way, at least 0.11 with 8)" in ko
+    )
+    assert "ko: 88%, 8 random directions 0% to 0%, p = 0.11" in gallery.pictures(knocked, [], True)["null"][1]
+
+
+def test_many_random_controls_are_one_row_with_their_range_and_stand_below_one_by_one(knocked, tmp_path):
+    knocked["outcomes"]["label"].loc[{"condition": "ko-random-3"}] = [0, 0, 1, 1, 1, 1, 1, -1]
+    lines = tables.folded(tables.rows(knocked, True), tables.FOLD)
+    assert [r["name"] for r in lines] == ["baseline", "persona", "ko", "ko-random (8 directions)"]
+    assert lines[-1]["refusal"] == "0% to 29%" and lines[-1]["compliance"] == "71% to 100%"
+    assert tables.folded(tables.rows(knocked, True), 8) == tables.rows(knocked, True)
+    page = report.write(knocked, tmp_path).read_text()
+    shown, rest = page.split("<summary>The 8 random controls one by one</summary>")
+    assert "ko-random-3" not in shown.split("<tbody>")[1] and all(f"ko-random-{k}<" in rest for k in range(8))
+    assert "ko-random (8 directions)" in printed(knocked, 140)
+
+
 def test_a_large_grid_says_how_many_conditions_the_headline_leaves_to_the_table():
     lines = report.headline(tree({"baseline": [0, 0], **{f"s{i}": [0, 1] for i in range(9)}}))
     assert len(lines) == report.SENTENCES + 1 and lines[-1].startswith("3 more")
@@ -185,9 +226,55 @@ def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdi
     assert "supported" in out.getvalue() and "the run has no condition 'other'" in out.getvalue()
 
 
-def test_claims_that_are_named_after_the_run_are_marked_as_such(claimed, tmp_path):
+def test_claims_named_after_the_run_are_marked_and_do_not_take_the_place_of_those_written_before(claimed, tmp_path):
     page = report.write(claimed, tmp_path, post_hoc={**FAMILY, "family": "later"}).read_text()
-    assert "Post hoc: named after the run" in page and "Written down before the run" in page
+    assert page.index("Claims: mine</h2>") < page.index("Claims: later, post hoc</h2>")
+    assert page.count("Written down before the run") == 1 and page.count("Post hoc: named after the run") == 1
+    kept = [json.loads((tmp_path / f"{n}.json").read_text()) for n in ("claims", "claims_post_hoc")]
+    assert [(k["family"], k["post_hoc"]) for k in kept] == [("mine", False), ("later", True)]
+
+
+def test_verdicts_of_an_unfinished_run_are_called_provisional(claimed, tmp_path):
+    assert "every verdict is provisional" not in report.write(claimed, tmp_path).read_text()
+    claimed.attrs["status"] = "running"
+    assert "every verdict is provisional" in report.write(claimed, tmp_path).read_text()
+
+
+def test_a_contrast_of_a_measure_is_told_in_its_own_units(claimed, tmp_path):
+    claim = {**FAMILY["claims"]["falls"], "measure": "refusal_score", "margin": 0.25}
+    claimed["outcomes"]["refusal_score"].loc[{"condition": "compliant"}] = [1.0, 1.25] * 25  # 1.5 at baseline
+    family = {**FAMILY, "claims": {"score": claim}}
+    (row,) = tables.verdict_rows(claims.evaluate(claimed, family), family)
+    assert row["contrast"].startswith("-0.38 [") and row["margin"] == "0.25" and row["unit"] == "refusal_score"
+    assert "<br>refusal_score" in report.write(claimed, tmp_path, post_hoc=family).read_text()
+
+
+@pytest.fixture
+def commanded(monkeypatch, tmp_path, capsys):
+    """Run the command on trees in place of stores: what it printed."""
+
+    def go(trees, *flags):
+        monkeypatch.setattr(store, "open_run", trees.__getitem__)
+        monkeypatch.setattr(store, "locate", lambda path: tmp_path / path / "store.zarr")
+        monkeypatch.setattr("sys.argv", ["gating.report", *trees, *flags])
+        report.main()
+        return capsys.readouterr().out
+
+    return go
+
+
+def test_several_runs_have_one_table_of_claims_adjusted_over_all_of_them(claimed, commanded, tmp_path):
+    out = commanded({"first": claimed, "second": claimed.copy()})
+    assert out.count("claims: mine (p adjusted over all 2 runs)") == 1 and out.count("It falls.") == 2
+    assert out.index("claims: mine") > out.rindex("report: ")
+    assert all((tmp_path / name / "claims.json").is_file() for name in ("first", "second"))
+
+
+def test_the_command_decides_claims_from_a_file_beside_the_runs_own(claimed, commanded, tmp_path):
+    (tmp_path / "later.yaml").write_text(yaml.safe_dump({**FAMILY, "family": "later"}))
+    out = commanded({"one": claimed}, "--claims", str(tmp_path / "later.yaml"))
+    assert re.search(r"claims: mine *\n", out) and "claims: later, post hoc: named after the run" in out
+    assert "all 1 runs" not in out
 
 
 def test_a_run_without_claims_has_no_verdicts(run, tmp_path):

@@ -57,7 +57,7 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
             100 * rand["rate"].values,
             ".",
             color="#8C8C8C",
-            label="random directions",
+            label="random directions" if rand.sizes["condition"] else None,
             zorder=4,
         )
         steered = one.isel(condition=kinds == "steered")

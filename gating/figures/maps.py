@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -28,7 +30,10 @@ def cells(
         ax.text(
             j + 0.5, i + 0.5, text, ha="center", va="center", fontsize="x-small", color="black" if light else "white"
         )
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, ha="right", rotation_mode="anchor")
+    slant: dict[str, Any] = (
+        {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 4 else {}
+    )
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, **slant)
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
     ax.set_ylim(len(rows), 0)
     ax.tick_params(length=0)
