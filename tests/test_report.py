@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
@@ -242,7 +243,7 @@ def test_verdicts_of_an_unfinished_run_are_called_provisional(claimed, tmp_path)
 
 def test_a_contrast_of_a_measure_is_told_in_its_own_units(claimed, tmp_path):
     claim = {**FAMILY["claims"]["falls"], "measure": "refusal_score", "margin": 0.25}
-    claimed["outcomes"]["refusal_score"].loc[{"condition": "compliant"}] = [1.0, 1.25] * 25  # 1.5 at baseline
+    claimed["outcomes"]["refusal_score"].loc[{"condition": "compliant"}] = np.r_[np.full(49, 1.125), 1.0]
     family = {**FAMILY, "claims": {"score": claim}}
     (row,) = tables.verdict_rows(claims.evaluate(claimed, family), family)
     assert row["contrast"].startswith("-0.38 [") and row["margin"] == "0.25" and row["unit"] == "refusal_score"
