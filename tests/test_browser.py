@@ -19,6 +19,8 @@ QUIET = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "-
 PROBE = """<script>parent.postMessage(JSON.stringify({
   page: document.documentElement.scrollWidth, window: window.innerWidth,
   broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length, images: document.images.length,
+  wide: [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.ariaLabel),
+  unreached: [...document.querySelectorAll(".scroll")].filter(e => e.tabIndex < 0 || !e.ariaLabel).length,
   small: [...document.querySelectorAll("p, td, th, figcaption")].filter(e => parseFloat(getComputedStyle(e).fontSize) < 11).length,
 }), "*");</script></body>"""
 FRAME = """<script>onmessage = e => document.title = e.data</script>
@@ -86,6 +88,8 @@ def test_the_page_fits_its_window_and_every_picture_is_drawn(page, tmp_path, wid
         and seen["images"] >= 8
         and seen["small"] == 0
     )
+    assert seen["unreached"] == 0  # what scrolls sideways can be scrolled with the keyboard
+    assert width < 1000 or not seen["wide"]
 
 
 class Outline(HTMLParser):
@@ -140,6 +144,11 @@ def test_colours_that_stand_together_can_be_told_apart_or_have_marks_of_their_ow
                 apart = np.linalg.norm(lab(palette[a], sight) - lab(palette[b], sight))
                 marked = palette is base.KIND_COLOURS and base.KIND_MARKERS[a] != base.KIND_MARKERS[b]
                 assert apart > 20 or marked, (a, b, apart)
+    looks = [base.series(i) for i in range(20)]
+    for i, a in enumerate(looks):
+        for b in looks[i + 1 :]:
+            apart = np.linalg.norm(lab(a["color"], sight) - lab(b["color"], sight))
+            assert apart > 20 or (a["ls"], a["marker"]) != (b["ls"], b["marker"])
     shades = base.SHADES[:4]
     assert (
         min(np.linalg.norm(lab(a, sight) - lab(b, sight)) for i, a in enumerate(shades) for b in shades[i + 1 :]) > 10

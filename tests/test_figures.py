@@ -249,6 +249,16 @@ def test_strengths_are_of_harmless_prompts_where_any_were_asked():
     assert "and 2.00 nats" in traces.strengths_said(run)
 
 
+def test_harmful_and_harmless_prompts_are_apart_where_they_lie_apart_and_missing_where_nothing_is_read_yet():
+    run = a_run(written({"persona": [PERSONA]}), (0, 0, 0), directions=list(NAMES), harmful=[True, True, False])
+    run["readouts"]["projection"].values[:] = np.array([3.0, 5.0, -1.0]).reshape(1, 3, 1, 1)
+    harmful, harmless = geometry.by_harm(run).axes[0].lines
+    assert set(harmful.get_ydata()) == {4.0} and set(harmless.get_ydata()) == {-1.0}
+    assert "compliant 4.0 and -1.0" in geometry.by_harm_said(run)
+    run["readouts"]["projection"].values[:] = np.nan
+    assert np.isnan(geometry.by_harm(run).axes[0].lines[0].get_ydata()).all()
+
+
 def many():
     """Forty conditions and more with all that a run may hold: two grids of steering, long names, knock-outs with nulls."""
     grid = steered(layers=["1", "2-3"], coef=[float(c) for c in range(1, 9)])
@@ -290,21 +300,8 @@ def boxes(made):
     return out
 
 
-PICTURES = (
-    "rates",
-    "labels",
-    "categories",
-    "dose_coef",
-    "grid",
-    "pairs",
-    "null",
-    "cosines",
-    "prompts",
-    "blocks",
-    "tokens",
-    "lens",
-    "strength",
-)
+PICTURES = ("rates", "labels", "categories", "dose_coef", "grid", "pairs", "null", "cosines", "shared", "harm", "prompts", "blocks",
+            "tokens", "lens", "strength")  # fmt: skip
 
 
 def test_a_run_that_has_everything_has_every_picture_and_none_is_drawn_without_its_data(all_pictures):
@@ -331,6 +328,7 @@ def test_no_text_of_a_picture_of_many_conditions_is_cut_off_or_stands_on_another
 
 def test_every_picture_of_a_part_of_the_conditions_says_of_how_many(all_pictures):
     assert {n for n, (_, _, caption) in all_pictures.items() if "are drawn" in caption} == {
+        "harm",
         "prompts",
         "blocks",
         "tokens",
@@ -342,7 +340,7 @@ def test_every_picture_of_a_part_of_the_conditions_says_of_how_many(all_pictures
 
 def test_every_text_alternative_holds_what_the_picture_shows(all_pictures):
     assert all(len(alt) > 60 for _, alt, _ in all_pictures.values())
-    for name in ("rates", "null", "pairs", "cosines", "prompts", "blocks", "lens", "strength"):
+    for name in ("rates", "null", "pairs", "cosines", "shared", "harm", "prompts", "blocks", "lens", "strength"):
         assert re.search(r"\d", all_pictures[name][1].split(":")[1]), name
 
 

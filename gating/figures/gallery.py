@@ -79,14 +79,14 @@ def _grids(run: xr.DataTree, harmful: bool) -> dict[str, Picture]:
     if geometry.has_traits(run):
         out["shared"] = (
             geometry.shared(run),
-            "The first principal component's share of the traits' directions by block, and each direction's cosine with it.",
+            f"The first principal component of the traits' directions by block: {geometry.shared_said(run)}.",
             "Do the traits share one axis? Uncentred PCA of their unit directions; refusal is not part of it.",
         )
     flags = analysis.group(run, "prompts")["harmful"].values
-    if flags.any() and not flags.all() and "readouts" in run.children:
+    if flags.any() and not flags.all() and "readouts" in run.children and "projection" in run["/readouts"].data_vars:
         out["harm"] = (
             geometry.by_harm(run),
-            "Mean projection of harmful and of harmless prompts on each direction at every block, without steering.",
+            f"Mean projections on each direction at every block, without steering: {geometry.by_harm_said(run)}.",
             "Where harmful and harmless prompts lie on each direction at baseline; bands are one standard deviation."
             + left_out(run["/readouts"].sizes["direction"], geometry.MOST, "directions"),
         )

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gating import analysis, geometry
+from gating.figures import traces
 from gating.figures.base import blocks, legend, series
 from gating.figures.maps import cells
 
@@ -101,23 +102,54 @@ def shared(run: xr.DataTree) -> Figure:
     return legend(made, 5)
 
 
+def shared_said(run: xr.DataTree) -> str:
+    """The shared axis in words: the first component's share and refusal's cosine with it at the steered block."""
+    found = geometry.shared_axis(run)
+    layers = found["layer"].values
+    at = int(np.argmin(np.abs(layers - written_block(run, int(layers[-1]) + 1))))
+    one = found.isel(layer=at)
+    each = "; ".join(f"{n} {float(one['loading'].sel(direction=n)):.2f}" for n in found["direction"].values.tolist())
+    share = 100 * float(one["explained"].isel(component=0))
+    return f"at block {int(layers[at])} the first component has {share:.0f}%, cosines with it: {each}"
+
+
+def _sides(run: xr.DataTree) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean and standard deviation of the baseline's projections on the first directions, [side, layer, direction], of
+    harmful and of harmless prompts; missing where nothing is read yet."""
+    sides = xr.DataArray(np.array(["harmful", "harmless"]), dims="side", name="side")
+    read = [traces.readout(run, "projection", flag).sel(condition="baseline", drop=True) for flag in (True, False)]
+    cut = [one.isel(direction=slice(MOST)).load() for one in read]
+    return xr.concat([c.mean("prompt") for c in cut], sides), xr.concat([c.std("prompt") for c in cut], sides)
+
+
+def by_harm_said(run: xr.DataTree) -> str:
+    """The picture of the two sides in words, at the steered block."""
+    mean, _ = _sides(run)
+    layers = mean["layer"].values
+    at = int(np.argmin(np.abs(layers - written_block(run, int(layers[-1]) + 1))))
+    one = mean.isel(layer=at)
+    each = "; ".join(
+        f"{n} {float(one.sel(side='harmful', direction=n)):.1f} and {float(one.sel(side='harmless', direction=n)):.1f}"
+        for n in one["direction"].values.tolist()
+    )
+    return f"harmful and harmless at block {int(layers[at])}: {each}"
+
+
 def by_harm(run: xr.DataTree) -> Figure:
     """Where harmful and harmless prompts lie on each direction at baseline: mean and one standard deviation by block."""
-    read = analysis.group(run, "readouts")["projection"].sel(condition="baseline")
-    flags = analysis.group(run, "prompts")["harmful"].values
-    names = read["direction"].values.tolist()[:MOST]
+    mean, spread = _sides(run)
+    names, layers = mean["direction"].values.tolist(), mean["layer"].values
     columns = min(4, len(names))
     made = Figure(figsize=(3.4 * columns, 0.6 + 3.0 * -(-len(names) // columns)), layout="constrained", dpi=150)
     axes = list(made.subplots(-(-len(names) // columns), columns, squeeze=False).flat)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
-    layers = read["layer"].values
     for name, ax in zip(names, axes, strict=False):
-        for i, (flag, said) in enumerate(((True, "harmful prompts"), (False, "harmless prompts"))):
-            v = read.sel(direction=name).transpose("prompt", "layer").values[flags == flag]
-            mean, sd, look = np.nanmean(v, axis=0), np.nanstd(v, axis=0), series(i)
-            ax.plot(layers, mean, **look, ms=3, lw=1.3, markevery=max(1, len(layers) // 6), label=said)
-            ax.fill_between(layers, mean - sd, mean + sd, color=look["color"], alpha=0.15, lw=0)
+        for i, side in enumerate(mean["side"].values.tolist()):
+            at, look = {"side": side, "direction": name}, series(i)
+            middle, reach = mean.sel(at).values, spread.sel(at).values
+            ax.plot(layers, middle, **look, ms=3, lw=1.3, markevery=max(1, len(layers) // 6), label=f"{side} prompts")
+            ax.fill_between(layers, middle - reach, middle + reach, color=look["color"], alpha=0.15, lw=0)
         ax.set_title(f"projection on {name}", fontsize="medium", loc="left")
         ax.set_xlabel("block")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
