@@ -243,7 +243,8 @@ def _decided(
     tested = sum(math.isfinite(one["p"]) and one["test"] != "permutation" for one in found)
     for one in found:
         if "sd" in one:  # at the level that the family leaves to its smallest p, and never fewer than were asked
-            one["n_to_decide"] = max(stats.n_to_decide(one["sd"], one["distance"], alpha / tested), one["n"] + 1)
+            needed = stats.n_to_decide(one["sd"], one["distance"], alpha / tested)
+            one["n_to_decide"] = needed if math.isnan(needed) else max(needed, one["n"] + 1)
         one["verdict"], one["reason"] = _verdict(one, alpha)
     numbers = ("estimate", "low", "high", "boot_low", "boot_high", "p", "p_holm", "margin", "n_to_decide")
     ds = xr.Dataset(
@@ -277,6 +278,8 @@ def _verdict(one: Mapping[str, Any], alpha: float) -> tuple[str, str]:
             f"would decide it; {one['reason']}"
         )
     n = one["n_to_decide"]
+    if math.isnan(n):
+        return "undecided", "every prompt gives the same value, which decides nothing"
     return "undecided", f"about {n:.0f} prompts would decide it" if n < 1e6 else "on the margin: no n decides it"
 
 

@@ -82,19 +82,21 @@ class Mean:
     clustered: float  # NaN below two clusters
     n: int
     clusters: int
+    bound: float | None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided interval of the mean."""
-        reach = max(scale * t.ppf((1 + level) / 2, df) for scale, df in self._scales())
-        return self.centre - reach, self.centre + reach
+        """Two-sided interval of the mean, within its bounds; NaN where the values do not vary at all."""
+        reach = max((scale * t.ppf((1 + level) / 2, df) for scale, df in self._scales()), default=np.nan)
+        low, high = self.centre - reach, self.centre + reach
+        return (low, high) if self.bound is None else (max(low, -self.bound), min(high, self.bound))
 
     def p_above(self, value: float) -> float:
         """One-sided p of the null that the mean is at most `value`."""
-        return max(float(t.sf((self.centre - value) / scale, df)) for scale, df in self._scales())
+        return max((float(t.sf((self.centre - value) / scale, df)) for scale, df in self._scales()), default=1.0)
 
     def p_below(self, value: float) -> float:
         """One-sided p of the null that the mean is at least `value`."""
-        return max(float(t.cdf((self.centre - value) / scale, df)) for scale, df in self._scales())
+        return max((float(t.cdf((self.centre - value) / scale, df)) for scale, df in self._scales()), default=1.0)
 
     def p_within(self, margin: float) -> float:
         """TOST: p of the null that the mean lies outside (-margin, margin) (Schuirmann 1987)."""
@@ -103,11 +105,11 @@ class Mean:
     @property
     def sd(self) -> float:
         """Standard deviation of one prompt that the wider standard error amounts to."""
-        return max(s for s, _ in self._scales()) * float(np.sqrt(self.n + 2))
+        return max((s for s, _ in self._scales()), default=np.nan) * float(np.sqrt(self.n + 2))
 
     def _scales(self) -> list[tuple[float, float]]:
-        scales = [(self.plain, self.plain_df)]
-        return scales + ([(self.clustered, self.clusters - 1)] if np.isfinite(self.clustered) else [])
+        """Standard errors with their degrees of freedom; one of zero says nothing (all values, or all clusters, equal)."""
+        return [(s, df) for s, df in ((self.plain, self.plain_df), (self.clustered, self.clusters - 1.0)) if s > 1e-12]
 
 
 def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None = 1.0) -> Mean:
@@ -128,7 +130,7 @@ def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None
             sums = np.bincount(member, weights=d - centre)
             clustered = np.sqrt(count / (count - 1) * ((sums**2).sum() + (ends**2).sum())) / m
     df = np.inf if extra else n - 1
-    return Mean(float(d.mean()), float(centre), float(plain), df, float(clustered), n, count)
+    return Mean(float(d.mean()), float(centre), float(plain), df, float(clustered), n, count, bound)
 
 
 def bootstrap_mean(

@@ -159,3 +159,10 @@ def test_a_family_that_is_none_is_refused(tmp_path):
         claims.load(str(bad))
     with pytest.raises(GatingError, match="alpha"):
         claims.check({"family": "f", "alpha": 2.0, "claims": {"a": {}}})
+
+
+def test_a_measure_that_does_not_vary_leaves_a_claim_undecided():
+    tree = run(baseline=0.9, steered=0.5)
+    tree["outcomes"]["repetition"].values[:] = 0
+    found = verdict(tree, measure="repetition", margin=0.1)
+    assert found["verdict"] == "undecided" and "same value" in str(found["reason"].item())

@@ -143,3 +143,9 @@ def test_kappa_is_statsmodels_and_has_no_interval_where_a_judge_gives_one_label(
     zero, low, _ = stats.kappa([[5, 0], [7, 0]])
     assert zero == 0 and np.isnan(low)
     assert stats.kappa([[9, 0], [0, 9]])[1] < 0.9  # agreement everywhere is not certainty
+
+
+def test_values_that_do_not_vary_decide_nothing_and_no_interval_leaves_the_possible_range():
+    same = stats.mean_of(np.full(30, 0.2), np.arange(30) % 5, bound=None)
+    assert np.isnan(same.interval()).all() and same.p_above(0.0) == same.p_below(1.0) == 1.0
+    assert stats.mean_of(-np.ones(12)).interval()[0] == -1.0
