@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from gating import analysis, claims, store
+from gating import analysis, claims, store, tables
 from gating.errors import GatingError
 
 INTRO = """# Results
@@ -83,7 +83,14 @@ def claims_table(run: xr.DataTree, family: dict[str, Any]) -> list[str]:
         verdict = str(one["verdict"].item())
         if verdict == "undecided":
             verdict += f": {one['reason'].item()}"
-        cells = (one["says"].item(), contrast, f"{margin:g}", f"{float(one['p_holm']):.3f}", int(one["n"]), verdict)
+        cells = (
+            one["says"].item(),
+            contrast,
+            f"{margin:g}",
+            tables.p_value(float(one["p_holm"])),
+            int(one["n"]),
+            verdict,
+        )
         lines.append(row(*cells))
     return lines
 
