@@ -99,12 +99,12 @@ def contrast(
 
 
 def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None = None) -> xr.Dataset:
-    """Each steered or named condition against its own grid point's random controls: its change from the baseline, theirs
+    """Each steered condition against its own grid point's random controls: its change from the baseline, theirs
     (null_low to null_high), and p = (1 + number of controls that change at least as much, either way) / (K + 1), with
     K as `k`. NaN and k = 0 where a condition has no controls, or a joined run no such condition."""
     effect = contrast(run, label=label, harmful=harmful)["difference"].transpose(..., "condition")
     kind, grid = (group(run, "conditions")[c].broadcast_like(effect).transpose(*effect.dims) for c in ("kind", "grid"))
-    steered, fields = np.isin(kind.values, ["steered", "named"]), ("difference", "null_low", "null_high", "p")
+    steered, fields = kind.values == "steered", ("difference", "null_low", "null_high", "p")
     out = {f: np.full(effect.shape, np.nan) for f in fields} | {"k": np.zeros(effect.shape, dtype="int64")}
     for at in zip(*np.nonzero(steered & np.isfinite(effect.values)), strict=True):
         run_at = at[:-1]  # the place in a joined multirun; () for one run
@@ -118,9 +118,71 @@ def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None =
     return ds.isel(condition=steered.any(axis=tuple(range(steered.ndim - 1))))
 
 
+def controlled(run: xr.DataTree) -> list[tuple[str, list[str]]]:
+    """Each steered or named condition with its random controls: those of its own place in the grid; else those that do just
+    what it does but for a random direction. Controls of no condition stand under the name that they share, `NAME (random)`."""
+    about = group(run, "conditions")
+    names, kinds, grids = (about[c].values.tolist() for c in ("condition", "kind", "grid"))
+    null: dict[int, list[str]] = {}
+    own: dict[int, list[str]] = {}
+    for name, kind, grid in zip(names, kinds, grids, strict=True):
+        into = null if kind == "random" else own if kind in ("steered", "named") else {}
+        into.setdefault(grid, []).append(name)
+    free = [name for some in own.values() for name in some]
+    out = []
+    for grid, some in null.items():
+        whose = own.get(grid) or [n for n in free if _same_but_random(about, names.index(n), names.index(some[0]))]
+        out += [(name, some) for name in whose or [some[0].partition("-random-")[0] + " (random)"]]
+    return out
+
+
+def _same_but_random(about: xr.Dataset, own: int, control: int) -> bool:
+    """Whether two conditions are one but for the directions that are random in the control: the same operations at the
+    same blocks and strengths on the same tokens under the same system message."""
+    if "iv_op" not in about or about["system"].values[own] != about["system"].values[control]:
+        return False
+    a, b = ({c: about[c].values[i] for c in about.data_vars if str(c).startswith("iv_")} for i in (own, control))
+    for slot in range(about.sizes["intervention"]):
+        fixed = ["iv_op", "iv_layers", "iv_scope"]
+        if b["iv_seed"][slot] < 0:
+            fixed += ["iv_direction", "iv_norm", "iv_read"]
+        elif a["iv_seed"][slot] >= 0:
+            return False
+        elif b["iv_op"][slot] == "add":
+            fixed += ["iv_norm"]  # a projection has no length to set
+        if any(a[c][slot] != b[c][slot] for c in fixed):
+            return False
+        if not np.array_equal(a["iv_coef"][slot], b["iv_coef"][slot], equal_nan=True):
+            return False
+    return bool((b["iv_seed"] >= 0).any())
+
+
 def group(run: xr.DataTree, name: str) -> xr.Dataset:
     """One group of a run, loaded."""
     return run[f"/{name}"].to_dataset().load()
+
+
+def asked(run: xr.DataTree, harmful: bool | None) -> np.ndarray:
+    """Which prompts are harmful (True) or harmless (False); None is all of them: boolean [prompt]."""
+    flags = group(run, "prompts")["harmful"].values
+    return np.ones(flags.size, dtype=bool) if harmful is None else flags == harmful
+
+
+def strengths(run: xr.DataTree, harmful: bool | None) -> xr.Dataset:
+    """How hard each condition pushes in units that compare, means over the prompts asked for: `change`, |added| / |h| at the
+    last prompt token (the largest over blocks), and `kl`, first-token KL to the baseline in nats; empty where not kept."""
+    held = run["/readouts"].to_dataset() if "readouts" in run.children else xr.Dataset()
+    if not {"relative_change", "kl"} <= set(held.data_vars):
+        return xr.Dataset()
+    held = (
+        held[["relative_change", "kl"]].isel(prompt=asked(run, harmful)).load()
+    )  # per-token readouts may be gigabytes
+    return xr.Dataset({"change": held["relative_change"].max("layer").mean("prompt"), "kl": held["kl"].mean("prompt")})
+
+
+def undisturbed(run: xr.DataTree) -> bool | None:
+    """The prompts that a condition's KL is read on: harmless ones, or all (None) where none was asked."""
+    return None if asked(run, True).all() else False
 
 
 def _code(label: str) -> int:

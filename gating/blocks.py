@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,16 @@ class Worker:
     scale: Mapping[str, float]  # calibrated factors on strengths, by condition
     probes: np.ndarray | None
     openings: list[int]
+    lowered: dict[tuple[tuple[Condition, ...], int], plan.Edits] = field(default_factory=dict)
+
+    def edits(self, conditions: Sequence[Condition], prompts: int) -> plan.Edits:
+        """The plan of a batch of `prompts` under each of `conditions`: the same for every block of that size, so made once."""
+        key = (tuple(conditions), prompts)
+        if self.made is None:
+            return {}
+        if key not in self.lowered:
+            self.lowered[key] = plan.lower([*conditions] * prompts, self.made, self.study.run.seed, self.scale)
+        return self.lowered[key]
 
 
 def worker(study: Study, backend: Backend, made: xr.Dataset | None, scale: Mapping[str, float]) -> Worker:
@@ -84,7 +94,7 @@ def _generate(w: Worker, block: Sequence[Asked], conditions: Sequence[Condition]
         for prompt, base in block
         for c in conditions
     ]
-    edits = {} if w.made is None else plan.lower([*conditions] * len(block), w.made, study.run.seed, w.scale)
+    edits = w.edits(conditions, len(block))
     reference = [p * n for p in range(len(block)) for _ in conditions]
     want = study.run.readouts
     readouts = Readouts(w.probes, w.openings, reference, want.lens, want.tokens and w.probes is not None)

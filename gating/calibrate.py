@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
-from gating import chat, interventions, plan, progress, prompts, store
+from gating import blocks, chat, plan, progress, prompts, store
 from gating.backend import Backend, Readouts
 from gating.errors import GatingError
 from gating.interventions import Condition
@@ -40,7 +40,8 @@ def _calibrated(study: Study, backend: Backend, made: xr.Dataset) -> xr.Dataset:
     with progress.bar("calibration", (STEPS + 2) * len(moved), "conditions") as advance:
 
         def measure(power: np.ndarray) -> np.ndarray:
-            kl = np.array([_kl(study, backend, made, ids, c, 2.0**x) for c, x in zip(moved, power, strict=True)])
+            factors = {c.name: 2.0**x for c, x in zip(moved, power.tolist(), strict=True)}
+            kl = _kl(study, backend, made, ids, moved, factors)
             advance(len(moved))
             return kl
 
@@ -66,15 +67,23 @@ def _calibrated(study: Study, backend: Backend, made: xr.Dataset) -> xr.Dataset:
 
 
 def _kl(
-    study: Study, backend: Backend, made: xr.Dataset, ids: Sequence[list[int]], condition: Condition, factor: float
-) -> float:
-    """Mean first-token KL of one condition over the prompts, nats."""
-    values = []
-    for start in range(0, len(ids), max(1, study.batch_rows // 2)):
-        some = ids[start : start + max(1, study.batch_rows // 2)]
-        rows = [c for _ in some for c in (interventions.Condition("baseline"), condition)]
-        edits = plan.lower(rows, made, study.run.seed, {condition.name: factor})
-        readouts = Readouts(score_ids=[0], reference=[2 * (r // 2) for r in range(len(rows))])
-        out = backend.generate([i for i in some for _ in (0, 1)], edits, 1, readouts)
-        values += out.kl[1::2].tolist()
-    return float(np.mean(values))
+    study: Study,
+    backend: Backend,
+    made: xr.Dataset,
+    ids: Sequence[list[int]],
+    conditions: Sequence[Condition],
+    factors: Mapping[str, float],
+) -> np.ndarray:
+    """Mean first-token KL of each condition over the prompts, nats: [condition]. They share each prompt's baseline row."""
+    every = [Condition("baseline"), *conditions]
+    kl = np.full((len(ids), len(every)), np.nan)
+    for chosen in blocks.batches(len(every), study.batch_rows):
+        n, some = len(chosen), [every[c] for c in chosen]
+        prompts_a_batch = max(1, study.batch_rows // n)
+        for start in range(0, len(ids), prompts_a_batch):
+            asked = ids[start : start + prompts_a_batch]
+            edits = plan.lower(some * len(asked), made, study.run.seed, factors)
+            readouts = Readouts(score_ids=[0], reference=[p * n for p in range(len(asked)) for _ in some])
+            out = backend.generate([i for i in asked for _ in some], edits, 1, readouts)
+            kl[start : start + len(asked), chosen] = out.kl.reshape(len(asked), n)
+    return kl[:, 1:].mean(axis=0)

@@ -34,7 +34,6 @@ EXPECT = ("below", "above")
 PROMPTS = {"harmful": True, "harmless": False, "all": None}
 KEYS = ("says", "test", "plus", "minus", "null", "expect", "margin", "label", "measure", "prompts", "paper", "needs")
 MEASURES = ("refusal_score", "nll", "entropy", "repetition")
-VERDICTS = ("supported", "refuted", "undecided", "missing")
 
 
 def load(name_or_path: str) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def _check_claim(key: str, claim: Any) -> None:
     need("prompts", claim.get("prompts", "harmful") in PROMPTS, choices(PROMPTS))
 
 
-def evaluate(run: xr.DataTree, family: Mapping[str, Any], seed: int = 0) -> xr.Dataset:
+def evaluate(run: xr.DataTree, family: Mapping[str, Any]) -> xr.Dataset:
     """Every claim of a family on one run, along `claim`: estimate, low, high, boot_low, boot_high (bootstrap over
     categories), p, p_holm, n, n_clusters, k (random directions), margin, verdict, n_to_decide, reason, says, test, paper.
 
@@ -112,26 +111,21 @@ def evaluate(run: xr.DataTree, family: Mapping[str, Any], seed: int = 0) -> xr.D
     it), also after Holm over the family; `undecided`: neither, with the n that would decide it; `missing`: the run has no
     such condition, or no prompt with a label under all of them.
     """
-    alpha = float(family.get("alpha", 0.05))
-    found = [_one(run, claim, alpha, seed) for claim in family["claims"].values()]
-    return _decided(found, list(family["claims"]), family, alpha)
+    return evaluate_many({"run": run}, {"run": family})["run"]
 
 
 def evaluate_many(runs: Mapping[str, xr.DataTree], families: Mapping[str, Mapping[str, Any]]) -> dict[str, xr.Dataset]:
     """Each run's own family, with p values adjusted over all claims of all runs together."""
     found = {
-        name: [
-            _one(run, claim, float(families[name].get("alpha", 0.05)), 0) for claim in families[name]["claims"].values()
-        ]
+        name: [_one(run, claim, _level(families[name])) for claim in families[name]["claims"].values()]
         for name, run in runs.items()
     }
     _adjust([one for each in found.values() for one in each])
-    return {
-        name: _decided(
-            each, list(families[name]["claims"]), families[name], float(families[name].get("alpha", 0.05)), False
-        )
-        for name, each in found.items()
-    }
+    return {name: _decided(each, families[name]) for name, each in found.items()}
+
+
+def _level(family: Mapping[str, Any]) -> float:
+    return float(family.get("alpha", 0.05))
 
 
 def _matches(names: Sequence[str], pattern: str) -> list[str]:
@@ -155,18 +149,16 @@ def _weights(names: Sequence[str], claim: Mapping[str, Any]) -> tuple[dict[str, 
 def _values(run: xr.DataTree, claim: Mapping[str, Any]) -> tuple[xr.DataArray, np.ndarray]:
     """What is contrasted, [condition, prompt] with NaN where missing, and each prompt's category."""
     out = analysis.group(run, "outcomes")
-    about = analysis.group(run, "prompts")
-    flag = PROMPTS[claim.get("prompts", "harmful")]
-    chosen = np.ones(about.sizes["prompt"], dtype=bool) if flag is None else about["harmful"].values == flag
+    chosen = analysis.asked(run, PROMPTS[claim.get("prompts", "harmful")])
     present = out["done"] & (out["label"] >= 0)
     if claim.get("measure"):
         values = out[claim["measure"]]
     else:
         values = (out["label"] == LABELS.index(claim.get("label", "refusal"))).astype("float64")
-    return values.where(present).isel(prompt=chosen), about["category"].values[chosen]
+    return values.where(present).isel(prompt=chosen), analysis.group(run, "prompts")["category"].values[chosen]
 
 
-def _one(run: xr.DataTree, claim: Mapping[str, Any], alpha: float, seed: int) -> dict[str, Any]:
+def _one(run: xr.DataTree, claim: Mapping[str, Any], alpha: float) -> dict[str, Any]:
     """One claim before the family is adjusted: p is of the claim's null, p_against of the opposite one's."""
     blank = dict.fromkeys(
         ("estimate", "low", "high", "boot_low", "boot_high", "p", "p_against", "n_to_decide"), math.nan
@@ -195,7 +187,7 @@ def _one(run: xr.DataTree, claim: Mapping[str, Any], alpha: float, seed: int) ->
     mean = stats.mean_of(d, category, bound)
     level = 1 - 2 * alpha if claim["test"] == "equivalence" else 1 - alpha
     one["low"], one["high"] = mean.interval(level)
-    one["boot_low"], one["boot_high"] = stats.bootstrap_mean(d, category, level, seed=seed)
+    one["boot_low"], one["boot_high"] = stats.bootstrap_mean(d, category, level)
     one |= {"estimate": mean.estimate, "n": mean.n, "n_clusters": mean.clusters}
     margin = one["margin"]
     if claim["test"] == "equivalence":
@@ -235,11 +227,8 @@ def _adjust(found: Sequence[dict[str, Any]]) -> None:
                 one[f"{name}_holm"] = float(p)
 
 
-def _decided(
-    found: list[dict[str, Any]], names: list[str], family: Mapping[str, Any], alpha: float, adjust: bool = True
-) -> xr.Dataset:
-    if adjust:
-        _adjust(found)
+def _decided(found: list[dict[str, Any]], family: Mapping[str, Any]) -> xr.Dataset:
+    alpha = _level(family)
     tested = sum(math.isfinite(one["p"]) and one["test"] != "permutation" for one in found)
     for one in found:
         if "sd" in one:  # at the level that the family leaves to its smallest p, and never fewer than were asked
@@ -247,7 +236,7 @@ def _decided(
             one["n_to_decide"] = needed if math.isnan(needed) else max(needed, one["n"] + 1)
         one["verdict"], one["reason"] = _verdict(one, alpha)
     numbers = ("estimate", "low", "high", "boot_low", "boot_high", "p", "p_holm", "margin", "n_to_decide")
-    ds = xr.Dataset(
+    return xr.Dataset(
         {
             **{k: ("claim", np.array([one[k] for one in found], dtype="float64")) for k in numbers},
             **{k: ("claim", np.array([one[k] for one in found], dtype="int64")) for k in ("n", "n_clusters", "k")},
@@ -256,10 +245,9 @@ def _decided(
                 for k in ("verdict", "reason", "says", "test", "paper")
             },
         },
-        coords={"claim": np.array(names)},
+        coords={"claim": np.array(list(family["claims"]))},
         attrs={"family": family["family"], "alpha": alpha, "adjusted": "Holm"},
     )
-    return ds
 
 
 def _verdict(one: Mapping[str, Any], alpha: float) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from gating import personas
-from gating.chat import check_position
+from gating.chat import check_position, needs_response
 from gating.errors import GatingError, choices
 from gating.prompts import Prompt, digest
 
@@ -46,6 +46,11 @@ class Contrast:
     @property
     def paired(self) -> bool:
         return self.role != REFUSAL
+
+    def needs_answers(self, keep: str | None) -> bool:
+        """Whether its chats must be answered first: for a response position, a user's part, or a filter `keep` of pairs."""
+        filtered = keep is not None and self.paired
+        return needs_response(self.position) or self.role in ("user", "i_thou") or filtered
 
 
 def split_name(name: str, default_position: str) -> tuple[str, str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from gating import chat, models, stats
+from gating import blocks, chat, models, stats
 from gating.backend import LOGITS_BYTES
 from gating.study import Study
 
@@ -58,13 +58,11 @@ def show(study: Study, console: Console) -> None:
     console.print(table)
     tokens, counted = prompt_tokens(study)
     rows = len(study.test) * len(study.conditions)
-    blocks = -(-len(study.test) // study.block)
-    batches = blocks * -(-min(study.block * len(study.conditions), rows) // study.batch_rows)
+    n_blocks = -(-len(study.test) // study.block)
+    batches = n_blocks * len(blocks.batches(len(study.conditions), study.batch_rows))
     chats = len({c for k in study.contrasts for c in (*k.positive, *k.negative)})
-    asked = {
-        c for k in study.contrasts if chat.needs_response(k.position) or k.role in ("user", "i_thou")
-        for c in (*k.positive, *k.negative)
-    }  # fmt: skip
+    answered = [k for k in study.contrasts if k.needs_answers(study.run.directions.filter)]
+    asked = {c for k in answered for c in (*k.positive, *k.negative)}
     answers = len(asked) * study.run.directions.samples
     need = memory(study, tokens)
     about = "" if counted else "about "
@@ -74,7 +72,7 @@ def show(study: Study, console: Console) -> None:
         f"{-(-chats // study.batch_rows)} batches"
         + (f", with {answers} answers of {study.run.directions.response_tokens} tokens" if answers else ""),
         f"rows: {rows} = {len(study.test)} prompts x {len(study.conditions)} conditions, in {batches} batches of at most "
-        f"{study.batch_rows} rows ({blocks} blocks of {study.block} prompts)",
+        f"{study.batch_rows} rows ({n_blocks} blocks of {study.block} prompts)",
         f"tokens: {about}{sum(tokens) * len(study.conditions):,} of prompts, at most {rows * study.max_new_tokens:,} new"
         + ("" if counted else " (no tokenizer on this machine: estimated from characters)"),
         "memory: about "

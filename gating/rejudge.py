@@ -23,7 +23,7 @@ from rich.console import Console
 
 from gating import agreement, cli, judges, progress, store
 from gating.errors import GatingError
-from gating.judges import DEGENERATE, LABELS, MISSING
+from gating.judges import DEGENERATE, MISSING
 from gating.judging import Item, Judge, Judgement
 from gating.judging import spec as specs
 from gating.judging.spec import JudgeSpec
@@ -82,10 +82,9 @@ def empty(tree: xr.DataTree) -> xr.Dataset:
     """A group of judgements with every value missing, [condition, prompt] as /outcomes."""
     outcomes = tree["/outcomes"].to_dataset()
     shape, dims = (outcomes.sizes["condition"], outcomes.sizes["prompt"]), ("condition", "prompt")
-    flags = {"flag_values": list(range(len(LABELS))), "flag_meanings": " ".join(LABELS), "missing_value_meaning": -1}
     return xr.Dataset(
         {
-            "label": (dims, np.full(shape, MISSING, dtype="int8"), {"long_name": "judged behaviour", **flags}),
+            "label": (dims, np.full(shape, MISSING, dtype="int8"), store.LABEL_ATTRS),
             "score": (
                 dims,
                 np.full(shape, np.nan, dtype="float32"),

@@ -18,9 +18,9 @@ import jinja2
 import numpy as np
 import xarray as xr
 
-from gating import analysis, claims, tables
+from gating import analysis, claims, stats, tables
 from gating.errors import GatingError
-from gating.figures import gallery, nulls
+from gating.figures import gallery
 from gating.figures.base import conditions
 from gating.judges import LABELS
 
@@ -40,7 +40,8 @@ def headline(run: xr.DataTree) -> list[str]:
     harmful = tables.headline_set(run)
     r, e = analysis.refusal_rate(run, harmful=harmful), analysis.contrast(run, harmful=harmful)
     null = analysis.random_null(run, harmful=harmful)
-    base, names, own = r.sel(condition="baseline"), null["condition"].values.tolist(), dict(nulls.controlled(run))
+    base, own = r.sel(condition="baseline"), dict(analysis.controlled(run))
+    names = conditions(run, ("steered", "named"))
     out = []
     for name in names[:SENTENCES]:
         one, effect = r.sel(condition=name), e.sel(condition=name)
@@ -74,7 +75,7 @@ def _ended(one: xr.Dataset, controls: xr.Dataset) -> str:
     """Where a named condition's controls ended, beside it. They share its other interventions, so that a knock-out that
     does nothing leaves them far from the baseline: what counts is how far the condition is from them."""
     rates = controls["rate"].values
-    p, k = nulls.unusual(float(one["rate"]), rates)
+    p, k = stats.unusual(float(one["rate"]), rates)
     if not k:
         return " It has no random controls."
     ends = f"{tables.percent(np.nanmin(rates))} to {tables.percent(np.nanmax(rates))}"

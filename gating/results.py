@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from gating import analysis, claims, store, tables
@@ -21,77 +23,43 @@ its interval and n. What a claim needs was written down before the run ({familie
 """
 
 
-def percent(one: xr.Dataset) -> str:
-    """`31% [24, 39]`, or missing."""
-    if not int(one["n"]):
-        return "missing"
-    rate, low, high = (100 * float(one[k]) for k in ("rate", "low", "high"))
-    return f"{rate:.0f}% [{low:.0f}, {high:.0f}]"
-
-
 def row(*cells: Any) -> str:
     return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
 
 
 def rates_table(run: xr.DataTree) -> list[str]:
-    """Refusal and degenerate rates of every condition on harmful prompts, refusal on harmless ones; the random controls of
-    a place in the grid as one line with their range."""
-    flags = analysis.group(run, "prompts")["harmful"].values
-    sets = [h for h in (True, False) if (flags == h).any()]
-    refusal = {h: analysis.refusal_rate(run, harmful=h) for h in sets}
-    degenerate = {h: analysis.refusal_rate(run, label="degenerate", harmful=h) for h in sets}
+    """Refusal and degenerate rates of every condition on harmful prompts and on harmless ones; the random controls of a
+    place in the grid as one line with their mean and range."""
+    sets = [h for h in (True, False) if analysis.asked(run, h).any()]
+    lines = {h: {r["name"]: r for r in tables.rows(run, h)} for h in sets}
     head = [f"{what}, {'harmful' if h else 'harmless'}" for h in sets for what in ("refusal", "degenerate")]
-    lines = [row("condition", "n", *head), row(*["---"] * (2 + len(head)))]
-    about = analysis.group(run, "conditions")
-    done: set[tuple[int, str]] = set()
-    for name, kind, grid in zip(*(about[c].values.tolist() for c in ("condition", "kind", "grid")), strict=True):
-        n = "+".join(str(int(refusal[h]["n"].sel(condition=name))) for h in sets)
-        if kind != "random":
-            cells = [f(h, name) for h in sets for f in (
-                lambda h, c: percent(refusal[h].sel(condition=c)), lambda h, c: percent(degenerate[h].sel(condition=c)))]  # fmt: skip
-            lines.append(row(f"`{name}`", n, *cells))
-            continue
-        stem = name.partition("-random-")[0]
-        if (grid, stem) in done:
-            continue
-        done.add((grid, stem))
-        seeds = [
-            c
-            for c, k, g in zip(*(about[v].values.tolist() for v in ("condition", "kind", "grid")), strict=True)
-            if k == "random" and g == grid and c.startswith(f"{stem}-random-")
-        ]
-        cells = [spread(one.sel(condition=seeds)) for h in sets for one in (refusal[h], degenerate[h])]
-        lines.append(row(f"`{stem}-random` ({len(seeds)} directions)", n, *cells))
-    return lines
+    out = [row("condition", "n", *head), row(*["---"] * (2 + len(head)))]
+    for (_, stem), group in itertools.groupby(lines[sets[0]].values(), tables.place):
+        names = [r["name"] for r in group]
+        for some in [names] if stem else [[name] for name in names]:
+            each = {h: [lines[h][name] for name in some] for h in sets}
+            n = "+".join(str(each[h][0]["n"]) for h in sets)
+            shown = f"`{stem}-random` ({len(some)} directions)" if stem else f"`{some[0]}`"
+            cells = [
+                spread([r["shares"][label] for r in each[h]]) if stem else each[h][0][label]
+                for h in sets
+                for label in ("refusal", "degenerate")
+            ]
+            out.append(row(shown, n, *cells))
+    return out
 
 
-def spread(some: xr.Dataset) -> str:
+def spread(shares: Sequence[float]) -> str:
     """Mean and range over random directions, in percent."""
-    rate = 100 * some["rate"]
-    return f"{float(rate.mean()):.0f}% ({float(rate.min()):.0f} to {float(rate.max()):.0f})"
+    known = 100 * np.array([s for s in shares if not np.isnan(s)])
+    return f"{known.mean():.0f}% ({known.min():.0f} to {known.max():.0f})" if known.size else "missing"
 
 
 def claims_table(run: xr.DataTree, family: dict[str, Any]) -> list[str]:
-    found = claims.evaluate(run, family)
     lines = [row("claim", "contrast, points", "margin", "p (Holm)", "n", "verdict"), row(*["---"] * 6)]
-    for name in found["claim"].values.tolist():
-        one = found.sel(claim=name)
-        scale = 100 if not str(family["claims"][name].get("measure", "")) else 1
-        estimate, low, high = (scale * float(one[k]) for k in ("estimate", "low", "high"))
-        contrast = f"{estimate:+.0f} [{low:+.0f}, {high:+.0f}]" if int(one["n"]) else "missing"
-        margin = scale * float(one["margin"])
-        verdict = str(one["verdict"].item())
-        if verdict == "undecided":
-            verdict += f": {one['reason'].item()}"
-        cells = (
-            one["says"].item(),
-            contrast,
-            f"{margin:g}",
-            tables.p_value(float(one["p_holm"])),
-            int(one["n"]),
-            verdict,
-        )
-        lines.append(row(*cells))
+    for r in tables.verdict_rows(claims.evaluate(run, family), family):
+        verdict = f"{r['verdict']}: {r['reason']}" if r["verdict"] == "undecided" else r["verdict"]
+        lines.append(row(r["says"], r["contrast"], r["margin"], r["p"], r["n"], verdict))
     return lines
 
 

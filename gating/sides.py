@@ -45,7 +45,7 @@ def of(study: Study, backend: Backend) -> dict[str, dict[str, tuple[Side, Side]]
     ids = {x: tuple(chat.encode(tokenizer, x[1], x[0])) for x in chats}
     out: dict[str, dict[str, tuple[Side, Side]]] = {}
     for c in study.contrasts:
-        answered = _needs_answers(c, study.run.directions.filter)
+        answered = c.needs_answers(study.run.directions.filter)
         sides = (c.positive, True), (c.negative, False)
         out[c.name] = {}
         if c.role != "user":
@@ -91,14 +91,9 @@ def _user_side(
     return rows
 
 
-def _needs_answers(contrast: Contrast, keep: str | None) -> bool:
-    filtered = keep is not None and contrast.paired
-    return chat.needs_response(contrast.position) or contrast.role in ("user", "i_thou") or filtered
-
-
 def _answers(study: Study, backend: Backend) -> Answers:
     tokenizer, how, system = backend.loaded.tokenizer, study.run.directions, study.run.model.system
-    answered = [c for c in study.contrasts if _needs_answers(c, how.filter)]
+    answered = [c for c in study.contrasts if c.needs_answers(how.filter)]
     chats = list(dict.fromkeys(x for c in answered for x in (*c.positive, *c.negative)))
     first = _by_chat(chats, responses.answers(study, backend, "responses", chats) if chats else [], how.samples)
     text = {t: str(tokenizer.decode(list(t), skip_special_tokens=True)) for ts in first.values() for t in ts}

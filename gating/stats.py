@@ -55,6 +55,22 @@ def permutation_p(observed: float, null: ArrayLike) -> float:
     return float((1 + np.sum(null >= observed)) / (null.size + 1))
 
 
+def unusual(own: float, null: ArrayLike) -> tuple[float, int]:
+    """Permutation p of a condition's rate among those of its random controls, either way, and their number K.
+
+    p = (1 + controls at least as far from the mean of all K + 1) / (K + 1). The mean takes the condition in, so that under
+    the null each of the K + 1 is as likely as any other to lie farthest; around the controls' own mean p would be too
+    small. Missing rates do not count; NaN where the condition's own is missing or it has no controls.
+    """
+    known = np.asarray(null, dtype="float64")
+    known = known[np.isfinite(known)]
+    if not np.isfinite(own) or not known.size:
+        return np.nan, int(known.size)
+    middle = np.append(known, own).mean()
+    far = np.round(np.abs(known - middle), 9)  # equal counts of prompts must tie, whatever the sum's rounding
+    return permutation_p(float(np.round(abs(own - middle), 9)), far), int(known.size)
+
+
 def holm(p: ArrayLike) -> np.ndarray:
     """p adjusted for the family of all values given (Holm 1979); NaN stays NaN and does not count as a member."""
     p = np.asarray(p, dtype="float64")

@@ -28,6 +28,12 @@ STORE = "store.zarr"
 LOCK = "writer.lock"
 PACKAGES = ("gating", "torch", "transformers", "nnsight", "xarray", "zarr", "numpy", "scikit-learn", "peft")
 TEXT = np.dtypes.StringDType()
+LABEL_ATTRS: dict[str, Any] = {  # CF flags
+    "long_name": "judged behaviour",
+    "flag_values": list(range(len(LABELS))),
+    "flag_meanings": " ".join(LABELS),
+    "missing_value_meaning": MISSING,
+}
 
 
 def now() -> str:
@@ -121,14 +127,13 @@ def _fill(variable: xr.DataArray) -> dict[str, Any]:
 def empty_outcomes(n_conditions: int, n_prompts: int, n_tokens: int) -> xr.Dataset:
     """The /outcomes group with every value missing: [condition, prompt] and token_ids [condition, prompt, token]."""
     shape, dims = (n_conditions, n_prompts), ("condition", "prompt")
-    flags = {"flag_values": list(range(len(LABELS))), "flag_meanings": " ".join(LABELS), "missing_value_meaning": -1}
 
     def floats(long_name: str, units: str) -> tuple:
         return dims, np.full(shape, np.nan, dtype="float32"), {"long_name": long_name, "units": units}
 
     return xr.Dataset(
         {
-            "label": (dims, np.full(shape, MISSING, dtype="int8"), {"long_name": "judged behaviour", **flags}),
+            "label": (dims, np.full(shape, MISSING, dtype="int8"), LABEL_ATTRS),
             "refusal_score": floats("log-odds of a refusal opening as first token", "nat"),
             "n_tokens": (dims, np.full(shape, -1, dtype="int32"), {"long_name": "completion length", "units": "token"}),
             "nll": floats("mean negative log-likelihood under the unsteered model", "nat/token"),

@@ -34,9 +34,8 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[dict[s
     """One row a condition, as text: n, rates with intervals, the paired difference to the baseline, p and p adjusted for
     all conditions (Holm), the mean first-token score; `point` is its place in the grid (its name's brackets)."""
     r, effect = analysis.rates(run, harmful=harmful), analysis.contrast(run, harmful=harmful, holm=True)
-    chosen = analysis.group(run, "prompts")["harmful"].values == harmful
-    score = analysis.group(run, "outcomes")["refusal_score"].isel(prompt=chosen).mean("prompt")
-    change, kl = strengths(run)
+    score = analysis.group(run, "outcomes")["refusal_score"].isel(prompt=analysis.asked(run, harmful)).mean("prompt")
+    change, kl = _known(run, "change", None), _known(run, "kl", analysis.undisturbed(run))
     out = []
     for name in r["condition"].values.tolist():
         one, e, mean = r.sel(condition=name), effect.sel(condition=name), float(score.sel(condition=name))
@@ -54,24 +53,17 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[dict[s
     return out
 
 
-def strengths(run: xr.DataTree) -> tuple[dict[str, float], dict[str, float]]:
-    """Each condition's strength in comparable units, where the run kept it: |added| / |h| at the last prompt token (the
-    largest over blocks), and first-token KL to the baseline on harmless prompts (on all where none was asked)."""
-    held = run["/readouts"].to_dataset() if "readouts" in run.children else xr.Dataset()
-    if not {"relative_change", "kl"} <= set(held.data_vars):
-        return {}, {}
-    held = held[["relative_change", "kl"]].load()  # alone: per-token readouts of a large run are gigabytes
-    harmful = analysis.group(run, "prompts")["harmful"].values
-    change = held["relative_change"].max("layer").mean("prompt").to_series()
-    kl = held["kl"].isel(prompt=~harmful if not harmful.all() else slice(None)).mean("prompt").to_series()
-    return change.dropna().to_dict(), kl.dropna().to_dict()
+def _known(run: xr.DataTree, strength: str, harmful: bool | None) -> dict[str, float]:
+    """One strength of each condition that has it."""
+    held = analysis.strengths(run, harmful)
+    return held[strength].to_series().dropna().to_dict() if strength in held else {}
 
 
 def folded(lines: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """The rows with the random controls of a place as one, where they are more than `most`: how many, and the range of
     their rates. lines: from `rows`."""
     out: list[dict[str, Any]] = []
-    for (grid, stem), group in itertools.groupby(lines, _place):
+    for (grid, stem), group in itertools.groupby(lines, place):
         some = list(group)
         if some[0]["kind"] != "random" or len(some) <= most:
             out += some
@@ -84,7 +76,8 @@ def folded(lines: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     return out
 
 
-def _place(row: dict[str, Any]) -> tuple[int, str]:
+def place(row: dict[str, Any]) -> tuple[int, str]:
+    """A row's place in the grid, and the name that the random controls there share (empty for other conditions)."""
     return row["grid"], row["name"].partition("-random-")[0] if row["kind"] == "random" else ""
 
 
@@ -188,7 +181,7 @@ def verdict_rows(found: xr.Dataset, family: dict[str, Any]) -> list[dict[str, st
             "name": name, "says": str(one["says"].item()), "n": str(n), "margin": f"{scale * float(one['margin']):g}",
             "unit": str(measure or "points"), "contrast": f"{estimate} [{low}, {high}]" if n else "missing",
             "bootstrap": f"[{least}, {most}]" if np.isfinite(float(one["boot_low"])) else "",
-            "p": "missing" if np.isnan(p) else p_value(p), "verdict": str(one["verdict"].item()), "reason": str(one["reason"].item()),
+            "p": p_value(p), "verdict": str(one["verdict"].item()), "reason": str(one["reason"].item()),
             "test": str(one["test"].item()), "paper": str(one["paper"].item()), "k": str(int(one["k"]) or ""),
         })  # fmt: skip
     return out

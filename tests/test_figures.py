@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import xarray as xr
 
-from gating import interventions, stats, tables
+from gating import analysis, interventions, stats, tables
 from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, traces
 from gating.interventions import Condition
 from tests import synthetic
@@ -33,7 +33,7 @@ def numbers(ax):
 
 
 def test_a_knock_out_stands_beside_every_one_of_its_random_controls(ko):
-    assert all(len(null) == 3 for _, null in nulls.controlled(ko)) and len(nulls.controlled(ko)) == 4
+    assert all(len(null) == 3 for _, null in analysis.controlled(ko)) and len(analysis.controlled(ko)) == 4
     ax = nulls.strip(ko, True).axes[0]
     dots = [line for line in ax.lines if line.get_marker() == "."]
     assert len(dots) == 4 and all(np.allclose(line.get_xdata(), 25) for line in dots)
@@ -45,7 +45,7 @@ def test_random_directions_that_control_no_condition_are_shown_under_their_own_n
     run = synthetic.tree(
         {c.name: [0, 1] for c in [Condition("baseline"), *made]}, conditions=[Condition("baseline"), *made]
     )
-    assert [name for name, _ in nulls.controlled(run)] == ["only (random)"]
+    assert [name for name, _ in analysis.controlled(run)] == ["only (random)"]
     assert nulls.strip(run, True).axes
 
 
@@ -137,18 +137,18 @@ def test_random_directions_are_the_null_of_whatever_does_the_same_along_a_direct
         "ko_early": [PERSONA, {**knocked, "layers": 3}], "any": [{**PERSONA, "direction": "random", "random": 3}],
         "any_ko": [PERSONA, {**knocked, "direction": "random", "random": 2}],
     }))  # fmt: skip
-    found = {name: [n.rpartition("-")[2] for n in null] for name, null in nulls.controlled(run)}
+    found = {name: [n.rpartition("-")[2] for n in null] for name, null in analysis.controlled(run)}
     assert found == {"persona": ["0", "1", "2"], "opposite": ["0", "1", "2"], "ko": ["0", "1"]}
 
 
 def test_random_directions_under_another_system_message_are_no_null_of_a_condition():
     other = {"do": [{**PERSONA, "direction": "random", "random": 2}], "system": "You are somebody else."}
-    assert [n for n, _ in nulls.controlled(a_run(written({"persona": [PERSONA], "any": other})))] == ["any (random)"]
+    assert [n for n, _ in analysis.controlled(a_run(written({"persona": [PERSONA], "any": other})))] == ["any (random)"]
 
 
 def test_a_condition_that_is_no_different_from_random_ones_is_called_unusual_no_more_often_than_it_should():
     draws = np.random.default_rng(0).standard_normal((4000, 20))
-    found = np.array([nulls.unusual(d[0], d[1:])[0] for d in draws])
+    found = np.array([stats.unusual(d[0], d[1:])[0] for d in draws])
     assert abs(np.mean(found <= 0.05) - 0.05) < 0.012 and abs(np.mean(found <= 0.2) - 0.2) < 0.02
     around_their_own = np.array(
         [stats.permutation_p(abs(d[0] - d[1:].mean()), np.abs(d[1:] - d[1:].mean())) for d in draws]
@@ -157,8 +157,8 @@ def test_a_condition_that_is_no_different_from_random_ones_is_called_unusual_no_
 
 
 def test_a_missing_rate_is_neither_unusual_nor_part_of_a_null():
-    assert np.isnan(nulls.unusual(np.nan, [1.0, 2.0])[0]) and np.isnan(nulls.unusual(1.0, [np.nan])[0])
-    assert nulls.unusual(9.0, [1.0, np.nan, 2.0, 1.0]) == (0.25, 3)
+    assert np.isnan(stats.unusual(np.nan, [1.0, 2.0])[0]) and np.isnan(stats.unusual(1.0, [np.nan])[0])
+    assert stats.unusual(9.0, [1.0, np.nan, 2.0, 1.0]) == (0.25, 3)
     run = synthetic.tree(
         {"baseline": [0, 0], "steered": [-1, -1], "steered-random-0": [0, 1], "steered-random-1": [1, 1]}
     )
@@ -166,7 +166,7 @@ def test_a_missing_rate_is_neither_unusual_nor_part_of_a_null():
 
 
 def test_equal_rates_tie_whatever_the_rounding_of_their_mean():
-    assert nulls.unusual(0.1 + 0.2, [0.3] * 4) == (1.0, 4)
+    assert stats.unusual(0.1 + 0.2, [0.3] * 4) == (1.0, 4)
 
 
 def test_a_map_of_block_by_coefficient_has_panels_of_its_own_for_what_varies_besides():
@@ -244,7 +244,8 @@ def test_strengths_are_of_harmless_prompts_where_any_were_asked():
     conditions = written({"persona": [PERSONA]})
     run = a_run(conditions, (0, 0, 0), directions=list(NAMES), harmful=[True, True, False])
     run["readouts"]["kl"].values[:] = [[0, 0, 0], [9, 9, 2]]
-    found, which = traces.strengths(run)
+    which = analysis.undisturbed(run)
+    found = analysis.strengths(run, which)
     assert float(found["kl"].sel(condition="persona")) == 2 and which is False
     assert "and 2.00 nats" in traces.strengths_said(run)
 

@@ -60,7 +60,7 @@ def _grids(run: xr.DataTree, harmful: bool) -> dict[str, Picture]:
             f"Refusal rate by injection block and knock-out block: {maps.said(run, harmful)}.",
             "Injection block by knock-out block. A knock-out before the injection cannot undo it.",
         )
-    null = nulls.controlled(run)
+    null = analysis.controlled(run)
     if any(len(some) > 1 for _, some in null):
         out["null"] = (
             nulls.strip(run, harmful),

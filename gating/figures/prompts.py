@@ -15,9 +15,7 @@ MOST = 12  # panels
 
 def scores(run: xr.DataTree, harmful: bool | None) -> xr.DataArray:
     """First-token refusal score in nats, [condition, prompt], of the prompts asked for; NaN where missing."""
-    flags = analysis.group(run, "prompts")["harmful"].values
-    keep = np.ones(flags.size, dtype=bool) if harmful is None else flags == harmful
-    return analysis.group(run, "outcomes")["refusal_score"].isel(prompt=keep).load()
+    return analysis.group(run, "outcomes")["refusal_score"].isel(prompt=analysis.asked(run, harmful))
 
 
 def moved_against(own: np.ndarray, base: np.ndarray) -> float:

@@ -24,9 +24,7 @@ def shown(run: xr.DataTree) -> list[str]:
 
 def readout(run: xr.DataTree, name: str, harmful: bool | None) -> xr.DataArray:
     """One readout of the prompts asked for, not loaded yet: step_projection of a large run is best cut first."""
-    flags = analysis.group(run, "prompts")["harmful"].values
-    keep = np.nonzero(np.ones(flags.size, dtype=bool) if harmful is None else flags == harmful)[0]
-    return run["/readouts"].to_dataset()[name].isel(prompt=keep)
+    return run["/readouts"].to_dataset()[name].isel(prompt=analysis.asked(run, harmful))
 
 
 def mean_band(values: xr.DataArray, along: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,18 +121,10 @@ def ends(run: xr.DataTree, name: str, harmful: bool | None, direction: str | Non
     return "; ".join(f"{c} {float(mean.sel(condition=c)):.1f}" for c in shown(run))
 
 
-def strengths(run: xr.DataTree) -> tuple[xr.Dataset, bool | None]:
-    """Mean `change` (relative, the largest over blocks) and `kl` of every condition, on harmless prompts (all of them where
-    none was asked), and which prompts those are."""
-    flags = analysis.group(run, "prompts")["harmful"].values
-    harmless = None if flags.all() else False
-    change = readout(run, "relative_change", harmless).load().max("layer").mean("prompt")
-    return xr.Dataset({"change": change, "kl": readout(run, "kl", harmless).load().mean("prompt")}), harmless
-
-
 def strength(run: xr.DataTree) -> Figure:
     """How hard each condition pushes, in units that compare."""
-    found, harmless = strengths(run)
+    harmless = analysis.undisturbed(run)
+    found = analysis.strengths(run, harmless)
     names = conditions(run, KINDS[1:])[:BARS]
     found = found.sel(condition=names)
     width = max(9.5, 8 + 0.085 * max(map(len, names)))
@@ -154,7 +144,6 @@ def strength(run: xr.DataTree) -> Figure:
 
 def strengths_said(run: xr.DataTree) -> str:
     """The picture of strengths in words."""
-    found, _ = strengths(run)
-    one = found.sel(condition=conditions(run, KINDS[1:])[:BARS])
+    one = analysis.strengths(run, analysis.undisturbed(run)).sel(condition=conditions(run, KINDS[1:])[:BARS])
     columns = (one[c].values.tolist() for c in ("condition", "change", "kl"))
     return "; ".join(f"{n} {a:.2f} and {b:.2f} nats" for n, a, b in zip(*columns, strict=True))
