@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run paper test check bench adapter clean
+.PHONY: install run paper test test-ndif ndif-up ndif-down check bench adapter clean
 
 install: $(STAMP)
 
@@ -26,7 +26,18 @@ paper: install
 	$(BIN)/python -m gating.run experiment=refute max_new_tokens=20 $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+# Against a real NDIF server on loopback, which the tests start and stop; its environment (1.7 GB) is made once, in .ndif.
+test-ndif: install
+	$(BIN)/python -m tests.ndif.server install
+	$(BIN)/python -m pytest -m ndif $(ARGS) tests/ndif
+
+ndif-up: install
+	$(BIN)/python -m tests.ndif.server up
+
+ndif-down: install
+	$(BIN)/python -m tests.ndif.server down
 
 check: install
 	$(BIN)/ruff check .
@@ -40,5 +51,6 @@ adapter: install
 	$(BIN)/python -m gating.train $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache multirun outputs
+	-test ! -d .ndif || $(BIN)/python -m tests.ndif.server down
+	rm -rf .ndif $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache multirun outputs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """The only place that opens an nnsight trace: `capture` activations, `generate` under a plan, score `nll`.
 
-The bodies of the traces are bare lines that call gating.ops, which is what a remote server would run.
+The bodies of the traces are bare lines that call gating.ops, the same here and on a server: what differs is who runs
+them, which is the nnsight backend that `via` gives (None: this process).
 """
 
 from __future__ import annotations
@@ -9,19 +10,24 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import nnsight
 import numpy as np
 import torch
+import xarray as xr
 from nnsight import TransformersModel
 from transformers import GenerationConfig
 
 from gating import chat, ops
+from gating.errors import TooLarge
 from gating.models import Loaded, decoder_layers, final_modules
 from gating.plan import Edits
+from gating.turns import Turn, each
 
 LOGITS_BYTES = 64 * 2**20  # the largest logits block of one nll forward: larger ones were several times slower on a CPU
 NO_EDITS: Edits = {}
+SIGNATURE_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -56,47 +62,98 @@ class Generation:
     change: np.ndarray
 
 
-class Backend:
-    """A loaded model behind nnsight, in this process. One process per model: traces are not thread-safe."""
+@dataclass(frozen=True)
+class Call:
+    """One trace, for who runs it elsewhere: `kind` and `content` (plain values and tensors) determine its result; `about`
+    says in words which rows it is."""
 
-    def __init__(self, loaded: Loaded, batch_rows: int) -> None:
+    kind: str
+    content: tuple
+    about: str
+
+
+Via = Callable[[Call], Any]
+
+
+class Backend:
+    """A model behind nnsight. One process per model: traces that run here are not thread-safe.
+
+    via: gives each trace the nnsight backend that runs it, None for this process. width: traces under way at once (one,
+    unless they run elsewhere), which take turns at everything but waiting (`turn`).
+    """
+
+    def __init__(
+        self, loaded: Loaded, batch_rows: int, via: Via = lambda call: None, width: int = 1, turn: Turn | None = None
+    ) -> None:
         self.loaded = loaded
         self.batch_rows = batch_rows
+        self.via, self.width, self.turn = via, width, turn or Turn()
         self.pad_id = int(loaded.tokenizer.pad_token_id)
-        self.lm = TransformersModel(loaded.model, tokenizer=loaded.tokenizer, task="text-generation")
+        where = {"device": "meta"} if loaded.model.device.type == "meta" else {}  # it has no weights to move elsewhere
+        self.lm = TransformersModel(loaded.model, tokenizer=loaded.tokenizer, task="text-generation", **where)
         self.layers = operator.attrgetter(decoder_layers(loaded.model))(self.lm)
         self.final = tuple(operator.attrgetter(at)(self.lm) for at in final_modules(loaded.model))
+
+    def each(self, do: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """(item, do(item)) as they come, up to `width` of them under way at once."""
+        return each(do, items, self.width, self.turn)
 
     def capture(
         self,
         prompts: Sequence[Sequence[int]],
         positions: Sequence[str],
         responses: Sequence[Sequence[int]] | None = None,
+        groups: np.ndarray | None = None,
+        about: str = "prompts",
         progress: Callable[[int], None] = lambda rows: None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Residual stream resid_post at named positions, at every block, in one forward pass per batch.
 
-        prompts: token ids; responses: ids that follow them, for response positions. Returns float32
-        [row, position, block, hidden] and the median residual norm over all tokens but the first, float64 [block]
-        (the first token is left out: its norm is an outlier in most models).
+        prompts: token ids; responses: ids that follow them, for response positions; groups: [group, row, position], the
+        weight of each row and position in each group's sum, so that sums leave the model instead of rows. Returns float32
+        [row, position, block, hidden], or with groups float64 [group, block, hidden]; and the median residual norm over
+        all tokens but the first, float64 [block] (the first token is left out: its norm is an outlier in most models).
         """
         responses = responses or [[] for _ in prompts]
         full = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
-        out: np.ndarray | None = None
-        norms: list[np.ndarray] = []
-        for rows in self._batches([len(f) for f in full]):
+        if not full:
+            raise ValueError("capture needs at least one prompt")
+        weights = None if groups is None else torch.from_numpy(np.ascontiguousarray(groups, dtype="float64"))
+
+        def one(rows: list[int]) -> dict[str, Any]:
             ids, mask = chat.pad_left([full[r] for r in rows], self.pad_id)
-            weights = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows])
-            trail = self._read(self._inputs(ids, mask), weights)
-            pooled = torch.stack([p for p, _ in trail], dim=2).numpy()  # [row, position, block, hidden]
-            if out is None:
-                out = np.empty((len(full), *pooled.shape[1:]), dtype="float32")
-            out[rows] = pooled
-            inner = (mask.cumsum(1) > 1) & (mask == 1)
-            norms.append(torch.stack([n[inner] for _, n in trail]).numpy())  # [block, token]
-            progress(len(rows))
-        assert out is not None, "capture needs at least one prompt"
+            at = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows])
+            some = None if weights is None else weights[:, rows]
+            read = self._read(self._inputs(ids, mask), at, some, f"{about}, {len(rows)} of {len(full)}")
+            return {**read, "inner": (mask.cumsum(1) > 1) & (mask == 1)}
+
+        out: Any = 0.0
+        norms: list[np.ndarray] = []
+
+        def halved(rows: list[int]) -> list[tuple[list[int], dict[str, Any]]]:
+            return in_halves(one, rows)
+
+        for batch, parts in self.each(halved, list(self._batches([len(f) for f in full]))):
+            for rows, read in parts:
+                state = read["state"].numpy()
+                if groups is not None:
+                    out = out + state
+                else:
+                    out = np.empty((len(full), *state.shape[1:]), dtype="float32") if isinstance(out, float) else out
+                    out[rows] = state
+                norms.append(read["norm"][:, read["inner"]].numpy())  # [block, token]
+            progress(len(batch))
         return out, np.median(np.concatenate(norms, axis=1).astype("float64"), axis=1)
+
+    def signature(self) -> xr.Dataset:
+        """What tells this model from another: resid_post at the last of SIGNATURE_TOKENS fixed tokens, [layer, hidden] float32,
+        with the precision that it ran in."""
+        ids, mask = chat.pad_left([list(range(3, 3 + SIGNATURE_TOKENS))], self.pad_id)
+        read = self._read(
+            self._inputs(ids, mask), chat.position_weights(["last"], ids.shape[1], [0]), None, "the model's signature"
+        )
+        attrs = {"dtype": read["dtype"].removeprefix("torch.")}
+        return xr.Dataset({"signature": (("layer", "hidden"), read["state"][0, 0].numpy())}, attrs=attrs)
 
     def generate(
         self,
@@ -105,10 +162,11 @@ class Backend:
         max_new_tokens: int,
         readouts: Readouts = Readouts(),
         sampling: tuple[float, int] | None = None,
+        about: str = "rows",
     ) -> Generation:
         """Decode one batch of rows under a lowered plan, greedily or with `sampling` (temperature, seed) and top_p 0.95.
 
-        prompts: token ids a row; edits: from plan.lower, one entry a row.
+        prompts: token ids a row; edits: from plan.lower, one entry a row; about: which rows, in words.
         """
         ids, mask = chat.pad_left(prompts, self.pad_id)
         last = torch.zeros_like(mask)
@@ -126,17 +184,17 @@ class Backend:
             "every_step": readouts.every_step,
             "prompt_mask": mask,
             "last_mask": last,
+            "seed": sampling[1] if sampling else None,
             "gates": {},
         }
-        if sampling is not None:
-            torch.manual_seed(sampling[1])
-        config = self._decoding(max_new_tokens, sampling[0] if sampling else None)
-        out, trail = self._generate(self._inputs(ids, mask), plan, config)
-        tokens = [self._until_end(row) for row in out[:, ids.shape[1] :].tolist()]
+        out, read = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about)
+        tokens = [self._until_end(row) for row in out.tolist()]
         n_probes = 0 if readouts.probes is None else readouts.probes.shape[1]
-        return _collect(tokens, trail, self.loaded.n_layers, n_probes, max_new_tokens if readouts.every_step else 1)
+        return _collect(tokens, read, self.loaded.n_layers, n_probes, max_new_tokens if readouts.every_step else 1)
 
-    def nll(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> np.ndarray:
+    def nll(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], about: str = "answers"
+    ) -> np.ndarray:
         """Mean negative log-likelihood of each completion under the unsteered model: [row], nats per token.
 
         NaN for an empty completion. exp of it is the completion's perplexity. Rows that are the same are scored once:
@@ -144,23 +202,28 @@ class Backend:
         """
         keys = [(tuple(p), tuple(c)) for p, c in zip(prompts, completions, strict=True)]
         unique = [key for key in dict.fromkeys(keys) if key[1]]
-        scored = dict(zip(unique, self._nll(unique), strict=True))
+        scored = dict(zip(unique, self._nll(unique, about), strict=True))
         return np.array([scored.get(key, np.nan) for key in keys], dtype="float32")
 
-    def _nll(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+    def _nll(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], about: str) -> list[float]:
         longest = max((len(c) for _, c in rows), default=0)
         vocabulary = self.loaded.model.get_output_embeddings().weight.shape[0]
         step = max(1, LOGITS_BYTES // (4 * vocabulary * (longest + 1)))
-        out: list[float] = []
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
+
+        def one(some: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
             ids, mask = chat.pad_left([[*p, *c] for p, c in some], self.pad_id)
             keep = max(len(c) for _, c in some)
             targets = ids[:, -keep:]
             lengths = torch.tensor([len(c) for _, c in some])
             scored = torch.arange(keep)[None, :] >= keep - lengths[:, None]
-            out += self._score(self._inputs(ids, mask), keep + 1, targets, scored).tolist()
-        return out
+            scores: list[float] = self._score(self._inputs(ids, mask), keep + 1, targets, scored, about).tolist()
+            return scores
+
+        def halved(start: int) -> list[float]:
+            return [score for _, scores in in_halves(one, rows[start : start + step]) for score in scores]
+
+        found = dict(self.each(halved, range(0, len(rows), step)))
+        return [score for start in sorted(found) for score in found[start]]
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         order = sorted(range(len(lengths)), key=lambda r: lengths[r])
@@ -188,36 +251,53 @@ class Backend:
         end = set(self.end_ids)
         return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
 
-    def _generate(self, enc: dict, plan: dict, config: GenerationConfig) -> tuple[torch.Tensor, list]:
-        lm, layers, final, n = self.lm, self.layers, self.final, config.max_new_tokens
+    def _generate(
+        self, enc: dict, plan: dict, n: int, sampling: tuple[float, int] | None, about: str
+    ) -> tuple[torch.Tensor, dict]:
+        lm, layers, final, width = self.lm, self.layers, self.final, enc["input_ids"].shape[1]
+        config = self._decoding(n, sampling[0] if sampling else None)
+        via = self.via(Call("generate", (enc, plan, n, sampling, self.end_ids), about))
         with warnings.catch_warnings():
             # every row may end before max_new_tokens: then the loop's last steps are never reached, which is fine
             warnings.filterwarnings("ignore", message=".*never reached.*")
-            with lm.generate(generation_config=config) as tracer:
+            with lm.generate(generation_config=config, backend=via) as tracer:
+                trail: list = []
                 with tracer.invoke(enc):
-                    trail = nnsight.save([])
                     for step in tracer.iter[:n]:
                         ops.visit(lm, layers, final, plan, step, trail)
                 with tracer.invoke():
-                    out = tracer.result.save()
-        return out.cpu(), trail
+                    out = nnsight.save(ops.new_tokens(tracer.result, width))
+                    read = nnsight.save(ops.pack(trail))
+        return out, read
 
-    def _read(self, enc: dict, weights: torch.Tensor) -> list:
+    def _read(self, enc: dict, weights: torch.Tensor, groups: torch.Tensor | None, about: str) -> dict[str, Any]:
         lm, layers = self.lm, self.layers
-        with torch.no_grad(), lm.trace(enc, logits_to_keep=1):
-            trail = nnsight.save([])
-            ops.read(layers, weights, trail)
-        return trail
+        via = self.via(Call("read", (enc, weights, groups), about))
+        with torch.no_grad(), lm.trace(enc, logits_to_keep=1, backend=via):
+            out = nnsight.save(ops.read(layers, weights, groups))
+        return out
 
-    def _score(self, enc: dict, keep: int, targets: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    def _score(self, enc: dict, keep: int, targets: torch.Tensor, scored: torch.Tensor, about: str) -> torch.Tensor:
         lm = self.lm
-        with torch.no_grad(), lm.trace(enc, logits_to_keep=keep):
+        via = self.via(Call("score", (enc, keep, targets, scored), about))
+        with torch.no_grad(), lm.trace(enc, logits_to_keep=keep, backend=via):
             out = nnsight.save(ops.mean_nll(lm.output.logits[:, :-1], targets, scored))
         return out
 
 
-def _collect(tokens: list[list[int]], trail: list, n_layers: int, n_probes: int, n_steps: int) -> Generation:
-    """The trail of gating.ops.visit as arrays. A readout that comes again for a block is the next step's."""
+def in_halves(do: Callable[[Any], Any], rows: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """(rows, do(rows)), or that of each half where there is no room for all. Raises TooLarge for one row that does not fit."""
+    try:
+        return [(rows, do(rows))]
+    except TooLarge:
+        if len(rows) == 1:
+            raise
+    half = len(rows) // 2
+    return [*in_halves(do, rows[:half]), *in_halves(do, rows[half:])]
+
+
+def _collect(tokens: list[list[int]], read: dict, n_layers: int, n_probes: int, n_steps: int) -> Generation:
+    """What gating.ops.pack gave, as arrays. A readout that comes again for a block is the next step's."""
     rows = len(tokens)
     projection = np.full((rows, n_steps, n_layers, n_probes), np.nan, dtype="float32")
     by_layer = {k: np.full((rows, n_layers), np.nan, dtype="float32") for k in ("norm", "change", "lens")}
@@ -225,17 +305,17 @@ def _collect(tokens: list[list[int]], trail: list, n_layers: int, n_probes: int,
     if n_probes:
         by_layer["change"][:] = 0
     step = dict.fromkeys(range(n_layers), 0)
-    for what, block, tensor in trail:
-        value = tensor.numpy()
-        if what == "readout":
-            projection[:, step[block], block] = value[:, :-1]
-            if step[block] == 0:
-                by_layer["norm"][:, block] = value[:, -1]
-            step[block] += 1
-        elif what in by_layer:
-            by_layer[what][:, block] = value
-        else:
-            by_row[what][:] = value
+    for what, entries in read.items():
+        for block, value in zip(entries["block"].tolist(), entries["value"].numpy(), strict=True):
+            if what == "readout":
+                projection[:, step[block], block] = value[:, :-1]
+                if step[block] == 0:
+                    by_layer["norm"][:, block] = value[:, -1]
+                step[block] += 1
+            elif what in by_layer:
+                by_layer[what][:, block] = value
+            else:
+                by_row[what][:] = value
     after_end = np.arange(n_steps)[None, :] > np.array([len(t) for t in tokens])[:, None]
     projection[after_end] = np.nan  # step t reads the t-th token in: a row of t tokens has steps 0 to t
     return Generation(

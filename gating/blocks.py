@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,10 +13,13 @@ import xarray as xr
 
 from gating import chat, directions, judges, plan, store
 from gating.backend import Backend, Generation, Readouts
+from gating.errors import TooLarge
 from gating.interventions import Condition
 from gating.prompts import Prompt
 from gating.store import TEXT
 from gating.study import Study
+
+log = logging.getLogger(__name__)
 
 Asked = tuple[Prompt, list[int]]  # a prompt and its token ids at baseline
 
@@ -75,18 +79,41 @@ def block_groups(w: Worker, block: Sequence[Asked]) -> dict[str, xr.Dataset]:
         _generate(w, block, [conditions[c] for c in chosen]) for chosen in batches(len(conditions), study.batch_rows)
     ]
     out = parts[0] if len(parts) == 1 else _joined(parts)
-    nll = w.backend.nll([ids for _, ids in block for _ in conditions], out.tokens)
+    nll = w.backend.nll(
+        [ids for _, ids in block for _ in conditions], out.tokens, f"scores of {_about(block, conditions)}"
+    )
     groups = {"outcomes": _outcomes(study, w.backend, out, nll, shape)}
     if w.probes is not None:
         groups["readouts"] = _readouts(study, out, shape)
     if study.run.activations:
-        states, _ = w.backend.capture([ids for _, ids in block], ["last"])
+        states, _ = w.backend.capture([ids for _, ids in block], ["last"], about=_about(block, conditions[:1]))
         groups["activations"] = xr.Dataset({"resid_post": (("prompt", "layer", "hidden"), states[:, 0])})
     return groups
 
 
+def _about(block: Sequence[Asked], conditions: Sequence[Condition]) -> str:
+    names, hashes = [c.name for c in conditions], [p.hash for p, _ in block]
+    told = ", ".join(names if len(names) < 7 else [*names[:5], f"{len(names) - 5} more"])
+    return f"prompts {hashes[0]} to {hashes[-1]} ({len(hashes)}) under {told}"
+
+
 def _generate(w: Worker, block: Sequence[Asked], conditions: Sequence[Condition]) -> Generation:
-    """One batch: each prompt of the block under each of these conditions, of which the first is the baseline."""
+    """Each prompt of the block under each of these conditions, of which the first is the baseline: one batch, or, where the
+    machine has no room for it, two halves of it."""
+    try:
+        return _batch(w, block, conditions)
+    except TooLarge as e:
+        if len(block) == 1 and len(conditions) <= 2:
+            raise
+        log.info("a batch is done in two halves: %s", e)
+    if len(block) > 1:
+        half = len(block) // 2
+        return _stacked([_generate(w, some, conditions) for some in (block[:half], block[half:])])
+    half = 1 + (len(conditions) - 1) // 2
+    return _joined([_generate(w, block, conditions[:half]), _generate(w, block, [conditions[0], *conditions[half:]])])
+
+
+def _batch(w: Worker, block: Sequence[Asked], conditions: Sequence[Condition]) -> Generation:
     study, n = w.study, len(conditions)
     tokenizer = w.backend.loaded.tokenizer
     ids = [
@@ -98,14 +125,19 @@ def _generate(w: Worker, block: Sequence[Asked], conditions: Sequence[Condition]
     reference = [p * n for p in range(len(block)) for _ in conditions]
     want = study.run.readouts
     readouts = Readouts(w.probes, w.openings, reference, want.lens, want.tokens and w.probes is not None)
-    return w.backend.generate(ids, edits, study.max_new_tokens, readouts)
+    return w.backend.generate(ids, edits, study.max_new_tokens, readouts, about=_about(block, conditions))
 
 
 def _joined(parts: Sequence[Generation]) -> Generation:
     """The batches of one prompt as one, without the baseline that each but the first begins with."""
+    return _stacked(parts, skip=1)
+
+
+def _stacked(parts: Sequence[Generation], skip: int = 0) -> Generation:
+    """The rows of several batches after each other, without the first `skip` of each but the first batch."""
 
     def rows(name: str) -> list:
-        return [getattr(part, name)[1 if i else 0 :] for i, part in enumerate(parts)]
+        return [getattr(part, name)[skip if i else 0 :] for i, part in enumerate(parts)]
 
     arrays = {f.name: np.concatenate(rows(f.name)) for f in fields(Generation) if f.name != "tokens"}
     return Generation([t for part in rows("tokens") for t in part], **arrays)

@@ -77,13 +77,20 @@ def _kl(
     """Mean first-token KL of each condition over the prompts, nats: [condition]. They share each prompt's baseline row."""
     every = [Condition("baseline"), *conditions]
     kl = np.full((len(ids), len(every)), np.nan)
-    for chosen in blocks.batches(len(every), study.batch_rows):
-        n, some = len(chosen), [every[c] for c in chosen]
-        prompts_a_batch = max(1, study.batch_rows // n)
-        for start in range(0, len(ids), prompts_a_batch):
-            asked = ids[start : start + prompts_a_batch]
-            edits = plan.lower(some * len(asked), made, study.run.seed, factors)
-            readouts = Readouts(score_ids=[0], reference=[p * n for p in range(len(asked)) for _ in some])
-            out = backend.generate([i for i in asked for _ in some], edits, 1, readouts)
-            kl[start : start + len(asked), chosen] = out.kl.reshape(len(asked), n)
+    parts = [
+        (chosen, start, max(1, study.batch_rows // len(chosen)))
+        for chosen in blocks.batches(len(every), study.batch_rows)
+        for start in range(0, len(ids), max(1, study.batch_rows // len(chosen)))
+    ]
+
+    def one(part: tuple[list[int], int, int]) -> np.ndarray:
+        chosen, start, step = part
+        n, some, asked = len(chosen), [every[c] for c in chosen], ids[start : start + step]
+        edits = plan.lower(some * len(asked), made, study.run.seed, factors)
+        readouts = Readouts(score_ids=[0], reference=[p * n for p in range(len(asked)) for _ in some])
+        out = backend.generate([i for i in asked for _ in some], edits, 1, readouts, about="strengths being calibrated")
+        return out.kl.reshape(len(asked), n)
+
+    for (chosen, start, _), found in backend.each(one, parts):
+        kl[start : start + len(found), chosen] = found
     return kl[:, 1:].mean(axis=0)

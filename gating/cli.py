@@ -37,6 +37,17 @@ def steer_sugar(argv: Sequence[str]) -> list[str]:
     return out
 
 
+def backend_sugar(argv: Sequence[str]) -> list[str]:
+    """`backend=http://HOST:PORT` becomes `backend=ndif backend.host=...`."""
+    return [
+        part
+        for arg in argv
+        for part in (
+            ["backend=ndif", f"backend.host='{arg[8:]}'"] if re.fullmatch(r"backend=https?://[^,]*", arg) else [arg]
+        )
+    ]
+
+
 def claims_sugar(argv: Sequence[str]) -> list[str]:
     """`claims=my/claims.yaml` becomes `claims=none +claims.file=...`: a family of one's own is a choice too."""
     return [

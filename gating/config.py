@@ -66,6 +66,7 @@ class DirectionsConfig:
     response_tokens: int = 32  # length of the answers generated for response positions and user personas
     samples: int = 1  # answers a chat; more than one needs a temperature
     temperature: float = 0.0  # 0 is greedy
+    source: str | None = None  # take them from another run instead: its folder
     filter: str | None = (
         None  # leave out pairs: fluent, of which an answer is empty or loops; a judge (conf/judges or a
     )
@@ -88,8 +89,15 @@ class ReadoutsConfig:
 class BackendConfig:
     """Where the model runs."""
 
-    name: str = "local"
+    name: str = "local"  # local (this process), ndif (a server), simulation (as shipped to a server, in this process)
     batch_rows: int | None = None  # rows (prompt x condition) a batch; null takes the model's
+    host: str | None = None  # of an NDIF server, http(s)://...; null takes NDIF_HOST, else https://api.ndif.us
+    deploy: bool = False  # let the server load a model that it does not serve now
+    in_flight: int = 4  # jobs under way at once
+    deadline: float = 3600.0  # seconds that one job may take, its time in the queue included
+    outage: float = 300.0  # seconds that the server may be silent before the run stops (and can be gone on with)
+    unknown: float = 60.0  # seconds after which a job that the server knows nothing of is sent again
+    attempts: int = 5  # times that one job is sent, where the server lost it
 
 
 @dataclass
@@ -116,8 +124,11 @@ class RunConfig:
     full_text: bool = False  # whole prompts and completions in the report
 
 
+BACKENDS = ("local", "ndif", "simulation")
+
 # Settings that say where and how a run is done, not what comes out of it: no part of its key.
 NOT_IN_KEY = ("runs_dir", "force", "dry_run", "full_text")
+NOT_IN_KEY_OF_BACKEND = ("deploy", "in_flight", "deadline", "outage", "unknown", "attempts")
 
 
 def register() -> None:
@@ -153,13 +164,18 @@ def check(run: RunConfig) -> None:
         "directions.samples": (run.directions.samples, 1, 1000),
         "directions.permutations": (run.directions.permutations, 0, 10000),
         "backend.batch_rows": (run.backend.batch_rows, 1, 10**5),
+        "backend.in_flight": (run.backend.in_flight, 1, 64),
+        "backend.attempts": (run.backend.attempts, 1, 100),
         "seed": (run.seed, 0, 2**31 - 1),
     }
     for key, (value, low, high) in limits.items():
         if value is not None and not low <= value <= high:
             raise GatingError(f"{key}={value} is out of range: use a whole number from {low} to {high}.")
-    if run.backend.name != "local":
-        raise GatingError(f"backend.name={run.backend.name!r}: use {choices(['local'])}.")
+    if run.backend.name not in BACKENDS:
+        raise GatingError(f"backend.name={run.backend.name!r}: use {choices(BACKENDS, run.backend.name)}.")
+    for key in ("deadline", "outage", "unknown"):
+        if not 0 < getattr(run.backend, key) <= 7 * 86400:
+            raise GatingError(f"backend.{key}={getattr(run.backend, key)}: use a number of seconds, up to a week.")
     if run.data.split not in ("extract", "select", "test"):
         raise GatingError(
             f"data.split={run.data.split!r}: use {choices(['extract', 'select', 'test'], run.data.split)}."

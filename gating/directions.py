@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,12 @@ class Contrast:
     positive: tuple[Chat, ...]
     negative: tuple[Chat, ...]
     digest: str
+
+    @property
+    def texts(self) -> str:
+        """12 hex digits of the very texts and the place that it is read at: what makes two directions comparable."""
+        what = repr((self.role, self.position, self.positive, self.negative))
+        return hashlib.sha256(what.encode()).hexdigest()[:12]
 
     @property
     def paired(self) -> bool:
@@ -182,6 +189,7 @@ class Made:
     n: tuple[int, int] = (-1, -1)  # rows a side; -1 where it is derived from others
     distinct: tuple[int, int] = (-1, -1)
     sides: tuple[np.ndarray, np.ndarray] | None = None  # mean state of each side [layer, hidden]
+    texts: str = ""  # Contrast.texts; empty where it is derived
 
 
 def assemble(made: Sequence[Made], residual_norm: np.ndarray) -> xr.Dataset:
@@ -208,7 +216,7 @@ def assemble(made: Sequence[Made], residual_norm: np.ndarray) -> xr.Dataset:
             "site": ("direction", np.array([SITE] * len(made), dtype=text)),
             **{
                 field: ("direction", np.array([getattr(m, field) for m in made], dtype=text))
-                for field in ("role", "position", "method", "source")
+                for field in ("role", "position", "method", "source", "texts")
             },
         }
     )

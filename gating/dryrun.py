@@ -75,7 +75,11 @@ def show(study: Study, console: Console) -> None:
         f"{study.batch_rows} rows ({n_blocks} blocks of {study.block} prompts)",
         f"tokens: {about}{sum(tokens) * len(study.conditions):,} of prompts, at most {rows * study.max_new_tokens:,} new"
         + ("" if counted else " (no tokenizer on this machine: estimated from characters)"),
-        "memory: about "
+        ("memory: on the server about " if study.run.backend.name == "ndif" else "memory: about ")
         + f"{sum(need.values()) / 1e9:.1f} GB ({', '.join(f'{k} {v / 1e9:.1f}' for k, v in need.items())})",
     ]
+    if study.run.backend.name == "ndif":
+        from gating.remote import estimate  # nnsight is slow to import
+
+        lines += [f"server: {models.served_as(study.run.model)}, nothing is sent now", *estimate.told(study, tokens)]
     console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)

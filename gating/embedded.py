@@ -21,7 +21,14 @@ import platformdirs
 import torch
 from filelock import FileLock
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from gating.errors import GatingError
 from gating.hub import first_line
@@ -66,6 +73,16 @@ def folder() -> Path:
             "environment variable GATING_CACHE to another folder."
         ) from e
     return place
+
+
+def light() -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Configuration and tokenizer, without weights. Raises GatingError where the package is not installed."""
+    place = cached()
+    if place is not None:
+        return AutoConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+    source = _gguf()
+    config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
+    return config, _mend(AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name), source)
 
 
 def _intact(place: Path) -> bool:

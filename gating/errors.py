@@ -19,3 +19,7 @@ def choices(allowed: Iterable[object], given: object | None = None) -> str:
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}" if names else "nothing"
     close = difflib.get_close_matches(str(given), names, n=1) if given is not None else []
     return f"{listed} (did you mean {close[0]}?)" if close else listed
+
+
+class TooLarge(GatingError):
+    """A batch that the model's machine has no room or time for: half of it may go through."""

@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import nnsight
 import numpy as np
 import xarray as xr
 import yaml
+from nnsight.intervention.backends.local import LocalSimulationBackend
 
-from gating import blocks, calibrate, chat, extract, interventions, judges, models, progress, store
+from gating import blocks, calibrate, chat, extract, interventions, judges, models, progress, remote, store, taken
 from gating.backend import Backend
 from gating.errors import GatingError
 from gating.prompts import Prompt
+from gating.remote import Connection
 from gating.store import TEXT
 from gating.study import Study
 
@@ -29,23 +32,64 @@ def execute(study: Study) -> str:
         return "opened: this run was finished before (force=true computes it again)"
     with store.writer(study.folder):
         resumed = study.store.is_dir() and not study.run.force  # a forced run replaces its store when it has a new one
-        loaded = models.load(study.run.model)
-        backend = Backend(loaded, study.batch_rows)
+        backend, connection = _backend(study)
         extract.check_positions(study, backend)
         asked = _by_length(study, backend)
         if resumed:
             _check_same(study, backend, asked)
         else:
-            _lay_out(study, backend, asked)
+            _lay_out(study, backend, asked, connection)
+        signature = _same_model(study, backend)
         if study.contrasts and not store.has_group(study.store, "directions"):
-            made, geometry = extract.extract(study, backend)
-            if geometry is not None:
-                store.add_group(study.store, "geometry", geometry)
-            store.add_group(study.store, "directions", made)
+            _directions(study, backend, signature)
         done = store.read_group(study.store, "outcomes")["done"].all("condition").values
         _run_blocks(study, backend, asked, done)
+        if connection is not None:
+            store.set_attrs(study.store, {"jobs": json.dumps(connection.remote.ledger.total)})
         store.set_attrs(study.store, {"status": "complete", "finished_at": store.now()})
+        if connection is not None:
+            connection.remote.ledger.close()
     return f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
+
+
+def _backend(study: Study) -> tuple[Backend, Connection | None]:
+    if study.run.backend.name == "ndif":
+        connection = remote.connect(study)
+        return connection.backend, connection
+    backend = Backend(models.load(study.run.model), study.batch_rows)
+    if study.run.backend.name == "simulation":
+        nnsight.register("gating")
+        backend.via = lambda call: LocalSimulationBackend(backend.lm)
+    return backend, None
+
+
+def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
+    """The /directions group: extracted, or taken from another run."""
+    how = study.run.directions
+    if how.source:
+        made = taken.directions(how.source, study.contrasts, list(how.derived), signature)
+        made.attrs["taken_from"] = how.source
+    else:
+        made, geometry = extract.extract(study, backend)
+        if geometry is not None:
+            store.add_group(study.store, "geometry", geometry)
+    store.add_group(study.store, "directions", made)
+
+
+def _same_model(study: Study, backend: Backend) -> xr.Dataset:
+    """The /model group: the model's signature, its residual stream for a text of fixed tokens. A store that was begun with
+    another one is refused: a server may have other weights under the same name than it had."""
+    now = backend.signature()
+    if not store.has_group(study.store, "model"):
+        store.add_group(study.store, "model", now)
+        return now
+    begun = store.read_group(study.store, "model")
+    apart = taken.distance(begun, now)
+    if apart is None or apart > taken.tolerance(begun, now):
+        raise GatingError(
+            f"{study.store} was begun with other weights than {study.run.model.name} has now; say force=true to compute it again."
+        )
+    return begun
 
 
 def _status(study: Study) -> str | None:
@@ -59,7 +103,9 @@ def _by_length(study: Study, backend: Backend) -> list[tuple[Prompt, list[int]]]
     return sorted(encoded, key=lambda item: (len(item[1]), item[0].hash))
 
 
-def _lay_out(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[int]]]) -> None:
+def _lay_out(
+    study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[int]]], connection: Connection | None
+) -> None:
     loaded, run = backend.loaded, study.run
     columns: dict[str, Any] = {
         name: ("prompt", np.array([getattr(p, name) for p, _ in asked], dtype=TEXT))
@@ -85,8 +131,9 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[
         "model_revision": loaded.revision or "none",
         "model_fingerprint": loaded.fingerprint,
         "template_hash": chat.template_hash(loaded.tokenizer),
-        "device": str(loaded.device),
+        "device": study.run.backend.name if connection else str(loaded.device),
         "dtype": str(loaded.dtype).removeprefix("torch."),
+        "server": json.dumps(connection.provenance() if connection else None),
         "batch_rows": study.batch_rows,
         "block": study.block,
         "max_new_tokens": study.max_new_tokens,
@@ -120,8 +167,7 @@ def _run_blocks(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, li
     blocks.lay_out_activations(w, hashes)
     n = len(study.conditions)
     with progress.bar("outcomes", len(asked) * n, done=int(done.sum()) * n) as advance:
-        for start in range(0, len(asked), study.block):
-            block = asked[start : start + study.block]
-            if not done[start : start + len(block)].all():
-                store.write_block(study.store, start, blocks.block_groups(w, block))
-                advance(len(block) * n)
+        starts = [s for s in range(0, len(asked), study.block) if not done[s : s + study.block].all()]
+        for start, groups in backend.each(lambda s: blocks.block_groups(w, asked[s : s + study.block]), starts):
+            store.write_block(study.store, start, groups)
+            advance(len(asked[start : start + study.block]) * n)

@@ -29,23 +29,30 @@ def check_positions(study: Study, backend: Backend) -> None:
 
 
 @dataclass(frozen=True)
-class States:
-    """What was read: `of[text][position]` is [layer, hidden] float32; the median residual norm [layer]."""
+class Roles:
+    """A contrast's texts as they are read: for each role its positive and its negative side, missing rows left out (of both
+    sides where they are paired, and of both roles for I-Thou)."""
 
-    of: dict[tuple[Text, str], np.ndarray]
+    contrast: Contrast
+    sides: list[tuple[list[Text], list[Text]]]
+
+
+@dataclass(frozen=True)
+class States:
+    """What was read: the mean of each side of each role [layer, hidden] float64, its rows [row, layer, hidden] where they
+    were asked for, and the median residual norm [layer]."""
+
+    mean: dict[tuple[str, int, int], np.ndarray]  # by (contrast, role, side)
+    rows: dict[tuple[str, int, int], np.ndarray]
     residual_norm: np.ndarray
 
 
 def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | None]:
     """The /directions group, and /geometry (cosines of label-permuted directions) where permutations are asked for."""
-    texts = sides.of(study, backend)
-    states = _states(backend, texts, list(dict.fromkeys(c.position for c in study.contrasts)))
-    how = study.run.directions
-    made: list[Made] = []
-    kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for contrast in study.contrasts:
-        one, kept[contrast.name] = _made(contrast, texts[contrast.name], states, study)
-        made.append(one)
+    texts, how = sides.of(study, backend), study.run.directions
+    roles = [_roles(contrast, texts[contrast.name]) for contrast in study.contrasts]
+    states = _states(backend, roles, how.method == "probe" or how.permutations > 0)
+    made = [_made(r, states, study) for r in roles]
     by_name = {m.name: m for m in made}
     for name, spec in how.derived.items():
         algebra = "along" if "along" in spec else "orthogonal_to"
@@ -53,29 +60,10 @@ def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | No
         vector = directions.derive(a.vector, b.vector, algebra)
         made.append(Made(name, vector, "derived", a.position, how.method, f"{a.name} {algebra} {b.name}"))
     group = directions.assemble(made, states.residual_norm)
-    return group, _geometry(study, kept, group) if how.permutations else None
+    return group, _geometry(study, states, group) if how.permutations else None
 
 
-def _states(backend: Backend, by_contrast: dict[str, dict[str, tuple[Side, Side]]], positions: list[str]) -> States:
-    """Every distinct text once, at every position that some contrast reads; NaN where a text has no such position."""
-    wanted: dict[Text, None] = {}
-    for roles in by_contrast.values():
-        for pair in roles.values():
-            wanted.update(dict.fromkeys(t for side in pair for t in side if t is not None))
-    texts = list(wanted)
-    if not texts:
-        raise GatingError("directions: no answer is left to read from; set directions.filter=null, or more samples.")
-    with progress.bar("directions", len(texts), "prompts") as advance:
-        pooled, norm = backend.capture([list(p) for p, _ in texts], positions, [list(r) for _, r in texts], advance)
-    of = {(t, p): pooled[i, j] for i, t in enumerate(texts) for j, p in enumerate(positions)}
-    return States(of, norm)
-
-
-def _made(
-    contrast: Contrast, by_role: dict[str, tuple[Side, Side]], states: States, study: Study
-) -> tuple[Made, tuple[np.ndarray, np.ndarray]]:
-    """One contrast's direction, and the states [row, layer, hidden] of its sides that it was made from. Missing rows are
-    left out, of both sides where they are paired (and of both roles for I-Thou)."""
+def _roles(contrast: Contrast, by_role: dict[str, tuple[Side, Side]]) -> Roles:
     roles = [_present(pair) for pair in by_role.values()]
     if contrast.paired:
         both = list(zip(*(side for pair in by_role.values() for side in pair), strict=True))
@@ -87,25 +75,58 @@ def _made(
             f"steer.direction={contrast.name!r}: no prompt gave an answer to read {contrast.position} from; choose "
             "directions.position=last, or directions.filter=null."
         )
-    read = [(_read(states, pos, contrast.position), _read(states, neg, contrast.position)) for pos, neg in roles]
-    how, seed = study.run.directions, study.run.seed
-    found = [
-        directions.probe(p, n, seed) if how.method == "probe" else directions.mean_difference(p, n) for p, n in read
-    ]
-    one = Made(
-        contrast.name,
-        found[0] if len(found) == 1 else found[0] - found[1],
-        contrast.role,
-        contrast.position,
+    return Roles(contrast, roles)
+
+
+def _states(backend: Backend, every: Sequence[Roles], rows: bool) -> States:
+    """Every distinct text once through the model. Where nobody needs `rows`, each side's mean is formed beside the model, so
+    that what leaves it (or travels from a server) does not grow with the number of texts."""
+    keys = [(r.contrast.name, i, s) for r in every for i in range(len(r.sides)) for s in (0, 1)]
+    texts_of = {(r.contrast.name, i, s): pair[s] for r in every for i, pair in enumerate(r.sides) for s in (0, 1)}
+    position_of = {r.contrast.name: r.contrast.position for r in every}
+    positions = list(dict.fromkeys(position_of.values()))
+    texts = list(dict.fromkeys(t for side in texts_of.values() for t in side))
+    index = {t: i for i, t in enumerate(texts)}
+    weights = np.zeros((len(keys), len(texts), len(positions)))
+    for g, key in enumerate(keys):
+        for t in texts_of[key]:
+            weights[g, index[t], positions.index(position_of[key[0]])] += 1 / len(texts_of[key])
+    prompts, answers = [list(p) for p, _ in texts], [list(r) for _, r in texts]
+    with progress.bar("directions", len(texts), "prompts") as advance:
+        read, norm = backend.capture(
+            prompts, positions, answers, None if rows else weights, "texts that directions are read from", advance
+        )
+    if not rows:
+        return States(dict(zip(keys, read, strict=True)), {}, norm)
+    of = {
+        key: read[[index[t] for t in texts_of[key]], positions.index(position_of[key[0]])] for key in keys
+    }  # [row, layer, hidden]
+    return States({key: v.mean(axis=0, dtype="float64") for key, v in of.items()}, of, norm)
+
+
+def _made(roles: Roles, states: States, study: Study) -> Made:
+    """One contrast's direction."""
+    c, how, n_roles = roles.contrast, study.run.directions, len(roles.sides)
+
+    def found(role: int) -> np.ndarray:
+        keys = [(c.name, role, side) for side in (0, 1)]
+        if how.method == "probe":
+            return directions.probe(states.rows[keys[0]], states.rows[keys[1]], study.run.seed)
+        return states.mean[keys[0]] - states.mean[keys[1]]
+
+    positive, negative = roles.sides[0]
+    return Made(
+        c.name,
+        found(0) if n_roles == 1 else found(0) - found(1),
+        c.role,
+        c.position,
         how.method,
-        contrast.digest,
-        (len(roles[0][0]), len(roles[0][1])),
-        (min(len(set(pos)) for pos, _ in roles), min(len(set(neg)) for _, neg in roles)),
-        (read[0][0].mean(axis=0, dtype="float64"), read[0][1].mean(axis=0, dtype="float64"))
-        if len(read) == 1
-        else None,
+        c.digest,
+        (len(positive), len(negative)),
+        (min(len(set(p)) for p, _ in roles.sides), min(len(set(n)) for _, n in roles.sides)),
+        (states.mean[c.name, 0, 0], states.mean[c.name, 0, 1]) if n_roles == 1 else None,
+        c.texts,
     )
-    return one, read[0]
 
 
 def _present(pair: tuple[Side, Side]) -> tuple[list[Text], list[Text]]:
@@ -113,19 +134,18 @@ def _present(pair: tuple[Side, Side]) -> tuple[list[Text], list[Text]]:
     return positive, negative
 
 
-def _read(states: States, side: Sequence[Text], position: str) -> np.ndarray:
-    return np.stack([states.of[text, position] for text in side])
+def _sides(states: States, c: Contrast) -> tuple[np.ndarray, np.ndarray]:
+    return states.rows[c.name, 0, 0], states.rows[c.name, 0, 1]
 
 
-def _geometry(study: Study, kept: dict[str, tuple[np.ndarray, np.ndarray]], made: xr.Dataset) -> xr.Dataset:
+def _geometry(study: Study, states: States, made: xr.Dataset) -> xr.Dataset:
     """Cosines of every label-permuted contrast with every real direction: a null that keeps the activations' covariance
     (contrasts of one role only: a permuted I-Thou would need both)."""
     k, seed = study.run.directions.permutations, study.run.seed
     real = directions.unit(made["vector"].values.astype("float64"))
     own = [c for c in study.contrasts if c.role != "i_thou"]
-    cosine = np.stack([
-        np.einsum("klh,olh->okl", directions.unit(directions.permuted(*kept[c.name], c.paired, k, seed)), real) for c in own
-    ])  # fmt: skip
+    nulls = [directions.permuted(*_sides(states, c), c.paired, k, seed) for c in own]
+    cosine = np.stack([np.einsum("klh,olh->okl", directions.unit(null), real) for null in nulls])
     return xr.Dataset(
         {
             "permuted_cosine": (

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gating.errors import GatingError
 
-FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+LIGHT = ["*.json", "*.jinja", "*.model", "*.txt"]  # configuration and tokenizer
+FILES = [*LIGHT, "*.safetensors"]
 NOT_FILES = ["original/*", "onnx/*", "*/*.safetensors"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 TIMEOUT = 10.0  # seconds, to find out whether the hub can be reached
@@ -32,14 +33,18 @@ def is_folder(name: str) -> bool:
     return Path(name).expanduser().is_dir()
 
 
-def find(name: str, revision: str | None, offline: bool = False, weights: bool = True) -> tuple[Path, str | None]:
-    """The folder of a model and its commit (None for a local folder). `offline` never uses the network.
+def find(
+    name: str, revision: str | None, offline: bool = False, weights: bool = True, tokenizer: bool | None = None
+) -> tuple[Path, str | None]:
+    """The folder of a model and its commit (None for a local folder). `offline` never uses the network; without `weights`
+    config.json is enough, and the tokenizer where it is asked for.
 
     Raises GatingError saying what was looked for, where, and how to get it.
     """
+    tokenizer = weights if tokenizer is None else tokenizer
     if is_folder(name):
         folder = Path(name).expanduser()
-        missing = _missing(folder, weights)
+        missing = _missing(folder, weights, tokenizer)
         if missing:
             raise GatingError(
                 f"model.id={name}: the folder has no {missing}; a model folder holds config.json, safetensors weights "
@@ -48,10 +53,10 @@ def find(name: str, revision: str | None, offline: bool = False, weights: bool =
         return folder, None
     _check_id(name)
     found = _cached(name, revision)
-    if found and not _missing(found, weights):
+    if found and not _missing(found, weights, tokenizer):
         return found, found.name
-    got = _fetch(name, revision, FILES if weights else ["config.json"], offline)
-    missing = _missing(got, weights)
+    got = _fetch(name, revision, FILES if weights else LIGHT if tokenizer else ["config.json"], offline)
+    missing = _missing(got, weights, tokenizer)
     if missing:
         raise _unreachable(name, revision, f"it has no {missing}")
     return got, got.name
@@ -92,14 +97,14 @@ def _cached(name: str, revision: str | None) -> Path | None:
         return None
 
 
-def _missing(folder: Path, weights: bool) -> str | None:
-    """The first file that is missing for a model (or only its configuration) to load."""
+def _missing(folder: Path, weights: bool, tokenizer: bool) -> str | None:
+    """The first file that is missing for a model (or only its configuration, or tokenizer) to load."""
     if not (folder / "config.json").is_file():
         return "config.json"
+    if tokenizer and not any((folder / name).is_file() for name in TOKENIZERS):
+        return TOKENIZERS[0]
     if not weights:
         return None
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        return TOKENIZERS[0]
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return None if any(folder.glob("*.safetensors")) else "safetensors weights"

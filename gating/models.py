@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from gating import adapters, embedded, hub, tiny
@@ -84,6 +91,7 @@ class ModelConfig:
     revision: str | None = None  # branch, tag or commit on the hub; null is the main branch
     gguf_file: str | None = None  # kind=gguf: a file inside `id`, or its path
     architecture: str | None = None  # kind=tiny: llama, qwen2 or gemma2
+    remote: str | None = None  # the hub id under which an NDIF server serves it; null is `id`
     adapter: str | None = None  # a LoRA adapter to merge: a shipped name or a peft folder's path
     dtype: str = "auto"  # auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA for hf and gguf, else float32
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, ...
@@ -211,6 +219,59 @@ def training_prompts(cfg: ModelConfig) -> list[str]:
     return adapters.training_prompts(cfg.adapter) if cfg.adapter else []
 
 
+def served_as(cfg: ModelConfig) -> str:
+    """The hub id by which an NDIF server knows the model. Raises GatingError where it has none."""
+    if cfg.remote:
+        return cfg.remote
+    if cfg.kind != "hf" or hub.is_folder(str(cfg.id)) or cfg.adapter:
+        raise GatingError(
+            f"model.remote has no value, and a server knows models by a hub id only, not {cfg.id or cfg.name} "
+            f"({'with an adapter' if cfg.adapter else 'on this machine'}): say model.remote=org/name for one that serves these "
+            "very weights, or backend=local."
+        )
+    return str(cfg.id)
+
+
+def without_weights(cfg: ModelConfig, fingerprint: str, dtype: str | None) -> Loaded:
+    """The model's shape on torch's meta device, and its tokenizer: what a client of a server needs.
+
+    fingerprint, dtype: as the server has it. Raises GatingError where configuration or tokenizer cannot be had.
+    """
+    check(cfg)
+    revision, generation = None, None
+    tokenizer: PreTrainedTokenizerBase
+    with torch.device("meta"):
+        if cfg.kind == "tiny":
+            model, tokenizer = tiny.bare(str(cfg.architecture)), tiny.tokenizer(str(cfg.architecture))
+        else:
+            config, tokenizer, generation, revision = _light(cfg)
+            kernel = "eager" if config.model_type == "gemma2" else None
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
+    if generation is not None:
+        model.generation_config = generation
+    n_layers, hidden = _shape(cfg, model)
+    kind = DTYPES.get(str(dtype), torch.bfloat16)
+    return Loaded(
+        model, _ready(tokenizer), fingerprint, revision, torch.device("cpu"), kind, n_layers, hidden, cfg.name
+    )
+
+
+def _light(cfg: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase, GenerationConfig | None, str | None]:
+    """Configuration, tokenizer, generation settings and commit, from the hub's cache, the hub, or the embedded package."""
+    try:
+        folder, revision = hub.find(
+            served_as(cfg), cfg.revision, offline=cfg.kind == "embedded", weights=False, tokenizer=True
+        )
+    except GatingError:
+        if cfg.kind != "embedded":
+            raise
+        return *embedded.light(), None, None
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    has = (folder / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(folder, local_files_only=True) if has else None
+    return AutoConfig.from_pretrained(folder, local_files_only=True), tokenizer, generation, revision
+
+
 # ---------------------------------------------------------------------------------------------------- with weights
 def load(cfg: ModelConfig) -> Loaded:
     """The model, loaded once a process (the last one is kept). Raises GatingError where it cannot be had."""
@@ -242,17 +303,22 @@ def _load(cfg: ModelConfig) -> Loaded:
     else:
         folder, revision = (embedded.folder(), None) if cfg.kind == "embedded" else hub.find(str(cfg.id), cfg.revision)
         model, tokenizer = _from_folder(folder, dtype)
+    n_layers, hidden = _shape(cfg, model)
+    mark = fingerprint(model, adapters.digest(cfg.adapter) if cfg.adapter else "")
+    if cfg.adapter:
+        model = adapters.merge(model, cfg.adapter)
+    model = model.to(device).eval().requires_grad_(False)
+    return Loaded(model, _ready(tokenizer), mark, revision, device, dtype, n_layers, hidden, cfg.name)
+
+
+def _shape(cfg: ModelConfig, model: PreTrainedModel) -> tuple[int, int]:
     n_layers, hidden = len(_at(model, decoder_layers(model))), model.config.get_text_config().hidden_size
     if cfg.arch.layers not in (None, n_layers) or cfg.arch.hidden not in (None, hidden):
         raise GatingError(
             f"model.arch says {cfg.arch.layers} blocks of width {cfg.arch.hidden}, but {cfg.id or cfg.name} has "
             f"{n_layers} of width {hidden}; for another model than the one described use model=hf model.id=..."
         )
-    mark = fingerprint(model, adapters.digest(cfg.adapter) if cfg.adapter else "")
-    if cfg.adapter:
-        model = adapters.merge(model, cfg.adapter)
-    model = model.to(device).eval().requires_grad_(False)
-    return Loaded(model, _ready(tokenizer), mark, revision, device, dtype, n_layers, hidden, cfg.name)
+    return n_layers, hidden
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -1,7 +1,9 @@
 """What a plan does to activations. Imports torch only: this is the one module that travels to a remote server.
 
 Everything is vectorised over rows, so rows of different conditions share one forward pass. An edit on a row with
-strength 0 adds an exact zero, which leaves that row bit-identical to no intervention.
+strength 0 adds an exact zero, which leaves that row bit-identical to no intervention. An NDIF server on a GPU runs a
+job under autocast to the weights' precision, which would round the products here: each function that multiplies
+switches it off for itself (`exact`).
 
 An edit is a mapping of plain tensors:
     op          add, ablate, clamp, cap, floor or rotate
@@ -15,6 +17,11 @@ An edit is a mapping of plain tensors:
 """
 
 import torch
+
+
+def exact(h):
+    """No autocast on the device of `h` while this is entered: float32 products stay float32."""
+    return torch.autocast(h.device.type, enabled=False)
 
 
 def change_of(h, edit):
@@ -72,7 +79,8 @@ def apply_edits(h, edits, step, prompt_mask, last_mask, gates, block):
             gates[(block, i)] = ((h[:, -1].to(wide) * vector).sum(-1) > threshold)[:, None, None]
         if (step == 0 and scope == "generated") or (step > 0 and scope in ("prompt", "last")):
             continue
-        change = change_of(h.to(wide), edit)
+        with exact(h):
+            change = change_of(h.to(wide), edit)
         if step == 0:
             mask = last_mask if scope in ("last", "response") else prompt_mask
             change = change * mask.to(h.device, wide)[:, :, None]
@@ -85,7 +93,8 @@ def apply_edits(h, edits, step, prompt_mask, last_mask, gates, block):
 def last_token_readout(h, probes):
     """Projections on unit probes [probe, hidden] and the residual norm at the last token: [row, probe + 1] float32."""
     last = h[:, -1].to(torch.float32)
-    projections = last @ probes.to(h.device, torch.float32).T
+    with exact(h):
+        projections = last @ probes.to(h.device, torch.float32).T
     return torch.cat([projections, last.norm(dim=-1, keepdim=True)], dim=-1).detach().cpu()
 
 
@@ -126,11 +135,13 @@ def visit(model, layers, final, plan, step, trail):
     """Run one forward step of a plan: visit the blocks in execution order (nnsight requires it), one read and at most
     one write each, and append (what, block, tensor) to `trail`.
 
-    At step 0: `readout` [row, probe + 1] and `change` [row] a block, `lens` [row] a block where asked, then `score` and
+    At step 0 the seed of a sampled generation is set, where it is drawn. At step 0: `readout` [row, probe + 1] and `change` [row] a block, `lens` [row] a block where asked, then `score` and
     `kl` [row]. At later steps `readout` alone, and only where every step is asked for. final: the final norm and the
     unembedding.
     """
     edits, probes = plan["edits"], plan["probes"]
+    if step == 0 and plan["seed"] is not None:
+        torch.manual_seed(plan["seed"])
     read = step == 0 or plan["every_step"]
     touched = sorted(set(edits) | set(probes)) if read else sorted(edits)
     for block in touched:
@@ -158,12 +169,28 @@ def visit(model, layers, final, plan, step, trail):
             trail.append(("kl", -1, kl_to(logits, plan["reference"])))
 
 
+def new_tokens(result, width):
+    """The tokens behind the prompt, from ids [row, width + new]: [row, new] int32."""
+    return result[:, width:].to(torch.int32).detach().cpu()
+
+
+def pack(trail):
+    """The trail of `visit` as few tensors, so that little travels: {what: {block: [entry], value: [entry, row, ...]}},
+    entries in the order in which they came."""
+    out = {}
+    for what in dict.fromkeys(entry[0] for entry in trail):
+        some = [entry for entry in trail if entry[0] == what]
+        out[what] = {"block": torch.tensor([e[1] for e in some]), "value": torch.stack([e[2] for e in some])}
+    return out
+
+
 def pool(h, weights):
     """Positions as weights: [row, token, hidden] and [row, position, token] give [row, position, hidden] float32.
 
     A one-hot weight reads a token exactly, a uniform one a mean over a span.
     """
-    return torch.bmm(weights.to(h.device, torch.float32), h.to(torch.float32)).detach().cpu()
+    with exact(h):
+        return torch.bmm(weights.to(h.device, torch.float32), h.to(torch.float32)).detach().cpu()
 
 
 def token_norms(h):
@@ -171,11 +198,29 @@ def token_norms(h):
     return h.to(torch.float32).norm(dim=-1).detach().cpu()
 
 
-def read(layers, weights, trail):
-    """Append (pooled [row, position, hidden], norms [row, token]) of every block, in execution order."""
+def group_sums(pooled, groups):
+    """[row, position, hidden] and weights [group, row, position] give [group, hidden] float64. A position that a row does
+    not have is NaN, which only a group that asks for it gets."""
+    missing = torch.isnan(pooled)
+    sums = torch.einsum("grp,rph->gh", groups, torch.where(missing, 0.0, pooled.double()))
+    lacks = torch.einsum("grp,rph->gh", (groups != 0).double(), missing.double()) > 0
+    return torch.where(lacks, torch.nan, sums)
+
+
+def read(layers, weights, groups):
+    """What every block's residual stream holds at named positions, blocks visited in execution order.
+
+    weights: [row, position, token]; groups: [group, row, position] weights of the rows in each group's sum, or None for
+    every row by itself. Returns {state, norm}: state [row, position, block, hidden] float32, or [group, block, hidden]
+    float64; norm [block, row, token] float32.
+    """
+    states, norms = [], []
     for layer in layers:
         h = layer.output
-        trail.append((pool(h, weights), token_norms(h)))
+        pooled = pool(h, weights)
+        states.append(pooled if groups is None else group_sums(pooled, groups))
+        norms.append(token_norms(h))
+    return {"state": torch.stack(states, dim=-2), "norm": torch.stack(norms), "dtype": str(h.dtype)}
 
 
 def mean_nll(logits, targets, mask):

@@ -30,15 +30,18 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
     kept = store.read_group(study.store, group)
     done = kept["done"].values.copy()
     with progress.bar("answers that directions are read from", len(ids), "answers", done=int(done.sum())) as advance:
-        for start in range(0, len(ids), study.batch_rows):
-            if done[start : start + study.batch_rows].all():
-                continue
+
+        def one(start: int) -> list[list[int]]:
             batch = ids[start : start + study.batch_rows]
             sampling = (how.temperature, _seed(study.run.seed, group, start)) if how.temperature else None
-            out = backend.generate(batch, {}, how.response_tokens, sampling=sampling).tokens
+            about = f"answers {start} to {start + len(batch) - 1} that directions are read from"
+            return backend.generate(batch, {}, how.response_tokens, sampling=sampling, about=about).tokens
+
+        starts = [s for s in range(0, len(ids), study.batch_rows) if not done[s : s + study.batch_rows].all()]
+        for start, out in backend.each(one, starts):
             texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in out]
             store.write_rows(study.store, group, "answer", start, _filled(out, texts, how.response_tokens))
-            advance(len(batch))
+            advance(len(out))
     kept = store.read_group(study.store, group)
     return [row[row >= 0].tolist() for row in kept["token_ids"].values]
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gating import claims, config, directions, judges, models, prompts, store
+from gating import claims, config, directions, judges, models, prompts, store, taken
 from gating import conditions as resolve
 from gating.config import RunConfig
 from gating.directions import Contrast
@@ -130,18 +130,34 @@ def _overlaps(run: RunConfig, test: list[Prompt], contrasts: list[Contrast]) -> 
     return warnings
 
 
+def _deciding(run: RunConfig) -> dict[str, Any]:
+    out = {k: v for k, v in asdict(run).items() if k not in config.NOT_IN_KEY}
+    out["backend"] = {k: v for k, v in out["backend"].items() if k not in config.NOT_IN_KEY_OF_BACKEND}
+    return out
+
+
+def _device(run: RunConfig) -> str:
+    """Where the model runs: this machine's device type, or the server's address."""
+    if run.backend.name != "ndif":
+        return models.device_type(run.model)
+    from gating.remote import preflight  # nnsight is slow to import, and only a remote run asks here
+
+    return preflight.address(run.backend.host)
+
+
 def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast], family: dict[str, Any]) -> str:
     """A hash of everything that determines the result: settings, contents of prompts and personas, the model's
     identity, the device type and the versions of what computes."""
     installed = store.versions()
     material: dict[str, Any] = {
         "schema": store.SCHEMA_VERSION,
-        "config": {k: v for k, v in asdict(run).items() if k not in config.NOT_IN_KEY},
+        "config": _deciding(run),
+        "directions": taken.digest(run.directions.source) if run.directions.source else None,
         "test": prompts.digest(test),
         "contrasts": [(c.name, c.role, c.position, c.positive, c.negative) for c in contrasts],
         "claims": family,
         "model": models.identity(run.model),
-        "device": models.device_type(run.model),
+        "device": _device(run),
         "judge": judges.RULE_VERSION,
         "versions": {name: installed[name] for name in KEY_PACKAGES},
     }

@@ -49,19 +49,23 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+def bare(architecture: str) -> PreTrainedModel:
+    """A model of the right shape, its weights whatever transformers starts from."""
+    shape = {**_COMMON, **_SHAPES[architecture]}
+    if architecture == "llama":
+        return LlamaForCausalLM(LlamaConfig(**shape))
+    if architecture == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**shape))
+    # Gemma 2 caps its attention scores, which only the eager kernel does.
+    more: dict[str, Any] = {"query_pre_attn_scalar": 16, "sliding_window": 512, "attn_implementation": "eager"}
+    return Gemma2ForCausalLM(Gemma2Config(**shape, **more))
+
+
 def model(architecture: str) -> PreTrainedModel:
     """A random model, the same in every process, in float32. The global random state is left as it was."""
-    shape = {**_COMMON, **_SHAPES[architecture]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        if architecture == "llama":
-            made: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**shape))
-        elif architecture == "qwen2":
-            made = Qwen2ForCausalLM(Qwen2Config(**shape))
-        else:
-            # Gemma 2 caps its attention scores, which only the eager kernel does.
-            more: dict[str, Any] = {"query_pre_attn_scalar": 16, "sliding_window": 512, "attn_implementation": "eager"}
-            made = Gemma2ForCausalLM(Gemma2Config(**shape, **more))
+        made = bare(architecture)
         with torch.no_grad():
             # Weights large enough that every block matters and no two logits come close: text varies with the prompt.
             for name, p in sorted(made.named_parameters()):

@@ -19,7 +19,7 @@ def test_a_run_prints_a_table_and_where_the_report_and_the_store_are(tmp_path, c
     assert any("compliant" in line and "%" in line for line in lines)
     tree = gating.open_run(path)
     assert tree.attrs["status"] == "complete" and tree["outcomes"]["done"].all()
-    assert {"prompts", "conditions", "outcomes", "readouts", "directions"} == set(tree.children)
+    assert {"prompts", "conditions", "model", "outcomes", "readouts", "directions"} == set(tree.children)
     for name in (
         "config",
         "versions",

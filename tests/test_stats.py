@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, norm, ttest_1samp
 from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from gating import stats
@@ -63,6 +64,11 @@ def test_a_permutation_p_cannot_be_smaller_than_its_number_of_draws_allows():
 def test_holm_multiplies_the_smallest_p_by_the_size_of_the_family_and_leaves_what_is_missing_out():
     got = stats.holm([0.01, np.nan, 0.04, 0.03])
     assert got[[0, 2, 3]].tolist() == pytest.approx([0.03, 0.06, 0.06]) and np.isnan(got[1])
+
+
+def test_holm_is_statsmodels_holm():
+    p = np.random.default_rng(0).uniform(0, 0.2, 40).round(2)  # with ties
+    np.testing.assert_allclose(stats.holm(p), multipletests(p, method="holm")[1])
 
 
 def test_holm_of_nothing_is_nothing():

@@ -15,15 +15,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import httpx
+import tenacity
+
 from gating.errors import GatingError, choices
 from gating.judging import Item, Judgement
 from gating.judging.spec import JudgeSpec, render
-
-try:
-    import httpx
-    import tenacity
-except ImportError:
-    raise GatingError("A judge of kind=endpoint needs httpx and tenacity: pip install 'gating[judges]'.") from None
 
 MAY_PASS = (408, 409, 429)
 LONGEST_WAIT = 30.0  # seconds between two attempts

@@ -1,0 +1,237 @@
+"""One trace's way to the server and back: sent, noted, waited for, collected; sent again where that can help.
+
+`Remote.via` gives gating.backend the nnsight backend of a trace. It returns when the result is in the caller's variables,
+so a trace reads the same wherever it runs; other traces have their turn while it waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nnsight
+import numpy as np
+import tenacity
+import torch
+from nnsight.schema.request import RequestModel
+from nnsight.schema.response import Status
+from nnsight.tracing.backend import Backend as Runner
+from nnsight.tracing.tracer import save
+from nnsight.tracing.util import push
+
+from gating import ops
+from gating.backend import Call
+from gating.errors import GatingError, TooLarge
+from gating.remote import wire
+from gating.remote.ledger import Ledger
+from gating.remote.wire import Lost, Passing, Wire
+from gating.turns import Turn
+
+log = logging.getLogger(__name__)
+
+LOG = "remote.log"
+POLL = (0.05, 2.0)  # seconds between questions about a job: at first, and at most
+NO_ROOM = ("out of memory", "outofmemory", "exceeded the execution timeout")
+GO_ON = "Finished rows are kept, and so are the ids of jobs under way: give the same command again to go on."
+
+
+class Failed(GatingError):
+    """The block itself raised on the server."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how often, from backend.* (gating/config.py)."""
+
+    deadline: float = 3600.0
+    outage: float = 300.0
+    unknown: float = 60.0
+    attempts: int = 5
+
+
+@dataclass
+class Remote:
+    """A served model. env: what the server applies to it for each job (the attention kernel, as resolved here)."""
+
+    host: Wire
+    model_key: str
+    env: dict[str, Any]
+    ledger: Ledger
+    limits: Limits
+    in_flight: int
+    turn: Turn
+    folder: Path | None = None
+    first_wait: float = POLL[0]
+    _slots: threading.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = threading.Semaphore(self.in_flight)
+        nnsight.register("gating")  # gating.ops goes with the job, by value: the server does not have it
+
+    def via(self, call: Call) -> Runner:
+        return _Trace(self, call)
+
+    def run(self, call: Call, tracer: Any) -> dict[str, Any]:
+        """The values that a trace saved. Raises GatingError, TooLarge, or turns.Stopped."""
+        key = digest(call)
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Lost),
+            stop=tenacity.stop_after_attempt(self.limits.attempts),
+            wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
+            sleep=self._pause,
+            before_sleep=lambda state: self._note(call, f"sending it again: {_why(state)}"),
+            reraise=True,
+        )
+        try:
+            return again(self._once, call, key, tracer)
+        except Lost as e:
+            self._note(call, f"given up: {e}")
+            raise GatingError(
+                f"{self.host.url}: {call.about} failed {self.limits.attempts} times (last: {self.host.clean(e)}). {GO_ON}"
+            ) from None
+
+    def _once(self, call: Call, key: str, tracer: Any) -> dict[str, Any]:
+        """Send a trace, unless a job of it is under way, and collect its result."""
+        job = self.ledger.job(key)
+        payload = b"" if job else RequestModel.serialize(tracer, compress=True)
+        with self.turn.away(), self._slots:
+            if job is None:
+                job = self._patiently(call, self.host.submit, self.model_key, payload, self.env)
+                self.ledger.sent(key, job, call.about, len(payload))
+            else:
+                self.ledger.collected(key)
+            try:
+                content = self._patiently(call, self.host.fetch, self._wait(call, job))
+                values = wire.result(content)
+            except (Lost, TooLarge, Failed) as e:
+                self.ledger.lost(key, str(e))
+                raise
+            self.ledger.done(key, len(content))
+            return values
+
+    def _patiently(self, call: Call, ask: Callable[..., Any], *args: Any) -> Any:
+        """Ask the server, for as long as an outage may last. Errors in the request itself are not asked again."""
+        retry = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, Passing) and not isinstance(e, Lost)),
+            stop=tenacity.stop_after_delay(self.limits.outage),
+            wait=tenacity.wait_exponential_jitter(initial=0.5, max=15),
+            sleep=self._pause,
+            before_sleep=lambda state: self._note(call, f"asking again: {_why(state)}"),
+            reraise=True,
+        )
+        try:
+            return retry(ask, *args)
+        except Lost:
+            raise
+        except Passing as e:
+            raise self._silent(e) from None
+
+    def _silent(self, e: Exception) -> GatingError:
+        return GatingError(
+            f"backend.outage: {self.host.url} has not answered for {self.limits.outage:g} s ({self.host.clean(e)}). {GO_ON}"
+        )
+
+    def _wait(self, call: Call, job: str) -> str:
+        """The address of a job's result, once it has one."""
+        start = answered = time.monotonic()
+        pause, known = self.first_wait, False
+        while True:
+            now = time.monotonic()
+            try:
+                state = self.host.state(job)
+                answered = now
+            except Passing as e:
+                state = None
+                if now - answered > self.limits.outage:
+                    raise self._silent(e) from None
+            if state is not None:
+                known = True
+                if state.status == Status.COMPLETED:
+                    return str(state.data)
+                if state.status == Status.ERROR:
+                    raise self._failure(call, state.description)
+            elif not known and answered - start > self.limits.unknown:
+                raise Lost(f"the server knows nothing of this job after {self.limits.unknown:g} s")
+            if now - start > self.limits.deadline:
+                raise GatingError(
+                    f"backend.deadline: {call.about} had no result after {self.limits.deadline:g} s (state: "
+                    f"{state.status.value if state else 'unknown'}). {GO_ON} A larger backend.deadline=SECONDS waits longer."
+                )
+            self.turn.sleep(pause)
+            pause = min(pause * 1.5, POLL[1])
+
+    def _failure(self, call: Call, said: str) -> Exception:
+        """What a failed job's message says: the block's own error, no room, or a fault of the server that may pass."""
+        said = self.host.clean(said)
+        self._note(call, said)
+        last = said.strip().splitlines()[-1][:300] if said.strip() else "no message"
+        if any(mark in said.lower() for mark in NO_ROOM):
+            return TooLarge(
+                f"{call.about}: the server has not the room or the time for this job ({last}); lower backend.batch_rows "
+                f"or max_new_tokens. {GO_ON}"
+            )
+        if "Traceback (most recent call last)" in said or "ModuleNotFoundError" in said or "doesn't match" in said:
+            where = f" (all of it in {self.folder / LOG})" if self.folder else ""
+            return Failed(f"{call.about}: the job failed on {self.host.url}: {last}{where}. {GO_ON}")
+        return Lost(f"the server gave the job up ({last})")
+
+    def _pause(self, seconds: float) -> None:
+        with self.turn.away():
+            self.turn.sleep(seconds)
+
+    def _note(self, call: Call, text: str) -> None:
+        """Keep what the server said in the run's remote.log; one line of it for whoever watches."""
+        text = self.host.clean(text)
+        log.info("%s: %s", call.about, text.strip().splitlines()[-1][:200] if text.strip() else "")
+        if self.folder is not None:
+            stamp = datetime.now(UTC).isoformat(timespec="seconds")
+            with (self.folder / LOG).open("a", encoding="utf-8") as f:
+                f.write(f"== {stamp} {call.kind}: {call.about}\n{text}\n")
+
+
+class _Trace(Runner):
+    """The nnsight backend of one trace: its saved values are in the caller's variables when it returns."""
+
+    def __init__(self, remote: Remote, call: Call) -> None:
+        self.remote, self.call = remote, call
+
+    def __call__(self, tracer: Any) -> None:
+        values = self.remote.run(self.call, tracer)
+        for value in values.values():
+            save(value)
+        push(tracer.info.frame, values)
+
+
+def digest(call: Call) -> str:
+    """16 hex digits of what determines a trace's result: a job is found again by it, whatever order batches come in."""
+    h = hashlib.sha256(inspect.getsource(ops).encode())
+
+    def walk(x: Any) -> None:
+        if isinstance(x, dict):
+            for k in x:
+                h.update(repr(k).encode())
+                walk(x[k])
+        elif isinstance(x, list | tuple):
+            h.update(f"[{len(x)}".encode())
+            for each in x:
+                walk(each)
+        elif isinstance(x, torch.Tensor | np.ndarray):
+            array = np.ascontiguousarray(x)
+            h.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        else:
+            h.update(repr(x).encode() + b";")
+
+    walk((call.kind, call.content))
+    return h.hexdigest()[:16]
+
+
+def _why(state: tenacity.RetryCallState) -> str:
+    return str(state.outcome.exception()) if state.outcome else ""

@@ -1,0 +1,352 @@
+"""Remote execution without a server: taking turns, the ledger, what a refusal says, what results may hold."""
+
+import io
+import json
+import stat
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import zstandard
+
+from gating import cli, ops, taken
+from gating.backend import Call, in_halves
+from gating.errors import GatingError, TooLarge
+from gating.remote import preflight, wire
+from gating.remote.jobs import digest
+from gating.remote.ledger import Ledger
+from gating.remote.wire import Lost, Passing, Wire
+from gating.turns import Stopped, Turn, each
+
+KEY = "12345678-aaaa-4bbb-8ccc-123456789abc"
+
+
+# ------------------------------------------------------------------------------------------------------------- turns
+def test_only_one_computes_at_a_time_and_others_do_while_it_waits():
+    turn, computing, waiting, most = Turn(), [], [], [0]
+
+    def work(item):
+        computing.append(item)
+        assert len(computing) == 1
+        computing.remove(item)
+        with turn.away():
+            waiting.append(item)
+            most[0] = max(most[0], len(waiting))
+            time.sleep(0.05)
+            waiting.remove(item)
+        computing.append(item)
+        assert len(computing) == 1
+        computing.remove(item)
+        return item * 2
+
+    assert dict(each(work, range(6), 3, turn)) == {i: 2 * i for i in range(6)}
+    assert most[0] == 3
+
+
+def test_work_within_work_does_not_wait_for_itself():
+    turn = Turn()
+
+    def inner(x):
+        with turn.away():
+            time.sleep(0.01)
+        return x
+
+    def outer(x):
+        return sum(v for _, v in each(inner, [x, x], 2, turn))
+
+    assert dict(each(outer, [1, 2, 3], 2, turn)) == {1: 2, 2: 4, 3: 6}
+
+
+def test_what_is_under_way_when_another_piece_fails_is_still_given():
+    turn, given = Turn(), []
+
+    def work(item):
+        if item == 0:
+            raise ValueError("zero")
+        with turn.away():
+            time.sleep(0.1)
+        return item
+
+    with pytest.raises(ValueError, match="zero"):
+        for item, _ in each(work, [1, 0, 2, 3, 4, 5], 3, turn):
+            given.append(item)
+    assert 1 in given and 5 not in given
+
+
+def test_an_interrupt_ends_all_waiting():
+    turn, began = Turn(), time.monotonic()
+
+    def work(item):
+        with turn.away():
+            turn.sleep(0.01 if item == 0 else 30)
+
+    with pytest.raises(KeyboardInterrupt):
+        for _ in each(work, [0, 1], 2, turn):
+            raise KeyboardInterrupt
+    assert turn.stop.is_set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("gating"):
+            thread.join(5)
+    assert time.monotonic() - began < 5
+    with pytest.raises(Stopped):
+        turn.sleep(30)
+
+
+# ------------------------------------------------------------------------------------------------------------ ledger
+def test_a_job_is_found_again_after_a_kill_that_cut_a_line_short(tmp_path):
+    first = Ledger(tmp_path)
+    first.sent("call", "job-1", "rows", 100)
+    first.sent("other", "job-2", "rows", 50)
+    first.lost("other", "expired")
+    with first.path.open("a") as f:
+        f.write('{"call": "cut')
+    again = Ledger(tmp_path)
+    assert again.job("call") == "job-1"
+    assert again.job("other") is None
+    assert again.total == {"jobs": 2, "bytes_up": 150, "bytes_down": 0, "resubmitted": 1, "collected": 0}
+
+
+def test_only_the_owner_can_read_the_ids_of_jobs_and_a_complete_run_keeps_none(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.sent("call", "job-1", "rows", 1)
+    assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+    ledger.close()
+    assert not ledger.path.exists()
+
+
+def test_a_call_is_known_by_its_content_and_not_by_when_it_came():
+    def call(value, about="rows"):
+        return Call(
+            "read",
+            ({"input_ids": torch.tensor([[1, 2]])}, {3: [{"op": "add", "write": torch.full((2,), value)}]}),
+            about,
+        )
+
+    assert digest(call(1.0)) == digest(call(1.0, "said otherwise"))
+    assert digest(call(1.0)) != digest(call(1.0 + 2**-23))
+    assert digest(Call("a", (1, [2]), "")) != digest(Call("a", (1, 2), ""))
+
+
+# -------------------------------------------------------------------------------------------------------------- wire
+def answering(status: int, body: object) -> Wire:
+    made = Wire("http://host", KEY)
+    made.http = httpx.Client(
+        base_url="http://host", headers=made.http.headers,
+        transport=httpx.MockTransport(lambda request: httpx.Response(status, json=body)),
+    )  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize(("status", "detail", "error", "says"), [
+    (401, "Missing or invalid API key.", GatingError, "NDIF_API_KEY"),
+    (400, f"Invalid API key format: '{KEY}'.", GatingError, "NDIF_API_KEY"),
+    (403, "Invalid API key.", GatingError, "NDIF_API_KEY"),
+    (400, "Client nnsight version 0.8.1 is below the minimum supported 9.", GatingError, "below the minimum"),
+    (413, "too big", TooLarge, "no job of this size"),
+    (429, "slow down", Passing, "429"),
+    (503, "reconnecting", Passing, "reconnecting"),
+])  # fmt: skip
+def test_a_refusal_says_who_can_mend_it_and_never_the_key(status, detail, error, says):
+    with pytest.raises(error, match=says) as e:
+        answering(status, {"detail": detail}).submit("model", b"payload", {})
+    assert KEY not in str(e.value)
+    assert KEY not in repr(Wire("http://host", KEY))
+
+
+def test_a_job_that_is_not_known_is_none_and_not_an_error():
+    assert answering(404, {"detail": "No response"}).state("id") is None
+
+
+def packed(value) -> bytes:
+    out = io.BytesIO()
+    torch.save(value, out)
+    return zstandard.ZstdCompressor().compress(out.getvalue())
+
+
+def test_a_result_is_tensors_and_plain_values():
+    got = wire.result(
+        packed({"out": torch.arange(3), "read": {"score": {"block": torch.tensor([1])}}, "dtype": "torch.float32"})
+    )
+    assert got["out"].tolist() == [0, 1, 2]
+
+
+class Evil:
+    def __reduce__(self):
+        return (__import__("os").mkdir, ("made-by-a-server",))
+
+
+def test_a_result_with_code_in_it_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Passing, match="cannot be read"):
+        wire.result(packed({"out": Evil()}))
+    with pytest.raises(Passing):
+        wire.result(b"not a result")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_expired_result_is_lost_and_not_merely_late(monkeypatch):
+    monkeypatch.setattr(wire.httpx, "get", lambda url, timeout: httpx.Response(404))
+    with pytest.raises(Lost):
+        Wire("http://host", "").fetch("http://store/x")
+
+
+# --------------------------------------------------------------------------------------------------------- preflight
+def test_versions_that_clash_are_an_error_and_others_a_warning(monkeypatch):
+    monkeypatch.setattr(
+        preflight, "version", lambda name: {"nnsight": "0.8.1", "torch": "2.13.0+cpu", "transformers": "5.23.0"}[name]
+    )
+    assert preflight.compare({"nnsight": "0.8.1", "torch": "2.13.0", "transformers": "5.23.0"}) == []
+    assert "5.20.0" in preflight.compare({"nnsight": "0.8.0", "torch": "2.13.0", "transformers": "5.20.0"})[1]
+    with pytest.raises(GatingError, match=r"pip install nnsight==0\.7\.2"):
+        preflight.compare({"nnsight": "0.7.2"})
+
+
+def test_the_public_server_without_a_key_is_refused_before_anything_is_sent():
+    with pytest.raises(GatingError, match="NDIF_API_KEY has no value"):
+        preflight.check(Wire("https://api.ndif.us", ""), "org/name", None, "auto", False)
+
+
+def test_a_model_key_is_the_one_that_nnsight_makes(monkeypatch):
+    from nnsight.modeling import huggingface
+
+    from gating import models
+    from gating.backend import Backend
+    from tests.conftest import compose
+
+    lm = Backend(models.load(compose("model=tiny-llama")[0].model), 4).lm
+    monkeypatch.setitem(huggingface._ID_CACHE, "org/name", "org/name")
+    lm.repo_id, lm.revision = "org/name", None
+    assert lm.to_model_key() == preflight.model_key("org/name", None)
+
+
+@pytest.mark.parametrize(("given", "becomes"), [
+    ("backend=http://127.0.0.1:8401", ["backend=ndif", "backend.host='http://127.0.0.1:8401'"]),
+    ("backend=https://host.org/x", ["backend=ndif", "backend.host='https://host.org/x'"]),
+    ("backend=ndif", ["backend=ndif"]),
+])  # fmt: skip
+def test_a_hosts_address_is_a_choice_of_backend(given, becomes):
+    assert cli.backend_sugar([given, "data.n=2"]) == [*becomes, "data.n=2"]
+
+
+def test_a_dry_run_says_what_would_be_sent_and_asks_no_server(command):
+    code, lines = command("model=llama", "backend=ndif", "backend.host=http://127.0.0.1:9", "dry_run=true")
+    assert code == 0
+    assert any(line.startswith("up: at most") for line in lines)
+    assert any("answers: 6 of at most 32 rows" in line for line in lines)
+
+
+def test_a_model_without_a_hub_id_is_refused_with_the_remedy(command, tmp_path):
+    folder = tmp_path / "a-model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    code, lines = command("model=hf", f"model.id={folder}", "backend=ndif", "dry_run=true")
+    assert code == 2
+    assert "model.remote has no value" in " ".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------- what travels, ops
+def test_edits_and_projections_are_exact_under_autocast():
+    """As an NDIF server on a GPU runs a job."""
+    g = torch.Generator().manual_seed(0)
+    h, u = torch.randn(2, 3, 64, generator=g), torch.nn.functional.normalize(torch.randn(2, 1, 64, generator=g), dim=-1)
+    edit = {
+        "op": "ablate",
+        "scope": "all",
+        "write": u,
+        "measure": u,
+        "strength": torch.ones(2),
+        "target": torch.zeros(2),
+        "gate": None,
+    }
+    mask, weights = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 1, 3) / 3
+
+    def all_of_it():
+        return (
+            ops.apply_edits(h, [edit], 0, mask, mask, {}, 0), ops.last_token_readout(h, u[0]), ops.pool(h, weights),
+        )  # fmt: skip
+
+    plain = all_of_it()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (h @ u[0, 0]).dtype == torch.bfloat16  # autocast is on here
+        under = all_of_it()
+    for a, b in zip(plain, under, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_groups_sum_is_that_of_its_rows_and_a_missing_position_reaches_only_who_asks_for_it():
+    pooled = torch.arange(12.0).reshape(3, 2, 2)
+    pooled[2, 1] = torch.nan
+    groups = torch.zeros(2, 3, 2, dtype=torch.float64)
+    groups[0, 0, 0], groups[0, 1, 0] = 0.5, 0.5
+    groups[1, 2, 1] = 1.0
+    out = ops.group_sums(pooled, groups)
+    assert out[0].tolist() == [2.0, 3.0]
+    assert out[1].isnan().all()
+
+
+def test_a_batch_without_room_is_done_in_halves_down_to_one_row():
+    def do(rows):
+        if len(rows) > 2:
+            raise TooLarge("too large")
+        return [r * 2 for r in rows]
+
+    assert [v for _, part in in_halves(do, [1, 2, 3, 4, 5]) for v in part] == [2, 4, 6, 8, 10]
+
+    def never(rows):
+        raise TooLarge("never")
+
+    with pytest.raises(TooLarge):
+        in_halves(never, [1, 2])
+
+
+# ---------------------------------------------------------------------------------------------------------- directions
+def test_directions_of_another_run_give_the_same_answers_as_extracting_them(command, tmp_path):
+    import gating
+
+    asked = ("model=tiny-llama", "data.n=2", "controls.random=1", f"runs_dir={tmp_path}")
+    own = command(*asked)[1][-1].removeprefix("store: ")
+    code, lines = command(*asked, f"directions.source={own}")
+    assert code == 0
+    a, b = gating.open_run(own), gating.open_run(lines[-1].removeprefix("store: "))
+    assert a.attrs["key"] != b.attrs["key"]
+    assert (a["outcomes"]["token_ids"] == b["outcomes"]["token_ids"]).all()
+
+
+@pytest.mark.parametrize(("more", "says"), [
+    (["steer=evil"], "has no direction 'evil'"),
+    (["directions.questions=3"], "made from other texts"),
+    (["steer.direction=compliant@-2"], "has no direction"),
+])  # fmt: skip
+def test_directions_that_do_not_fit_are_refused_by_name(command, tmp_path, more, says):
+    asked = ("model=tiny-llama", "data.n=2", "controls.random=1", f"runs_dir={tmp_path}")
+    own = command(*asked)[1][-1].removeprefix("store: ")
+    code, lines = command(*asked, f"directions.source={own}", *more)
+    assert code == 2
+    assert says in " ".join(lines)
+
+
+def test_models_differ_by_their_signatures_and_not_by_their_rounding():
+    import xarray as xr
+
+    def signed(values, dtype="float32"):
+        return xr.Dataset({"signature": (("layer", "hidden"), values)}, attrs={"dtype": dtype})
+
+    v = np.random.default_rng(0).standard_normal((3, 8)).astype("float32")
+    a, rounded, other = (
+        signed(v),
+        signed(torch.tensor(v).bfloat16().float().numpy(), "bfloat16"),
+        signed(v[::-1].copy()),
+    )
+    assert taken.distance(a, rounded) < taken.tolerance(a, rounded)
+    assert taken.distance(a, other) > taken.tolerance(a, other)
+    assert taken.distance(a, signed(v[:2])) is None
+
+
+def test_the_ledgers_lines_are_json(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.sent("call", "job", "prompts a to b", 7)
+    ledger.done("call", 9)
+    assert [json.loads(x)["call"] for x in ledger.path.read_text().splitlines()] == ["call", "call"]
