@@ -97,6 +97,7 @@ class BackendConfig:
     deadline: float = 3600.0  # seconds that one job may take, its time in the queue included
     outage: float = 300.0  # seconds that the server may be silent before the run stops (and can be gone on with)
     unknown: float = 60.0  # seconds after which a job that the server knows nothing of is sent again
+    stalled: float = 600.0  # seconds after which a job that waits without any news is sent again
     attempts: int = 5  # times that one job is sent, where the server lost it
 
 
@@ -128,7 +129,7 @@ BACKENDS = ("local", "ndif", "simulation")
 
 # Settings that say where and how a run is done, not what comes out of it: no part of its key.
 NOT_IN_KEY = ("runs_dir", "force", "dry_run", "full_text")
-NOT_IN_KEY_OF_BACKEND = ("deploy", "in_flight", "deadline", "outage", "unknown", "attempts")
+NOT_IN_KEY_OF_BACKEND = ("deploy", "in_flight", "deadline", "outage", "unknown", "stalled", "attempts")
 
 
 def register() -> None:
@@ -173,7 +174,7 @@ def check(run: RunConfig) -> None:
             raise GatingError(f"{key}={value} is out of range: use a whole number from {low} to {high}.")
     if run.backend.name not in BACKENDS:
         raise GatingError(f"backend.name={run.backend.name!r}: use {choices(BACKENDS, run.backend.name)}.")
-    for key in ("deadline", "outage", "unknown"):
+    for key in ("deadline", "outage", "unknown", "stalled"):
         if not 0 < getattr(run.backend, key) <= 7 * 86400:
             raise GatingError(f"backend.{key}={getattr(run.backend, key)}: use a number of seconds, up to a week.")
     if run.data.split not in ("extract", "select", "test"):

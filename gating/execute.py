@@ -35,11 +35,12 @@ def execute(study: Study) -> str:
         backend, connection = _backend(study)
         extract.check_positions(study, backend)
         asked = _by_length(study, backend)
+        now = backend.signature()  # a server's first job: a key or version that it refuses leaves nothing behind
         if resumed:
             _check_same(study, backend, asked)
         else:
             _lay_out(study, backend, asked, connection)
-        signature = _same_model(study, backend)
+        signature = _same_model(study, now)
         if study.contrasts and not store.has_group(study.store, "directions"):
             _directions(study, backend, signature)
         done = store.read_group(study.store, "outcomes")["done"].all("condition").values
@@ -49,7 +50,16 @@ def execute(study: Study) -> str:
         store.set_attrs(study.store, {"status": "complete", "finished_at": store.now()})
         if connection is not None:
             connection.remote.ledger.close()
-    return f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
+    how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
+    return how + (_sent(connection, len(asked) * len(study.conditions)) if connection else "")
+
+
+def _sent(connection: Connection, rows: int) -> str:
+    total = connection.remote.ledger.total
+    up, down = (total[way] / rows / 1e3 for way in ("bytes_up", "bytes_down"))
+    again = f", {total['resubmitted']} of them sent again" if total["resubmitted"] else ""
+    found = f", {total['collected']} of an earlier process" if total["collected"] else ""
+    return f"\njobs: {total['jobs']}{again}{found}; {up:.1f} KB up and {down:.1f} KB down a row"
 
 
 def _backend(study: Study) -> tuple[Backend, Connection | None]:
@@ -76,10 +86,9 @@ def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
     store.add_group(study.store, "directions", made)
 
 
-def _same_model(study: Study, backend: Backend) -> xr.Dataset:
+def _same_model(study: Study, now: xr.Dataset) -> xr.Dataset:
     """The /model group: the model's signature, its residual stream for a text of fixed tokens. A store that was begun with
     another one is refused: a server may have other weights under the same name than it had."""
-    now = backend.signature()
     if not store.has_group(study.store, "model"):
         store.add_group(study.store, "model", now)
         return now
@@ -133,7 +142,7 @@ def _lay_out(
         "template_hash": chat.template_hash(loaded.tokenizer),
         "device": study.run.backend.name if connection else str(loaded.device),
         "dtype": str(loaded.dtype).removeprefix("torch."),
-        "server": json.dumps(connection.provenance() if connection else None),
+        **({"server": json.dumps(connection.provenance())} if connection else {}),
         "batch_rows": study.batch_rows,
         "block": study.block,
         "max_new_tokens": study.max_new_tokens,

@@ -49,7 +49,7 @@ def connect(study: Study) -> Connection:
         served.model_key,
         {"attn_implementation": loaded.model.config._attn_implementation},
         Ledger(study.folder),
-        Limits(how.deadline, how.outage, how.unknown, how.attempts),
+        Limits(how.deadline, how.outage, how.unknown, how.stalled, how.attempts),
         how.in_flight,
         turn,
         study.folder,

@@ -54,6 +54,7 @@ class Limits:
     deadline: float = 3600.0
     outage: float = 300.0
     unknown: float = 60.0
+    stalled: float = 600.0
     attempts: int = 5
 
 
@@ -71,6 +72,7 @@ class Remote:
     folder: Path | None = None
     first_wait: float = POLL[0]
     _slots: threading.Semaphore = field(init=False)
+    _passed: float = 0.0  # when the latest of the jobs that are done was sent
 
     def __post_init__(self) -> None:
         self._slots = threading.Semaphore(self.in_flight)
@@ -85,7 +87,7 @@ class Remote:
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Lost),
             stop=tenacity.stop_after_attempt(self.limits.attempts),
-            wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
             sleep=self._pause,
             before_sleep=lambda state: self._note(call, f"sending it again: {_why(state)}"),
             reraise=True,
@@ -103,18 +105,20 @@ class Remote:
         job = self.ledger.job(key)
         payload = b"" if job else RequestModel.serialize(tracer, compress=True)
         with self.turn.away(), self._slots:
+            sent = time.monotonic()
             if job is None:
                 job = self._patiently(call, self.host.submit, self.model_key, payload, self.env)
                 self.ledger.sent(key, job, call.about, len(payload))
             else:
                 self.ledger.collected(key)
             try:
-                content = self._patiently(call, self.host.fetch, self._wait(call, job))
+                content = self._patiently(call, self.host.fetch, self._wait(call, job, sent))
                 values = wire.result(content)
             except (Lost, TooLarge, Failed) as e:
                 self.ledger.lost(key, str(e))
                 raise
             self.ledger.done(key, len(content))
+            self._passed = max(self._passed, sent)
             return values
 
     def _patiently(self, call: Call, ask: Callable[..., Any], *args: Any) -> Any:
@@ -122,7 +126,7 @@ class Remote:
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, Passing) and not isinstance(e, Lost)),
             stop=tenacity.stop_after_delay(self.limits.outage),
-            wait=tenacity.wait_exponential_jitter(initial=0.5, max=15),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
             sleep=self._pause,
             before_sleep=lambda state: self._note(call, f"asking again: {_why(state)}"),
             reraise=True,
@@ -139,10 +143,10 @@ class Remote:
             f"backend.outage: {self.host.url} has not answered for {self.limits.outage:g} s ({self.host.clean(e)}). {GO_ON}"
         )
 
-    def _wait(self, call: Call, job: str) -> str:
+    def _wait(self, call: Call, job: str, sent: float) -> str:
         """The address of a job's result, once it has one."""
-        start = answered = time.monotonic()
-        pause, known = self.first_wait, False
+        start = answered = changed = time.monotonic()
+        pause, known, was = self.first_wait, False, None
         while True:
             now = time.monotonic()
             try:
@@ -154,10 +158,17 @@ class Remote:
                     raise self._silent(e) from None
             if state is not None:
                 known = True
+                if (now_is := (state.status, state.description)) != was:
+                    was, changed = now_is, now
                 if state.status == Status.COMPLETED:
                     return str(state.data)
                 if state.status == Status.ERROR:
                     raise self._failure(call, state.description)
+                # A server that was restarted keeps a job's state and not always the job. One that runs ends by itself;
+                # another is lost when jobs that were sent after it are done, or when nothing has happened for long.
+                patience = self.limits.unknown if self._passed > sent else self.limits.stalled
+                if state.status != Status.RUNNING and now - changed > patience:
+                    raise Lost(f"its state was {state.status.value} for {patience:g} s")
             elif not known and answered - start > self.limits.unknown:
                 raise Lost(f"the server knows nothing of this job after {self.limits.unknown:g} s")
             if now - start > self.limits.deadline:

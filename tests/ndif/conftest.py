@@ -13,6 +13,7 @@ from tests.conftest import compose
 from tests.ndif.server import Server
 
 PORT = int(os.environ.get("GATING_NDIF_TEST_PORT", "28401"))
+KEPT = os.environ.get("GATING_NDIF_TEST_ROOT")  # of a server that stays up from one run of the tests to the next
 SLOW = 8.0  # seconds that a job of the tiny model may run on the test server
 
 
@@ -25,12 +26,17 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    one = Server(tmp_path_factory.mktemp("ndif"), PORT, timeouts={"gating/tiny-llama": SLOW})
+    root = Path(KEPT).absolute() if KEPT else tmp_path_factory.mktemp("ndif")
+    one = Server(root, PORT, timeouts={"gating/tiny-llama": SLOW})
     try:
-        one.up()
+        if not (KEPT and one.serving()):
+            one.up()
         yield one
     finally:
-        one.down()
+        if not KEPT:
+            one.down()
+        for process in one.processes.values():
+            process.returncode = 0  # it stays up: nobody waits for it
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ def backend(server, tmp_path):
         wire, turn = Wire(server.url, ""), Turn()
         served = preflight.check(wire, models.served_as(cfg), None, "auto", False)
         loaded = models.without_weights(cfg, "", served.dtype)
-        given = Limits(**{"deadline": 120, "outage": 60, "unknown": 2, "attempts": 4, **limits})
+        given = Limits(**{"deadline": 120, "outage": 60, "unknown": 2, "stalled": 10, "attempts": 4, **limits})
         remote = Remote(wire, served.model_key, {}, Ledger(tmp_path), given, width, turn, tmp_path)
         return Backend(loaded, 8, remote.via, width, turn), remote
 

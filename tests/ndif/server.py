@@ -204,7 +204,7 @@ class Server:
 
     def kill_actor(self, model: str) -> None:
         """Ray's own way to end an actor, as NDIF does where it restarts or evicts one."""
-        self._ray(model, "ray.kill(ray.get_actor(actor.name, namespace=actor.ray_namespace), no_restart=True)")
+        self._ray(model, "ray.kill(ray.get_actor(actor.name, namespace=actor.ray_namespace), no_restart=False)")
 
     def _ray(self, model: str, then: str) -> str:
         script = (

@@ -84,7 +84,7 @@ def test_a_job_outlives_a_restart_of_the_api_and_is_not_sent_again(serving, back
 def test_a_server_that_stays_silent_ends_the_run_with_what_it_has_and_the_same_command_goes_on(
     serving, client, tmp_path
 ):
-    asked = ("model=tiny-llama", "data.n=30", "controls.random=2", "backend.outage=4", "max_new_tokens=24")
+    asked = ("model=tiny-llama", "data.n=30", "controls.random=2", "backend.outage=4", "backend.unknown=3", "backend.stalled=10", "max_new_tokens=24")
     first = client(tmp_path, *asked)
     until(lambda: done_rows(tmp_path) > 0, first)
     serving.stop("api", signal.SIGKILL)
