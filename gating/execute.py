@@ -7,7 +7,8 @@ generate, score under the unsteered model, judge, write, `done` last. A killed r
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -30,9 +31,8 @@ def execute(study: Study) -> str:
     """Bring the study's store to completion and say in a few words how: new, resumed or opened as it was."""
     if not study.run.force and _status(study) == "complete":
         return "opened: this run was finished before (force=true computes it again)"
-    with store.writer(study.folder):
+    with store.writer(study.folder), _backend(study) as (backend, connection):
         resumed = study.store.is_dir() and not study.run.force  # a forced run replaces its store when it has a new one
-        backend, connection = _backend(study)
         extract.check_positions(study, backend)
         asked = _by_length(study, backend)
         now = backend.signature()  # a server's first job: a key or version that it refuses leaves nothing behind
@@ -62,15 +62,20 @@ def _sent(connection: Connection, rows: int) -> str:
     return f"\njobs: {total['jobs']}{again}{found}; {up:.1f} KB up and {down:.1f} KB down a row"
 
 
-def _backend(study: Study) -> tuple[Backend, Connection | None]:
+@contextmanager
+def _backend(study: Study) -> Iterator[tuple[Backend, Connection | None]]:
     if study.run.backend.name == "ndif":
         connection = remote.connect(study)
-        return connection.backend, connection
+        try:
+            yield connection.backend, connection
+        finally:
+            connection.remote.host.close()
+        return
     backend = Backend(models.load(study.run.model), study.batch_rows)
     if study.run.backend.name == "simulation":
         nnsight.register("gating")
         backend.via = lambda call: LocalSimulationBackend(backend.lm)
-    return backend, None
+    yield backend, None
 
 
 def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:

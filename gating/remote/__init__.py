@@ -38,7 +38,17 @@ def connect(study: Study) -> Connection:
     run = study.run
     repo = models.served_as(run.model)
     wire = Wire(preflight.address(run.backend.host), preflight.key())
-    served = preflight.check(wire, repo, run.model.revision, run.model.dtype, run.backend.deploy)
+    try:
+        return _connected(
+            study, wire, preflight.check(wire, repo, run.model.revision, run.model.dtype, run.backend.deploy)
+        )
+    except BaseException:
+        wire.close()
+        raise
+
+
+def _connected(study: Study, wire: Wire, served: preflight.Served) -> Connection:
+    run = study.run
     for warning in served.warnings:
         progress.console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     fingerprint = hashlib.sha256(f"{wire.url} {served.model_key}".encode()).hexdigest()[:16]

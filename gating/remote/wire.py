@@ -48,6 +48,9 @@ class Wire:
             headers["ndif-api-key"] = self.key
         self.http = httpx.Client(base_url=self.url, timeout=self.timeout, headers=headers)
 
+    def close(self) -> None:
+        self.http.close()
+
     def clean(self, text: object) -> str:
         return str(text).replace(self.key, "(your key)") if self.key else str(text)
 

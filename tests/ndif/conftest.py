@@ -14,7 +14,7 @@ from tests.ndif.server import Server
 
 PORT = int(os.environ.get("GATING_NDIF_TEST_PORT", "28401"))
 KEPT = os.environ.get("GATING_NDIF_TEST_ROOT")  # of a server that stays up from one run of the tests to the next
-SLOW = 8.0  # seconds that a job of the tiny model may run on the test server
+SLOW = 12.0  # seconds that a job of the tiny model may run on the test server
 
 
 def pytest_collection_modifyitems(items):
@@ -76,6 +76,7 @@ def client(server):
         if process.poll() is None:
             process.kill()
             process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture
@@ -89,14 +90,17 @@ def backend(server, tmp_path):
     from gating.remote.wire import Wire
     from gating.turns import Turn
 
-    cfg = compose("model=tiny-llama")[0].model
+    cfg, wires = compose("model=tiny-llama")[0].model, []
 
     def make(width: int = 2, **limits: float) -> tuple[Backend, Remote]:
         wire, turn = Wire(server.url, ""), Turn()
+        wires.append(wire)
         served = preflight.check(wire, models.served_as(cfg), None, "auto", False)
         loaded = models.without_weights(cfg, "", served.dtype)
         given = Limits(**{"deadline": 120, "outage": 60, "unknown": 2, "stalled": 10, "attempts": 4, **limits})
         remote = Remote(wire, served.model_key, {}, Ledger(tmp_path), given, width, turn, tmp_path)
         return Backend(loaded, 8, remote.via, width, turn), remote
 
-    return make
+    yield make
+    for wire in wires:
+        wire.close()

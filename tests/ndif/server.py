@@ -139,7 +139,7 @@ class Server:
         self.install()
         self.export()
         if _get(f"{self.url}/ping") is not None:
-            raise SystemExit(
+            raise RuntimeError(
                 f"something answers at {self.url} already: `make ndif-down` first, or choose another --port"
             )
         for old in (self.root / "log").glob("*.log"):
@@ -200,13 +200,21 @@ class Server:
 
     def actor(self, model: str) -> int:
         """The process id of a model's actor, for a test that kills it."""
-        return int(self._ray(model, "print(actor.pid)"))
+        return int(self._ray(model, "print(actor.pid)").communicate(timeout=60)[0])
 
-    def kill_actor(self, model: str) -> None:
-        """Ray's own way to end an actor, as NDIF does where it restarts or evicts one."""
-        self._ray(model, "ray.kill(ray.get_actor(actor.name, namespace=actor.ray_namespace), no_restart=False)")
+    def killer(self, model: str) -> Callable[[], None]:
+        """What ends a model's actor when called, in Ray's own way, as NDIF does where it restarts one."""
+        kill = "ray.kill(ray.get_actor(actor.name, namespace=actor.ray_namespace), no_restart=False)"
+        process = self._ray(model, f"print('ready', flush=True); input(); {kill}; print('done')")
+        assert process.stdout is not None
+        process.stdout.readline()
 
-    def _ray(self, model: str, then: str) -> str:
+        def kill_it() -> None:
+            process.communicate("\n", timeout=60)
+
+        return kill_it
+
+    def _ray(self, model: str, then: str) -> subprocess.Popen:
         script = (
             "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)\n"
             "from ray.util.state import list_actors\n"
@@ -214,12 +222,10 @@ class Server:
             f"actor = found[0]\n{then}"
         )
         address = f"127.0.0.1:{self.port + 4}"
-        out = subprocess.run(
-            [str(self.python), "-c", script, address, model], env=self.environment(), capture_output=True, text=True,
-            cwd=self.root,
+        return subprocess.Popen(
+            [str(self.python), "-c", script, address, model], env=self.environment(), text=True, cwd=self.root,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        assert out.returncode == 0, out.stderr
-        return out.stdout.strip().splitlines()[-1] if out.stdout.strip() else ""
 
     def install(self) -> None:
         """The server's own environment, made once."""
@@ -247,7 +253,7 @@ class Server:
         while not ready():
             if time.monotonic() > deadline:
                 tails = "\n".join(f"== {p.name}\n{p.read_text()[-2000:]}" for p in (self.root / "log").glob("*.log"))
-                raise SystemExit(f"{what} did not start in {self.wait:.0f} s\n{tails}")
+                raise RuntimeError(f"{what} did not start in {self.wait:.0f} s\n{tails}")
             time.sleep(0.25)
 
     def _ray_folder(self) -> Path:
@@ -286,7 +292,10 @@ def main() -> None:
     given = parser.parse_args()
     server = Server(given.root.absolute(), given.port, given.models)
     start = time.monotonic()
-    {"up": server.up, "down": server.down, "install": server.install}[given.what]()
+    try:
+        {"up": server.up, "down": server.down, "install": server.install}[given.what]()
+    except RuntimeError as e:
+        sys.exit(str(e))
     if given.what == "up":
         print(f"NDIF serves {', '.join(server.models)} at {server.url} ({time.monotonic() - start:.0f} s)")
         for model in ("smollm", "tiny-llama"):

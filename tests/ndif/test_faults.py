@@ -13,6 +13,7 @@ import time
 import nnsight
 import numpy as np
 import pytest
+from nnsight.schema.config import CONFIG
 
 import gating
 from gating.errors import GatingError, TooLarge
@@ -35,6 +36,20 @@ def later(seconds: float, do):
         thread.join()
 
 
+@pytest.fixture
+def refused(command, monkeypatch, tmp_path, capsys):
+    """What the command line says, in one message and with nothing left behind, of a run that cannot begin."""
+
+    def go(host: str, *overrides: str, key: str = "") -> str:
+        monkeypatch.setattr(CONFIG.API, "APIKEY", key)
+        code, lines = command("model=tiny-llama", "data.n=2", f"backend={host}", f"runs_dir={tmp_path}", *overrides)
+        assert code == 2
+        assert not list(tmp_path.rglob("store.zarr"))
+        return " ".join(" ".join(lines).split())
+
+    return go
+
+
 def fails(process, seconds: float = 120) -> str:
     out = process.communicate(timeout=seconds)[0]
     assert process.returncode == 2, out
@@ -48,15 +63,13 @@ def under_way(folder) -> bool:
     return {x["call"] for x in lines if "job" in x} - {x["call"] for x in lines if "bytes_down" in x} != set()
 
 
-def long_answers(backend, n: int = 120):
+def long_answers(backend, n: int = 250):
     """A job that takes some seconds."""
     return backend.generate([[5, 9, 30 + i % 60] for i in range(48)], {}, n).tokens
 
 
-def test_a_host_that_is_not_there_is_one_message_and_leaves_nothing(client, tmp_path):
-    said = fails(client(tmp_path, "model=tiny-llama", "data.n=2", host="http://127.0.0.1:9"))
-    assert "backend.host: no NDIF server answers at http://127.0.0.1:9" in said
-    assert not list(tmp_path.rglob("store.zarr"))
+def test_a_host_that_is_not_there_is_one_message_and_leaves_nothing(refused):
+    assert "backend.host: no NDIF server answers at http://127.0.0.1:9" in refused("http://127.0.0.1:9")
 
 
 def test_a_server_that_goes_away_while_jobs_are_sent_is_waited_for(serving, backend):
@@ -84,7 +97,15 @@ def test_a_job_outlives_a_restart_of_the_api_and_is_not_sent_again(serving, back
 def test_a_server_that_stays_silent_ends_the_run_with_what_it_has_and_the_same_command_goes_on(
     serving, client, tmp_path
 ):
-    asked = ("model=tiny-llama", "data.n=30", "controls.random=2", "backend.outage=4", "backend.unknown=3", "backend.stalled=10", "max_new_tokens=24")
+    asked = (
+        "model=tiny-llama",
+        "data.n=30",
+        "controls.random=2",
+        "backend.outage=4",
+        "backend.unknown=3",
+        "backend.stalled=10",
+        "max_new_tokens=24",
+    )
     first = client(tmp_path, *asked)
     until(lambda: done_rows(tmp_path) > 0, first)
     serving.stop("api", signal.SIGKILL)
@@ -99,18 +120,19 @@ def test_a_server_that_stays_silent_ends_the_run_with_what_it_has_and_the_same_c
     assert run["outcomes"]["done"].values.all()
 
 
-def test_a_killed_model_actor_costs_one_more_try(serving, backend):
+def test_a_killed_worker_process_costs_one_more_try(serving, backend):
     here, remote = backend()
-    with later(1.0, lambda: os.kill(serving.actor("tiny-llama"), signal.SIGKILL)):
+    pid = serving.actor("tiny-llama")
+    with later(1.0, lambda: os.kill(pid, signal.SIGKILL)):
         assert len(long_answers(here)) == 48
     assert remote.ledger.total["resubmitted"] >= 1
 
 
-def test_an_actor_that_is_evicted_mid_job_costs_one_more_try(serving, backend):
+def test_an_actor_that_the_server_ends_mid_job_costs_at_most_one_more_try(serving, backend):
     here, remote = backend()
-    with later(1.0, lambda: serving.kill_actor("tiny-llama")):
+    with later(1.0, serving.killer("tiny-llama")):
         assert len(long_answers(here)) == 48
-    assert remote.ledger.total["jobs"] >= 1
+    assert remote.ledger.total["resubmitted"] <= 1  # NDIF may put the job back into its queue by itself
 
 
 def test_a_job_that_exceeds_the_servers_time_is_done_in_halves(serving, backend):
@@ -158,8 +180,7 @@ def test_an_error_in_the_block_names_the_rows_is_not_tried_again_and_leaves_its_
 
 def test_a_job_that_the_server_knows_nothing_of_is_sent_again(serving, backend):
     here, remote = backend()
-    real, remote.host.submit = remote.host.submit, lambda *a: remote.host.__dict__.pop("submit") and "0" * 32
-    remote.host.submit = _once(lambda *a: "0" * 32, real)
+    remote.host.submit = _once(lambda *a: "0" * 32, remote.host.submit)
     assert len(here.generate(ROWS, {}, 4).tokens) == 8
     assert remote.ledger.total["resubmitted"] == 1
 
@@ -187,9 +208,8 @@ def test_an_expired_result_is_computed_again(serving, backend):
     ("", "a job without a key"), ("99999999-9999-4999-8999-999999999999", "does not accept this key"),
     ("not-a-key-at-all-77", "does not accept this key"),
 ])  # fmt: skip
-def test_a_missing_or_wrong_key_is_one_message_and_never_told(serving, client, tmp_path, key, said):
-    host = serving.start_front("ndif_keys:app")
-    out = fails(client(tmp_path, "model=tiny-llama", "data.n=2", host=host, NDIF_API_KEY=key))
+def test_a_missing_or_wrong_key_is_one_message_and_never_told(serving, refused, tmp_path, key, said):
+    out = refused(serving.start_front("ndif_keys:app"), key=key)
     assert said in out
     assert "NDIF_API_KEY" in out
     assert not key or key not in out + "".join(
@@ -204,21 +224,19 @@ def test_the_right_key_is_accepted_and_written_nowhere(serving, client, tmp_path
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
 
 
-def test_a_server_that_wants_another_version_is_one_message(serving, client, tmp_path):
+def test_a_server_that_wants_another_version_is_one_message(serving, refused):
     host = serving.start_front("ndif.services.api.app:app", NDIF_MIN_NNSIGHT_VERSION="99")
-    said = fails(client(tmp_path, "model=tiny-llama", "data.n=2", host=host))
-    assert "below the minimum supported 99" in said
+    assert "below the minimum supported 99" in refused(host)
 
 
-def test_a_model_that_is_not_served_is_named_with_those_that_are(client, tmp_path):
-    said = fails(client(tmp_path, "model=tiny-llama", "model.remote=gating/tiny-lama", "data.n=2"))
+def test_a_model_that_is_not_served_is_named_with_those_that_are(serving, refused):
+    said = refused(serving.url, "model.remote=gating/tiny-lama")
     assert "does not serve gating/tiny-lama" in said
     assert "did you mean gating/tiny-llama?" in said
 
 
-def test_another_precision_than_the_served_one_is_refused(client, tmp_path):
-    said = fails(client(tmp_path, "model=tiny-llama", "model.dtype=bfloat16", "data.n=2"))
-    assert "serves gating/tiny-llama in float32" in said
+def test_another_precision_than_the_served_one_is_refused(serving, refused):
+    assert "serves gating/tiny-llama in float32" in refused(serving.url, "model.dtype=bfloat16")
 
 
 def test_a_client_killed_with_jobs_in_flight_collects_them_and_ends_as_an_undisturbed_one(serving, client, tmp_path):
@@ -291,5 +309,7 @@ def done_rows(folder) -> int:
 def test_a_wire_that_meets_no_server_says_so_after_its_patience(tmp_path):
     from gating.remote.wire import Passing
 
+    wire = Wire("http://127.0.0.1:9", "")
     with pytest.raises(Passing, match="does not answer"):
-        Wire("http://127.0.0.1:9", "").get("/ping")
+        wire.get("/ping")
+    wire.close()
