@@ -79,7 +79,7 @@ def show(study: Study, console: Console) -> None:
         + f"{sum(need.values()) / 1e9:.1f} GB ({', '.join(f'{k} {v / 1e9:.1f}' for k, v in need.items())})",
     ]
     if study.run.backend.name == "ndif":
-        from gating.remote import estimate  # nnsight is slow to import
+        from gating.remote import client, estimate  # nnsight is slow to import
 
-        lines += [f"server: {models.served_as(study.run.model)}, nothing is sent now", *estimate.told(study, tokens)]
+        lines += [f"server: {client.served_as(study.run.model)}, nothing is sent now", *estimate.told(study, tokens)]
     console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)

@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -203,13 +202,13 @@ def tokenizer_only(cfg: ModelConfig) -> PreTrainedTokenizerBase | None:
     """The tokenizer, or None where it is not on this machine."""
     check(cfg)
     if cfg.kind == "tiny":
-        return _ready(tiny.tokenizer(str(cfg.architecture)))
+        return ready(tiny.tokenizer(str(cfg.architecture)))
     try:
         if cfg.kind == "gguf":
             path = hub.gguf_path(cfg.id, str(cfg.gguf_file), cfg.revision, offline=True)
-            return _ready(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
+            return ready(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
         folder = embedded.cached() if cfg.kind == "embedded" else hub.find(str(cfg.id), cfg.revision, True, False)[0]
-        return _ready(AutoTokenizer.from_pretrained(folder, local_files_only=True)) if folder else None
+        return ready(AutoTokenizer.from_pretrained(folder, local_files_only=True)) if folder else None
     except (GatingError, OSError, ValueError):
         return None
 
@@ -217,59 +216,6 @@ def tokenizer_only(cfg: ModelConfig) -> PreTrainedTokenizerBase | None:
 def training_prompts(cfg: ModelConfig) -> list[str]:
     """Texts that the model's adapter was trained on, where its recipe names them: a test on these is no test."""
     return adapters.training_prompts(cfg.adapter) if cfg.adapter else []
-
-
-def served_as(cfg: ModelConfig) -> str:
-    """The hub id by which an NDIF server knows the model. Raises GatingError where it has none."""
-    if cfg.remote:
-        return cfg.remote
-    if cfg.kind != "hf" or hub.is_folder(str(cfg.id)) or cfg.adapter:
-        raise GatingError(
-            f"model.remote has no value, and a server knows models by a hub id only, not {cfg.id or cfg.name} "
-            f"({'with an adapter' if cfg.adapter else 'on this machine'}): say model.remote=org/name for one that serves these "
-            "very weights, or backend=local."
-        )
-    return str(cfg.id)
-
-
-def without_weights(cfg: ModelConfig, fingerprint: str, dtype: str | None) -> Loaded:
-    """The model's shape on torch's meta device, and its tokenizer: what a client of a server needs.
-
-    fingerprint, dtype: as the server has it. Raises GatingError where configuration or tokenizer cannot be had.
-    """
-    check(cfg)
-    revision, generation = None, None
-    tokenizer: PreTrainedTokenizerBase
-    with torch.device("meta"):
-        if cfg.kind == "tiny":
-            model, tokenizer = tiny.bare(str(cfg.architecture)), tiny.tokenizer(str(cfg.architecture))
-        else:
-            config, tokenizer, generation, revision = _light(cfg)
-            kernel = "eager" if config.model_type == "gemma2" else None
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
-    if generation is not None:
-        model.generation_config = generation
-    n_layers, hidden = _shape(cfg, model)
-    kind = DTYPES.get(str(dtype), torch.bfloat16)
-    return Loaded(
-        model, _ready(tokenizer), fingerprint, revision, torch.device("cpu"), kind, n_layers, hidden, cfg.name
-    )
-
-
-def _light(cfg: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase, GenerationConfig | None, str | None]:
-    """Configuration, tokenizer, generation settings and commit, from the hub's cache, the hub, or the embedded package."""
-    try:
-        folder, revision = hub.find(
-            served_as(cfg), cfg.revision, offline=cfg.kind == "embedded", weights=False, tokenizer=True
-        )
-    except GatingError:
-        if cfg.kind != "embedded":
-            raise
-        return *embedded.light(), None, None
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    has = (folder / "generation_config.json").is_file()
-    generation = GenerationConfig.from_pretrained(folder, local_files_only=True) if has else None
-    return AutoConfig.from_pretrained(folder, local_files_only=True), tokenizer, generation, revision
 
 
 # ---------------------------------------------------------------------------------------------------- with weights
@@ -303,15 +249,16 @@ def _load(cfg: ModelConfig) -> Loaded:
     else:
         folder, revision = (embedded.folder(), None) if cfg.kind == "embedded" else hub.find(str(cfg.id), cfg.revision)
         model, tokenizer = _from_folder(folder, dtype)
-    n_layers, hidden = _shape(cfg, model)
+    n_layers, hidden = shape(cfg, model)
     mark = fingerprint(model, adapters.digest(cfg.adapter) if cfg.adapter else "")
     if cfg.adapter:
         model = adapters.merge(model, cfg.adapter)
     model = model.to(device).eval().requires_grad_(False)
-    return Loaded(model, _ready(tokenizer), mark, revision, device, dtype, n_layers, hidden, cfg.name)
+    return Loaded(model, ready(tokenizer), mark, revision, device, dtype, n_layers, hidden, cfg.name)
 
 
-def _shape(cfg: ModelConfig, model: PreTrainedModel) -> tuple[int, int]:
+def shape(cfg: ModelConfig, model: PreTrainedModel) -> tuple[int, int]:
+    """Blocks and width. Raises GatingError where model.arch says otherwise."""
     n_layers, hidden = len(_at(model, decoder_layers(model))), model.config.get_text_config().hidden_size
     if cfg.arch.layers not in (None, n_layers) or cfg.arch.hidden not in (None, hidden):
         raise GatingError(
@@ -338,7 +285,8 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
         ) from e
 
 
-def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Padding on the left, with a token for it."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -350,3 +350,23 @@ def test_the_ledgers_lines_are_json(tmp_path):
     ledger.sent("call", "job", "prompts a to b", 7)
     ledger.done("call", 9)
     assert [json.loads(x)["call"] for x in ledger.path.read_text().splitlines()] == ["call", "call"]
+
+
+def test_a_simulated_server_gives_what_this_process_gives(tmp_path):
+    """In processes of its own: the simulation leaves sys.path in another order."""
+    import os
+    import subprocess
+    import sys
+
+    import gating
+
+    stores = []
+    for backend in ("local", "simulation"):
+        asked = ("model=tiny-llama", "data.n=2", "controls.random=1", f"backend={backend}", f"runs_dir={tmp_path}")
+        command = [sys.executable, "-m", "gating.run", *asked]
+        out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ})
+        assert out.returncode == 0, out.stdout + out.stderr
+        stores.append(gating.open_run(out.stdout.strip().splitlines()[-1].removeprefix("store: ")))
+    here, there = stores
+    assert (here["outcomes"]["token_ids"] == there["outcomes"]["token_ids"]).all()
+    np.testing.assert_allclose(here["readouts"]["projection"], there["readouts"]["projection"], atol=1e-4)

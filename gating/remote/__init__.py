@@ -11,9 +11,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from gating import models, progress
+from gating import progress
 from gating.backend import Backend
-from gating.remote import preflight
+from gating.remote import client, preflight
 from gating.remote.jobs import Limits, Remote
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Wire
@@ -36,7 +36,7 @@ class Connection:
 def connect(study: Study) -> Connection:
     """Raises GatingError for everything that can be found wrong before a job is sent."""
     run = study.run
-    repo = models.served_as(run.model)
+    repo = client.served_as(run.model)
     wire = Wire(preflight.address(run.backend.host), preflight.key())
     try:
         return _connected(
@@ -52,7 +52,7 @@ def _connected(study: Study, wire: Wire, served: preflight.Served) -> Connection
     for warning in served.warnings:
         progress.console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     fingerprint = hashlib.sha256(f"{wire.url} {served.model_key}".encode()).hexdigest()[:16]
-    loaded = models.without_weights(run.model, fingerprint, served.dtype)
+    loaded = client.without_weights(run.model, fingerprint, served.dtype)
     how, turn = run.backend, Turn()
     remote = Remote(
         wire,
