@@ -12,10 +12,11 @@ import numpy as np
 import xarray as xr
 
 from gating import chat, directions, judges, plan, store
-from gating.backend import Backend, Generation, Readouts
+from gating.backend import Backend
 from gating.errors import TooLarge
 from gating.interventions import Condition
 from gating.prompts import Prompt
+from gating.readouts import Generation, Readouts
 from gating.store import TEXT
 from gating.study import Study
 

@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from gating import blocks, chat, plan, progress, prompts, store
-from gating.backend import Backend, Readouts
+from gating.backend import Backend
 from gating.errors import GatingError
 from gating.interventions import Condition
+from gating.readouts import Readouts
 from gating.store import TEXT
 from gating.study import Study
 

@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gating import chat, models, prompts
-from gating.backend import Backend, Readouts
+from gating.backend import Backend
 from gating.conf import conf_dir
 from gating.interventions import Condition, Intervention
 from gating.plan import lower
+from gating.readouts import Readouts
 
 
 def model_config(name: str) -> models.ModelConfig:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from gating import chat, judges, ops, prompts
-from gating.backend import Backend, Readouts
+from gating.backend import Backend
 from gating.interventions import Condition, Intervention
 from gating.models import decoder_layers
 from gating.plan import lower
+from gating.readouts import Readouts
 from tests.oracle import greedy
 from tests.test_backend import asked, two_directions
 
