@@ -124,8 +124,8 @@ def kl_to(logits, reference):
 
 def lens(h, norm, head, token_ids, softcap):
     """The refusal log-odds that the residual stream already carries: the last token of `h` through the final norm and
-    the unembedding (the logit lens): [row] float32. norm, head: the model's own modules; softcap: its logit cap or 0."""
-    logits = head.forward(norm.forward(h[:, -1:]))[:, 0]
+    the unembedding (the logit lens): [row] float32. norm, head: the model's own modules, as nnsight calls them (also where a server splits them); softcap: its logit cap or 0."""
+    logits = head(norm(h[:, -1:]))[:, 0]
     if softcap:
         logits = torch.tanh(logits / softcap) * softcap
     return log_odds(logits, token_ids)
@@ -159,9 +159,7 @@ def visit(model, layers, final, plan, step, trail):
         if step == 0 and block in edits:
             trail.append(("change", block, relative_change(before, h)))
         if step == 0 and plan["lens"] and block in probes:
-            trail.append(
-                ("lens", block, lens(h, final[0]._module, final[1]._module, plan["score_ids"], plan["softcap"]))
-            )
+            trail.append(("lens", block, lens(h, final[0], final[1], plan["score_ids"], plan["softcap"])))
     if step == 0 and plan["score_ids"] is not None:
         logits = model.output.logits[:, -1]
         trail.append(("score", -1, log_odds(logits, plan["score_ids"])))

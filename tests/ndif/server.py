@@ -44,6 +44,8 @@ class Server:
     threads: int = 2
     timeouts: Mapping[str, float] = field(default_factory=dict)  # seconds that one job may run, by model
     wait: float = 180.0  # seconds that a component may take to start
+    # the server's own environment: GATING_NDIF_VENV, else .ndif/venv of the working folder
+    venv: Path = field(default_factory=lambda: Path(os.environ.get("GATING_NDIF_VENV", ".ndif/venv")).absolute())
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)  # that this process started
 
     @property
@@ -54,11 +56,6 @@ class Server:
     def client_home(self) -> Path:
         """An HF_HOME with the models' configurations and tokenizers, and no weights: what a client needs."""
         return self.root / "client"
-
-    @property
-    def venv(self) -> Path:
-        """The server's environment: GATING_NDIF_VENV, else .ndif/venv of the working folder."""
-        return Path(os.environ.get("GATING_NDIF_VENV", ".ndif/venv")).absolute()
 
     @property
     def python(self) -> Path:
