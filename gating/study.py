@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gating import claims, config, directions, judges, models, prompts, store, taken
+from gating import claims, config, directions, hosts, judges, models, prompts, store, taken
 from gating import conditions as resolve
 from gating.config import RunConfig
 from gating.directions import Contrast
@@ -140,9 +140,7 @@ def _device(run: RunConfig) -> str:
     """Where the model runs: this machine's device type, or the server's address."""
     if run.backend.name != "ndif":
         return models.device_type(run.model)
-    from gating.remote import preflight  # nnsight is slow to import, and only a remote run asks here
-
-    return preflight.address(run.backend.host)
+    return hosts.address(run.backend.host)
 
 
 def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast], family: dict[str, Any]) -> str:

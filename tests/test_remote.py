@@ -209,6 +209,21 @@ def test_the_public_server_without_a_key_is_refused_before_anything_is_sent():
         preflight.check(Wire("https://api.ndif.us", ""), "org/name", None, "auto", False)
 
 
+@pytest.mark.parametrize(("url", "key", "warned"), [
+    ("http://gpu.example.org:8401", KEY, True), ("http://gpu.example.org:8401", "", False), ("http://127.0.0.1:8401", KEY, False),
+    ("https://gpu.example.org", KEY, False),
+])  # fmt: skip
+def test_a_key_that_would_travel_in_the_clear_is_warned_of(url, key, warned, monkeypatch):
+    served = {"repo_id": "org/name", "revision": None, "dtype": "torch.bfloat16", "application_state": "RUNNING"}
+    told = {"/ping": "pong", "/env": {}, "/status": {"deployments": {"a": served}}}
+    one = Wire(url, key)
+    monkeypatch.setattr(one, "get", told.__getitem__)
+    found = preflight.check(one, "org/name", None, "auto", False)
+    one.close()
+    assert found.dtype == "bfloat16"
+    assert any("not encrypted" in w for w in found.warnings) == warned
+
+
 def test_a_model_key_is_the_one_that_nnsight_makes(monkeypatch):
     from nnsight.modeling import huggingface
 
@@ -370,3 +385,16 @@ def test_a_simulated_server_gives_what_this_process_gives(tmp_path):
     here, there = stores
     assert (here["outcomes"]["token_ids"] == there["outcomes"]["token_ids"]).all()
     np.testing.assert_allclose(here["readouts"]["projection"], there["readouts"]["projection"], atol=1e-4)
+
+
+def test_a_store_that_was_begun_with_other_weights_under_the_same_name_is_not_gone_on_with(command, tmp_path):
+    from gating import store
+
+    asked = ("model=tiny-llama", "data.n=2", "controls.random=1", f"runs_dir={tmp_path}")
+    path = store.locate(command(*asked)[1][-1].removeprefix("store: "))
+    begun = store.read_group(path, "model")
+    store.add_group(path, "model", begun.assign(signature=-begun["signature"]))
+    store.set_attrs(path, {"status": "running"})
+    code, lines = command(*asked)
+    assert code == 2
+    assert "was begun with other weights" in " ".join(lines)

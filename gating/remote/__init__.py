@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from gating import progress
+from gating import hosts, progress
 from gating.backend import Backend
 from gating.remote import client, preflight
 from gating.remote.jobs import Limits, Remote
@@ -37,7 +37,7 @@ def connect(study: Study) -> Connection:
     """Raises GatingError for everything that can be found wrong before a job is sent."""
     run = study.run
     repo = client.served_as(run.model)
-    wire = Wire(preflight.address(run.backend.host), preflight.key())
+    wire = Wire(hosts.address(run.backend.host), hosts.key())
     try:
         return _connected(
             study, wire, preflight.check(wire, repo, run.model.revision, run.model.dtype, run.backend.deploy)

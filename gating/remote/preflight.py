@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
-
-from nnsight.schema.config import CONFIG
 
 from gating.errors import GatingError, choices
 from gating.remote.wire import LOGIN, Passing, Wire
@@ -27,21 +26,6 @@ class Served:
     dtype: str | None  # None where the model is not up yet
     versions: dict[str, str]
     warnings: list[str] = field(default_factory=list)
-
-
-def address(host: str | None) -> str:
-    """The server's address: as given, else nnsight's (NDIF_HOST, its config file, https://api.ndif.us)."""
-    url = (host or CONFIG.API.HOST).rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise GatingError(
-            f"backend.host={url!r} is not an address: give http://HOST:PORT or https://HOST, or null for NDIF_HOST."
-        )
-    return url
-
-
-def key() -> str:
-    """The API key that nnsight is configured with (NDIF_API_KEY, or its own config file). It is never kept by us."""
-    return CONFIG.API.APIKEY or ""
 
 
 def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool) -> Served:
@@ -67,6 +51,8 @@ def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool)
             "again in a few minutes."
         ) from None
     warnings = compare(installed) if installed else [f"{wire.url} does not say which versions it runs"]
+    if wire.key and wire.url.startswith("http://") and not re.match(r"http://(127\.|localhost\b|\[::1\])", wire.url):
+        warnings.append(f"{wire.url} is not encrypted, and your key and prompts go there in the clear")
     model_key, served = _find(status, repo, revision)
     if served is None and not deploy:
         names = sorted({str(d.get("repo_id")) for d in _deployments(status)})
