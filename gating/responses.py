@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from gating import chat, progress, store
-from gating.backend import Backend
+from gating.backend import Backend, in_halves
 from gating.directions import Chat
 from gating.store import TEXT
 from gating.study import Study
@@ -35,7 +35,13 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
             batch = ids[start : start + study.batch_rows]
             sampling = (how.temperature, _seed(study.run.seed, group, start)) if how.temperature else None
             about = f"answers {start} to {start + len(batch) - 1} that directions are read from"
-            return backend.generate(batch, {}, how.response_tokens, sampling=sampling, about=about).tokens
+
+            def said(rows: list[list[int]]) -> list[list[int]]:
+                return backend.generate(rows, {}, how.response_tokens, sampling=sampling, about=about).tokens
+
+            if sampling:  # the draws are those of the whole batch
+                return said(batch)
+            return [tokens for _, part in in_halves(said, batch) for tokens in part]
 
         starts = [s for s in range(0, len(ids), study.batch_rows) if not done[s : s + study.batch_rows].all()]
         for start, out in backend.each(one, starts):

@@ -398,3 +398,25 @@ def test_a_store_that_was_begun_with_other_weights_under_the_same_name_is_not_go
     code, lines = command(*asked)
     assert code == 2
     assert "was begun with other weights" in " ".join(lines)
+
+
+@pytest.mark.parametrize("more", [
+    [], ["steer.iso_kl=0.5"], ["steer.direction=compliant:i_thou@response_mean"], ["directions.method=probe"],
+    ["activations=true", "backend.batch_rows=8"],
+])  # fmt: skip
+def test_a_dry_run_counts_the_jobs_that_a_run_would_send(more, tmp_path, monkeypatch):
+    """Counted on traces that run here: one trace is one job."""
+    from gating import dryrun, execute, study
+    from gating.backend import Backend
+    from gating.remote import estimate
+    from tests.conftest import compose
+
+    small = ("directions.questions=2", "directions.n=4", "directions.response_tokens=4", "max_new_tokens=4", "data.n=3")
+    planned = study.prepare(*compose("model=tiny-llama", "controls.random=1", *small, f"runs_dir={tmp_path}", *more))
+    sent = []
+    for name in ("_read", "_generate", "_score"):
+        real = getattr(Backend, name)
+        monkeypatch.setattr(Backend, name, lambda self, *a, real=real: (sent.append(1), real(self, *a))[1])
+    execute.execute(planned)
+    stated = sum(j.n for j in estimate.jobs(planned, dryrun.prompt_tokens(planned)[0]))
+    assert len(sent) <= stated <= len(sent) + 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gating import blocks, models
+from gating import blocks, calibrate, models
 from gating.study import Study
 
 ENVELOPE = 64_000  # bytes of a job that do not grow with its rows: the source of gating.ops, the tracer, names
@@ -43,6 +43,8 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
     out = [Jobs("model's signature", 1, 1, ENVELOPE, TENSORS + layers * hidden * 8)]
     if study.contrasts and not run.directions.source:
         out += _directions(study, layers, hidden, width)
+    if run.steer.iso_kl:
+        out.append(_calibration(study, width))
     out.append(Jobs("answers", n_blocks * len(a_block), rows, ENVELOPE + plan + rows * width * 40, TENSORS + read))
     out.append(Jobs("scores of answers", n_blocks, rows, ENVELOPE + rows * (width + new) * 40, TENSORS + rows * 4))
     if run.activations:
@@ -57,8 +59,11 @@ def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs
     how = study.run.directions
     chats = len({c for k in study.contrasts for c in (*k.positive, *k.negative)})
     asked = {c for k in study.contrasts if k.needs_answers(how.filter) for c in (*k.positive, *k.negative)}
+    # a user's persona is read where an answer stands as a user's message, which may be answered in turn
+    rounds = 2 if any(k.role in ("user", "i_thou") for k in study.contrasts) else 1
     answers, out = len(asked) * how.samples, []
-    rows = min(study.batch_rows, max(chats, answers))
+    texts = chats + rounds * answers
+    rows = min(study.batch_rows, texts)
     positions = len({k.position for k in study.contrasts})
     length = 4 * width + (how.response_tokens if answers else 0)  # persona chats hold an instruction too
     if answers:
@@ -66,7 +71,7 @@ def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs
         out.append(
             Jobs(
                 "answers for directions",
-                -(-answers // study.batch_rows),
+                rounds * -(-answers // study.batch_rows),
                 rows,
                 up,
                 TENSORS + rows * 4 * how.response_tokens,
@@ -79,13 +84,24 @@ def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs
     out.append(
         Jobs(
             "directions",
-            -(-max(chats, answers) // study.batch_rows),
+            -(-texts // study.batch_rows),
             rows,
             up,
             TENSORS + states + rows * length * layers * 4,
         )
     )
     return out
+
+
+def _calibration(study: Study, width: int) -> Jobs:
+    """Every condition on every calibration prompt at each step of the bisection (gating/calibrate.py)."""
+    moved = 1 + sum(bool(c.interventions) and c.kind in ("steered", "reversed", "random") for c in study.conditions)
+    batches = [len(chosen) for chosen in blocks.batches(moved, study.batch_rows)]
+    prompts = [max(1, study.batch_rows // n) for n in batches]
+    rows = max(n * p for n, p in zip(batches, prompts, strict=True))
+    n = (calibrate.STEPS + 2) * sum(-(-calibrate.N // p) for p in prompts)
+    hidden = models.architecture(study.run.model)["hidden"]
+    return Jobs("calibration", n, rows, ENVELOPE + rows * (hidden * 4 * _slots(study) + width * 40), TENSORS + rows * 8)
 
 
 def _slots(study: Study) -> int:
