@@ -36,7 +36,7 @@ def _calibrated(study: Study, backend: Backend, made: xr.Dataset) -> xr.Dataset:
     target = float(study.run.steer.iso_kl or 0)
     chosen = prompts.sample(prompts.load("harmless", False, "select"), N, study.run.seed)
     ids = [chat.encode(backend.loaded.tokenizer, p.text, study.run.model.system) for p in chosen]
-    moved = [c for c in study.conditions if c.interventions and c.kind in ("steered", "reversed", "random")]
+    moved = scaled(study)
     low, high = np.full(len(moved), LOW), np.full(len(moved), HIGH)
     with progress.bar("calibration", (STEPS + 2) * len(moved), "conditions") as advance:
 
@@ -67,6 +67,21 @@ def _calibrated(study: Study, backend: Backend, made: xr.Dataset) -> xr.Dataset:
     )
 
 
+def scaled(study: Study) -> list[Condition]:
+    """The conditions whose strengths are calibrated."""
+    return [c for c in study.conditions if c.interventions and c.kind in ("steered", "reversed", "random")]
+
+
+def parts(conditions: int, prompts: int, rows: int) -> list[tuple[list[int], int, int]]:
+    """Batches of at most `rows` (one prompt's conditions where those are more): conditions, and prompts from, to."""
+    return [
+        (chosen, start, min(start + step, prompts))
+        for chosen in blocks.batches(conditions, rows)
+        for step in [max(1, rows // len(chosen))]
+        for start in range(0, prompts, step)
+    ]
+
+
 def _kl(
     study: Study,
     backend: Backend,
@@ -78,20 +93,15 @@ def _kl(
     """Mean first-token KL of each condition over the prompts, nats: [condition]. They share each prompt's baseline row."""
     every = [Condition("baseline"), *conditions]
     kl = np.full((len(ids), len(every)), np.nan)
-    parts = [
-        (chosen, start, max(1, study.batch_rows // len(chosen)))
-        for chosen in blocks.batches(len(every), study.batch_rows)
-        for start in range(0, len(ids), max(1, study.batch_rows // len(chosen)))
-    ]
 
     def one(part: tuple[list[int], int, int]) -> np.ndarray:
-        chosen, start, step = part
-        n, some, asked = len(chosen), [every[c] for c in chosen], ids[start : start + step]
+        chosen, start, stop = part
+        n, some, asked = len(chosen), [every[c] for c in chosen], ids[start:stop]
         edits = plan.lower(some * len(asked), made, study.run.seed, factors)
         readouts = Readouts(score_ids=[0], reference=[p * n for p in range(len(asked)) for _ in some])
         out = backend.generate([i for i in asked for _ in some], edits, 1, readouts, about="strengths being calibrated")
         return out.kl.reshape(len(asked), n)
 
-    for (chosen, start, _), found in backend.each(one, parts):
-        kl[start : start + len(found), chosen] = found
+    for (chosen, start, stop), found in backend.each(one, parts(len(every), len(ids), study.batch_rows)):
+        kl[start:stop, chosen] = found
     return kl[:, 1:].mean(axis=0)

@@ -60,10 +60,8 @@ def show(study: Study, console: Console) -> None:
     rows = len(study.test) * len(study.conditions)
     n_blocks = -(-len(study.test) // study.block)
     batches = n_blocks * len(blocks.batches(len(study.conditions), study.batch_rows))
-    chats = len({c for k in study.contrasts for c in (*k.positive, *k.negative)})
-    answered = [k for k in study.contrasts if k.needs_answers(study.run.directions.filter)]
-    asked = {c for k in answered for c in (*k.positive, *k.negative)}
-    answers = len(asked) * study.run.directions.samples
+    chats = len(study.chats)
+    answers = len(study.answered) * study.run.directions.samples
     need = memory(study, tokens)
     about = "" if counted else "about "
     lines = [

@@ -45,9 +45,8 @@ def execute(study: Study) -> str:
             _directions(study, backend, signature)
         done = store.read_group(study.store, "outcomes")["done"].all("condition").values
         _run_blocks(study, backend, asked, done)
-        if connection is not None:
-            store.set_attrs(study.store, {"jobs": json.dumps(connection.remote.ledger.total)})
-        store.set_attrs(study.store, {"status": "complete", "finished_at": store.now()})
+        jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
+        store.set_attrs(study.store, {**jobs, "status": "complete", "finished_at": store.now()})
         if connection is not None:
             connection.remote.ledger.close()
     how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"

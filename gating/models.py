@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from gating import adapters, embedded, hub, tiny
@@ -271,10 +265,8 @@ def shape(cfg: ModelConfig, model: PreTrainedModel) -> tuple[int, int]:
 def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        # Gemma 2 caps its attention scores, which only the eager kernel does.
-        kernel = "eager" if config.model_type == "gemma2" else None
         model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, attn_implementation=kernel
+            folder, config=config, dtype=dtype, local_files_only=True, attn_implementation=attention_kernel(config)
         )
         return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as e:  # a damaged folder shows itself in a dozen ways, all with one remedy
@@ -283,6 +275,11 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
             "needs config.json, safetensors weights and a tokenizer that belong together. Download it again, or give "
             "another folder."
         ) from e
+
+
+def attention_kernel(config: Any) -> str | None:
+    """Gemma 2 caps its attention scores, which only the eager kernel does; for others transformers chooses."""
+    return "eager" if config.model_type == "gemma2" else None
 
 
 def ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

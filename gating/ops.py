@@ -124,7 +124,8 @@ def kl_to(logits, reference):
 
 def lens(h, norm, head, token_ids, softcap):
     """The refusal log-odds that the residual stream already carries: the last token of `h` through the final norm and
-    the unembedding (the logit lens): [row] float32. norm, head: the model's own modules, as nnsight calls them (also where a server splits them); softcap: its logit cap or 0."""
+    the unembedding (the logit lens): [row] float32. norm, head: the model's own modules, as nnsight calls
+    them (also where a server splits them); softcap: its logit cap or 0."""
     logits = head(norm(h[:, -1:]))[:, 0]
     if softcap:
         logits = torch.tanh(logits / softcap) * softcap
@@ -135,8 +136,8 @@ def visit(model, layers, final, plan, step, trail):
     """Run one forward step of a plan: visit the blocks in execution order (nnsight requires it), one read and at most
     one write each, and append (what, block, tensor) to `trail`.
 
-    At step 0 the seed of a sampled generation is set, where it is drawn. At step 0: `readout` [row, probe + 1] and `change` [row] a block, `lens` [row] a block where asked, then `score` and
-    `kl` [row]. At later steps `readout` alone, and only where every step is asked for. final: the final norm and the
+    At step 0 the seed of a sampled generation is set, where it is drawn, and there are `readout` [row, probe + 1] and
+    `change` [row] a block, `lens` [row] a block where asked, then `score` and `kl` [row]. At later steps `readout` alone, and only where every step is asked for. final: the final norm and the
     unembedding.
     """
     edits, probes = plan["edits"], plan["probes"]

@@ -41,8 +41,7 @@ def of(study: Study, backend: Backend) -> dict[str, dict[str, tuple[Side, Side]]
     """For each contrast the texts to read, by role (`model`, `user`): positive and negative side, rows in pairs."""
     said = _answers(study, backend)
     tokenizer = backend.loaded.tokenizer
-    chats = {x for c in study.contrasts for x in (*c.positive, *c.negative)} | set(said.second)
-    ids = {x: tuple(chat.encode(tokenizer, x[1], x[0])) for x in chats}
+    ids = {x: tuple(chat.encode(tokenizer, x[1], x[0])) for x in {*study.chats, *said.second}}
     out: dict[str, dict[str, tuple[Side, Side]]] = {}
     for c in study.contrasts:
         answered = c.needs_answers(study.run.directions.filter)
@@ -94,7 +93,7 @@ def _user_side(
 def _answers(study: Study, backend: Backend) -> Answers:
     tokenizer, how, system = backend.loaded.tokenizer, study.run.directions, study.run.model.system
     answered = [c for c in study.contrasts if c.needs_answers(how.filter)]
-    chats = list(dict.fromkeys(x for c in answered for x in (*c.positive, *c.negative)))
+    chats = study.answered
     first = _by_chat(chats, responses.answers(study, backend, "responses", chats) if chats else [], how.samples)
     text = {t: str(tokenizer.decode(list(t), skip_special_tokens=True)) for ts in first.values() for t in ts}
     quoting = [c for c in answered if c.role in ("user", "i_thou")]

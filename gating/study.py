@@ -14,7 +14,7 @@ from typing import Any
 from gating import claims, config, directions, hosts, judges, models, prompts, store, taken
 from gating import conditions as resolve
 from gating.config import RunConfig
-from gating.directions import Contrast
+from gating.directions import Chat, Contrast
 from gating.errors import GatingError
 from gating.interventions import Condition
 from gating.prompts import Prompt
@@ -51,8 +51,22 @@ class Study:
         return max(1, min(len(self.test), self.batch_rows // len(self.conditions)))
 
     @property
+    def chats(self) -> list[Chat]:
+        """What the directions are contrasts of, each once."""
+        return _once(self.contrasts)
+
+    @property
+    def answered(self) -> list[Chat]:
+        """Those of them that must be answered first."""
+        return _once([c for c in self.contrasts if c.needs_answers(self.run.directions.filter)])
+
+    @property
     def max_new_tokens(self) -> int:
         return self.run.max_new_tokens or self.run.model.max_new_tokens
+
+
+def _once(contrasts: list[Contrast]) -> list[Chat]:
+    return list(dict.fromkeys(x for c in contrasts for x in (*c.positive, *c.negative)))
 
 
 def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Study:

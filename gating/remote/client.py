@@ -38,8 +38,7 @@ def without_weights(cfg: ModelConfig, fingerprint: str, dtype: str | None) -> Lo
             model, tokenizer = tiny.bare(str(cfg.architecture)), tiny.tokenizer(str(cfg.architecture))
         else:
             config, tokenizer, generation, revision = _light(cfg)
-            kernel = "eager" if config.model_type == "gemma2" else None
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=models.attention_kernel(config))
     if generation is not None:
         model.generation_config = generation
     n_layers, hidden = models.shape(cfg, model)

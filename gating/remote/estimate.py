@@ -57,12 +57,10 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
 
 def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs]:
     how = study.run.directions
-    chats = len({c for k in study.contrasts for c in (*k.positive, *k.negative)})
-    asked = {c for k in study.contrasts if k.needs_answers(how.filter) for c in (*k.positive, *k.negative)}
     # a user's persona is read where an answer stands as a user's message, which may be answered in turn
     rounds = 2 if any(k.role in ("user", "i_thou") for k in study.contrasts) else 1
-    answers, out = len(asked) * how.samples, []
-    texts = chats + rounds * answers
+    answers, out = len(study.answered) * how.samples, []
+    texts = len(study.chats) + rounds * answers
     rows = min(study.batch_rows, texts)
     positions = len({k.position for k in study.contrasts})
     length = 4 * width + (how.response_tokens if answers else 0)  # persona chats hold an instruction too
@@ -95,11 +93,9 @@ def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs
 
 def _calibration(study: Study, width: int) -> Jobs:
     """Every condition on every calibration prompt at each step of the bisection (gating/calibrate.py)."""
-    moved = 1 + sum(bool(c.interventions) and c.kind in ("steered", "reversed", "random") for c in study.conditions)
-    batches = [len(chosen) for chosen in blocks.batches(moved, study.batch_rows)]
-    prompts = [max(1, study.batch_rows // n) for n in batches]
-    rows = max(n * p for n, p in zip(batches, prompts, strict=True))
-    n = (calibrate.STEPS + 2) * sum(-(-calibrate.N // p) for p in prompts)
+    parts = calibrate.parts(1 + len(calibrate.scaled(study)), calibrate.N, study.batch_rows)
+    rows = max(len(chosen) * (stop - start) for chosen, start, stop in parts)
+    n = (calibrate.STEPS + 2) * len(parts)
     hidden = models.architecture(study.run.model)["hidden"]
     return Jobs("calibration", n, rows, ENVELOPE + rows * (hidden * 4 * _slots(study) + width * 40), TENSORS + rows * 8)
 

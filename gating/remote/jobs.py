@@ -69,8 +69,7 @@ class Remote:
     limits: Limits
     in_flight: int
     turn: Turn
-    folder: Path | None = None
-    first_wait: float = POLL[0]
+    folder: Path  # of the run: remote.log goes there
     _slots: threading.Semaphore = field(init=False)
     _passed: float = 0.0  # when the latest of the jobs that are done was sent
 
@@ -143,7 +142,7 @@ class Remote:
     def _wait(self, call: Call, job: str, sent: float) -> str:
         """The address of a job's result, once it has one."""
         start = answered = changed = time.monotonic()
-        pause, known, was = self.first_wait, False, None
+        pause, known, was = POLL[0], False, None
         while True:
             now = time.monotonic()
             try:
@@ -187,8 +186,8 @@ class Remote:
                 f"or max_new_tokens. {GO_ON}"
             )
         if "Traceback (most recent call last)" in said or "ModuleNotFoundError" in said or "doesn't match" in said:
-            where = f" (all of it in {self.folder / LOG})" if self.folder else ""
-            return Failed(f"{call.about}: the job failed on {self.host.url}: {last}{where}. {GO_ON}")
+            where = f"{last} (all of it in {self.folder / LOG})"
+            return Failed(f"{call.about}: the job failed on {self.host.url}: {where}. {GO_ON}")
         return Lost(f"the server gave the job up ({last})")
 
     def _pause(self, seconds: float) -> None:
@@ -199,10 +198,9 @@ class Remote:
         """Keep what the server said in the run's remote.log; one line of it for whoever watches."""
         text = self.host.clean(text)
         log.info("%s: %s", call.about, text.strip().splitlines()[-1][:200] if text.strip() else "")
-        if self.folder is not None:
-            stamp = datetime.now(UTC).isoformat(timespec="seconds")
-            with (self.folder / LOG).open("a", encoding="utf-8") as f:
-                f.write(f"== {stamp} {call.kind}: {call.about}\n{text}\n")
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        with (self.folder / LOG).open("a", encoding="utf-8") as f:
+            f.write(f"== {stamp} {call.kind}: {call.about}\n{text}\n")
 
 
 class _Trace(Runner):

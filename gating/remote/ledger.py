@@ -17,10 +17,10 @@ FILE = "jobs.jsonl"
 
 
 class Ledger:
-    """The jobs of one run's folder; None keeps them in memory (for traces outside a run)."""
+    """The jobs of one run's folder."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.path = folder / FILE if folder else None
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
         self._lock = threading.Lock()
         self._jobs: dict[str, str] = {}
         self.total = {"jobs": 0, "bytes_up": 0, "bytes_down": 0, "resubmitted": 0, "collected": 0}
@@ -47,8 +47,7 @@ class Ledger:
 
     def close(self) -> None:
         """The run is complete: forget the ids, keep the counts (in the store)."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def _take(self, entry: dict[str, Any]) -> None:
         call = entry.get("call", "")
@@ -65,8 +64,6 @@ class Ledger:
     def _write(self, entry: dict[str, Any]) -> None:
         with self._lock:
             self._take(entry)
-            if self.path is None:
-                return
             entry = {"time": round(time.time(), 3), **entry}
             with os.fdopen(os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600), "a") as f:
                 f.write(json.dumps(entry) + "\n")
@@ -74,7 +71,7 @@ class Ledger:
                 os.fsync(f.fileno())
 
     def _read(self) -> list[dict[str, Any]]:
-        if self.path is None or not self.path.is_file():
+        if not self.path.is_file():
             return []
         out = []
         for line in self.path.read_text(encoding="utf-8").splitlines():

@@ -24,13 +24,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gating.remote import preflight
+
 HERE = Path(__file__).parent
 PINNED = [  # the shims are tied to these
     "nnsight==0.8.1", "transformers==5.23.0", "ray[default]==2.60.0", "moto[s3]==5.2.5", "pydantic", "redis", "click",
     "python-dotenv", "pyyaml", "boto3", "fastapi", "uvicorn[standard]", "gunicorn", "python-multipart", "accelerate",
     "numpy", "zstandard", "peft>=0.21,<0.22", "flask", "flask-cors",
 ]  # fmt: skip
-KEY = 'nnsight.modeling.transformers.TransformersModel:{{"repo_id": "{}", "revision": null, "task": "text-generation"}}'
 ORDER = ("front", "api", "ray", "s3", "redis")  # what is stopped first
 
 
@@ -100,7 +101,7 @@ class Server:
             "NDIF_DEFAULT_PADDING_BIAS": "0",
             "NDIF_DEFAULT_EXECUTION_TIMEOUT_SECONDS": "600",
             "NDIF_AUTOSCALING_MAX_REPLICAS": "1",
-            "NDIF_DEPLOYMENTS": "|".join(KEY.format(m) for m in self.models),
+            "NDIF_DEPLOYMENTS": "|".join(preflight.model_key(m, None) for m in self.models),
             "GATING_NDIF_TIMEOUTS": json.dumps(dict(self.timeouts)),
         }
 
@@ -115,13 +116,11 @@ class Server:
             )  # fmt: skip
         (self.root / "run" / name).write_text(str(process.pid), encoding="utf-8")
 
-    def start_api(self, **more: str) -> None:
+    def start_api(self) -> None:
         """The API (and, in one of its processes, the dispatcher), on `port`."""
         bound = ("--bind", f"127.0.0.1:{self.port}")
         config = ("--config", "python:ndif.services.api.gunicorn_conf")
-        self.start(
-            "api", self._tool("gunicorn"), *config, *bound, "ndif.services.api.app:app", NDIF_SERVICE="api", **more
-        )
+        self.start("api", self._tool("gunicorn"), *config, *bound, "ndif.services.api.app:app", NDIF_SERVICE="api")
 
     def start_front(self, app: str, **more: str) -> str:
         """A second API on the same Redis, on port + 1: with key checks (`ndif_keys:app`), or other settings. Its address."""

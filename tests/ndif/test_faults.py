@@ -261,7 +261,7 @@ def test_a_result_above_the_inline_limit_comes_whole(serving, backend):
 
 
 def test_a_full_disk_ends_the_run_in_one_message_and_the_same_command_goes_on(serving, client, tmp_path):
-    """A limit on the size of files stands for the disk, unless one of its own can be mounted."""
+    """The disk is a small one that is mounted for it; where that is not allowed the test says so and skips."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = (
