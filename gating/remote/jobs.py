@@ -51,11 +51,11 @@ class Failed(GatingError):
 class Limits:
     """How long and how often, from backend.* (gating/config.py)."""
 
-    deadline: float = 3600.0
-    outage: float = 300.0
-    unknown: float = 60.0
-    stalled: float = 600.0
-    attempts: int = 5
+    deadline: float
+    outage: float
+    unknown: float
+    stalled: float
+    attempts: int
 
 
 @dataclass
