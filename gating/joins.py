@@ -34,7 +34,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
     """Join runs along the settings that were overridden and differ: one dimension a setting, named as on the command
     line (`steer`, `steer.coef`, `model`, ...); prompts and conditions align by their coordinates, and what no run has
-    is missing.
+    is missing. A judge's labels (/judgements) join over the runs that it judged.
 
     folder: a runs_dir, or a list of runs. Raises GatingError when the runs differ in nothing that was overridden, or
     two runs have the same place.
@@ -53,10 +53,11 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
                 f"{paths[j]} and {paths[i]} have the same place ({where}); give a list of the runs to join."
             )
     groups = {}
-    for group in ("prompts", "conditions", "outcomes", "directions", "readouts"):
-        parts = [(t[group].to_dataset(), s) for t, s in zip(trees, settings, strict=True) if group in t.children]
+    judged = sorted({g for t in trees for g in t.groups if g.startswith("/judgements/")})
+    for group in ("/prompts", "/conditions", "/outcomes", "/directions", "/readouts", *judged):
+        parts = [(t[group].to_dataset(), s) for t, s in zip(trees, settings, strict=True) if group in t.groups]
         if parts:
-            groups[f"/{group}"] = _join(parts, axes, shared=group == "prompts")
+            groups[group] = _join(parts, axes, shared=group == "/prompts")
     joined = xr.DataTree.from_dict(groups)
     joined.attrs = {"axes": axes, "runs": [str(p) for p in paths], "schema_version": SCHEMA_VERSION}
     return joined

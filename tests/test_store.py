@@ -136,6 +136,18 @@ def test_a_place_that_no_run_has_is_missing(tmp_path):
     assert (out.sel({"steer": "uncompliant", "steer.coef": 1.0})["label"].sel(condition="compliant") == -1).all()
 
 
+def test_a_judges_labels_join_over_the_runs_that_it_judged(tmp_path):
+    sweep(tmp_path, [(1.0, "compliant"), (2.0, "compliant"), (3.0, "compliant")])
+    for coef in (1.0, 2.0):
+        path = tmp_path / f"compliant-{coef}" / "store.zarr"
+        labels = xr.open_zarr(path, group="outcomes", consolidated=False, chunks=None)[["label", "done"]].load()
+        store.add_group(path, "judgements/other", labels)
+    theirs = open_runs(tmp_path)["judgements/other"]
+    assert theirs["steer.coef"].values.tolist() == [1, 2]
+    assert theirs["label"].sel({"steer.coef": 2.0, "condition": "compliant", "prompt": "p0"}) == 2
+    assert (theirs["label"].sel(prompt="p4") == -1).all() and not theirs["done"].sel(prompt="p4").any()
+
+
 def test_runs_in_the_same_place_cannot_be_joined(tmp_path):
     lay_out(tmp_path / "a")
     lay_out(tmp_path / "b")
