@@ -21,7 +21,8 @@ from transformers import GenerationConfig
 
 from gating import chat, ops
 from gating.errors import TooLarge
-from gating.models import Loaded, decoder_layers, final_modules
+from gating.models import Loaded
+from gating.modules import decoder_layers, final_modules
 from gating.plan import Edits
 from gating.readouts import Generation, Readouts, collect
 from gating.turns import Turn, each

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import xarray as xr
 
 from gating import directions, interventions, personas
 from gating.config import RunConfig, as_list
@@ -141,3 +144,45 @@ def steer_label(run: RunConfig) -> str:
     """A short name of what is steered, for the run's folder."""
     parts = [Path(str(d)).stem for d in as_list(run.steer.direction)]
     return "+".join(parts)[:40].replace("@", "-at-").replace(":", "-")
+
+
+def table(conditions: Sequence[Condition]) -> xr.Dataset:
+    """The /conditions group: one row a condition, coordinates for every setting (`mixed` where interventions differ),
+    and every intervention in full along the dimension `intervention` (iv_op is empty where there is none)."""
+
+    def column(pick: Any, none: Any, mixed: Any) -> list[Any]:
+        values = [{pick(iv) for iv in c.interventions} for c in conditions]
+        return [none if not v else v.pop() if len(v) == 1 else mixed for v in values]
+
+    text = np.dtypes.StringDType()
+    data = {
+        "kind": [c.kind for c in conditions],
+        "direction": column(lambda iv: iv.direction, "none", "mixed"),
+        "op": column(lambda iv: iv.op, "none", "mixed"),
+        "layers": [c.layers for c in conditions],
+        "norm": column(lambda iv: iv.norm, "none", "mixed"),
+        "scope": column(lambda iv: iv.scope, "none", "mixed"),
+        "read": column(lambda iv: iv.read, "none", "mixed"),
+        "system": [c.system or "" for c in conditions],
+    }
+    ds = xr.Dataset({k: ("condition", np.array(v, dtype=text)) for k, v in data.items()})
+    ds["coef"] = ("condition", np.array(column(lambda iv: iv.coef, np.nan, np.nan), dtype="float64"))
+    ds["seed"] = ("condition", np.array([c.seed for c in conditions], dtype="int32"))
+    ds["grid"] = ("condition", np.array([c.grid for c in conditions], dtype="int32"))
+    return _in_full(ds, conditions).assign_coords(condition=np.array([c.name for c in conditions], dtype=text))
+
+
+def _in_full(ds: xr.Dataset, conditions: Sequence[Condition]) -> xr.Dataset:
+    width = max(1, *(len(c.interventions) for c in conditions))
+
+    def cells(pick: Any, none: Any, dtype: Any) -> tuple:
+        rows = [[pick(iv) for iv in c.interventions] + [none] * (width - len(c.interventions)) for c in conditions]
+        return ("condition", "intervention"), np.array(rows, dtype=dtype)
+
+    text = np.dtypes.StringDType()
+    for field in ("op", "direction", "norm", "scope", "read"):
+        ds[f"iv_{field}"] = cells(lambda iv, field=field: str(getattr(iv, field)), "", text)
+    ds["iv_layers"] = cells(lambda iv: "+".join(map(str, iv.layers)), "", text)
+    ds["iv_coef"] = cells(lambda iv: iv.coef, np.nan, "float64")
+    ds["iv_seed"] = cells(lambda iv: -1 if iv.seed is None else iv.seed, -1, "int32")
+    return ds

@@ -18,7 +18,7 @@ import xarray as xr
 import yaml
 from nnsight.intervention.backends.local import LocalSimulationBackend
 
-from gating import blocks, calibrate, chat, extract, interventions, judges, models, progress, remote, store, taken
+from gating import blocks, calibrate, chat, conditions, extract, judges, models, progress, remote, store, taken
 from gating.backend import Backend
 from gating.errors import GatingError
 from gating.prompts import Prompt
@@ -154,7 +154,7 @@ def _lay_out(
         "claims": json.dumps(study.claims),
         "warnings": json.dumps(study.warnings),
     }
-    described_conditions = interventions.table(study.conditions)
+    described_conditions = conditions.table(study.conditions)
     store.create(study.store, described, described_conditions, study.max_new_tokens, study.block, attrs)
 
 

@@ -6,7 +6,6 @@ at most for a config.json that neither conf/model/ nor this machine has, so that
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -18,14 +17,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from gating import adapters, embedded, hub, tiny
+from gating import adapters, embedded, hub, modules, tiny
 from gating.errors import GatingError, choices
 
 log = logging.getLogger(__name__)
 
 KINDS = ("hf", "gguf", "embedded", "tiny")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LAYERS_AT = ("model.layers", "model.language_model.layers", "transformer.h", "gpt_neox.layers")
 
 
 @dataclass
@@ -244,7 +242,7 @@ def _load(cfg: ModelConfig) -> Loaded:
         folder, revision = (embedded.folder(), None) if cfg.kind == "embedded" else hub.find(str(cfg.id), cfg.revision)
         model, tokenizer = _from_folder(folder, dtype)
     n_layers, hidden = shape(cfg, model)
-    mark = fingerprint(model, adapters.digest(cfg.adapter) if cfg.adapter else "")
+    mark = modules.fingerprint(model, adapters.digest(cfg.adapter) if cfg.adapter else "")
     if cfg.adapter:
         model = adapters.merge(model, cfg.adapter)
     model = model.to(device).eval().requires_grad_(False)
@@ -253,7 +251,7 @@ def _load(cfg: ModelConfig) -> Loaded:
 
 def shape(cfg: ModelConfig, model: PreTrainedModel) -> tuple[int, int]:
     """Blocks and width. Raises GatingError where model.arch says otherwise."""
-    n_layers, hidden = len(_at(model, decoder_layers(model))), model.config.get_text_config().hidden_size
+    n_layers, hidden = len(modules.at(model, modules.decoder_layers(model))), model.config.get_text_config().hidden_size
     if cfg.arch.layers not in (None, n_layers) or cfg.arch.hidden not in (None, hidden):
         raise GatingError(
             f"model.arch says {cfg.arch.layers} blocks of width {cfg.arch.hidden}, but {cfg.id or cfg.name} has "
@@ -299,48 +297,3 @@ def _device(cfg: ModelConfig) -> torch.device:
             f"{torch.__version__} can use; say model.device=auto or cpu."
         )
     return torch.device(kind, index) if kind == "cuda" else torch.device(kind)
-
-
-def fingerprint(model: PreTrainedModel, extra: str = "") -> str:
-    """16 hex digits that change with the configuration, any weight's name, shape or sampled values, and `extra`.
-
-    64 evenly spaced values a weight are read, so that it is quick; it tells models apart and is no proof against
-    tampering. It is taken before an adapter is merged, because a sum's last bit may differ between machines.
-    """
-    volatile = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-    config = {k: v for k, v in model.config.to_dict().items() if k not in volatile}
-    h = hashlib.sha256(json.dumps([config, extra], sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.state_dict().items()):
-        flat = weight.reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32)
-        h.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
-    return h.hexdigest()[:16]
-
-
-# --------------------------------------------------------------------------------------------------- where things are
-def decoder_layers(model: torch.nn.Module) -> str:
-    """The path of the list of decoder blocks, such as `model.layers`. Raises GatingError naming the architecture."""
-    found = next((p for p in LAYERS_AT if isinstance(_at(model, p), torch.nn.ModuleList)), None)
-    if found is None:
-        raise GatingError(
-            f"model.id: in a {type(model).__name__} the decoder blocks are at none of {choices(LAYERS_AT)}, so it "
-            "cannot be steered yet; use a decoder-only chat model."
-        )
-    return found
-
-
-def final_modules(model: PreTrainedModel) -> tuple[str, str]:
-    """The paths of the norm behind the last block, and of the unembedding."""
-    parent = decoder_layers(model).rpartition(".")[0]
-    norms = (f"{parent}.{name}" for name in ("norm", "ln_f", "final_layer_norm"))
-    head = model.get_output_embeddings()
-    return (
-        next(path for path in norms if isinstance(_at(model, path), torch.nn.Module)),
-        next(name for name, module in model.named_modules() if module is head),
-    )
-
-
-def _at(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part, None)
-    return module

@@ -10,7 +10,7 @@ import xarray as xr
 from gating import chat, prompts
 from gating.backend import Backend
 from gating.interventions import Condition, Intervention
-from gating.models import decoder_layers
+from gating.modules import decoder_layers
 from gating.plan import lower, vector
 from gating.readouts import Readouts
 from tests.oracle import greedy

@@ -8,7 +8,7 @@ import torch
 
 from gating import chat, judges, models, prompts
 from gating.backend import Backend
-from gating.models import decoder_layers
+from gating.modules import decoder_layers
 from gating.plan import lower
 from tests.conftest import compose
 from tests.oracle import greedy

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from gating.conditions import table
 from gating.errors import GatingError
-from gating.interventions import Condition, Intervention, grid, named, parse_layers, table
+from gating.interventions import Condition, Intervention, grid, named, parse_layers
 from gating.plan import lower, measured, vector
 
 NAMES = ("compliant", "refusal")

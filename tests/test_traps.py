@@ -10,7 +10,7 @@ import torch
 from gating import chat, judges, ops, prompts
 from gating.backend import Backend
 from gating.interventions import Condition, Intervention
-from gating.models import decoder_layers
+from gating.modules import decoder_layers
 from gating.plan import lower
 from gating.readouts import Readouts
 from tests.oracle import greedy
