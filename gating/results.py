@@ -87,21 +87,22 @@ def section(run: xr.DataTree) -> list[str]:
     return [*out, "### Rates", "", *rates_table(run), ""]
 
 
-def page(runs: Sequence[xr.DataTree]) -> str:
-    """The whole page, in the order of the runs."""
+def page(runs: Sequence[xr.DataTree], note: str = "") -> str:
+    """The whole page, in the order of the runs; a note, such as what has changed since, stands above them."""
     families = sorted({json.loads(r.attrs.get("claims", "{}")).get("family", "") for r in runs} - {""})
     named = ", ".join(f"conf/claims/{f}.yaml" for f in families) or "no claims here"
     lines = [line for run in runs for line in section(run)]
-    return INTRO.format(families=named) + "\n" + "\n".join(lines)
+    return INTRO.format(families=named) + (f"\n{note}\n" if note else "") + "\n" + "\n".join(lines)
 
 
 def main() -> None:
     """Print a page of results from runs' stores."""
     parser = argparse.ArgumentParser(prog="python -m gating.results", description=main.__doc__)
     parser.add_argument("run", nargs="+", help="a run's folder or its store.zarr")
+    parser.add_argument("--note", default="", help="a paragraph above the tables, such as what has changed since")
     args = parser.parse_args()
     try:
-        print(page([store.open_run(path) for path in args.run]).rstrip())
+        print(page([store.open_run(path) for path in args.run], args.note).rstrip())
     except GatingError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)

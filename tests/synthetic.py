@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from gating import interventions, store
+from gating import store
+from gating.conditions import table
 from gating.interventions import Condition, Intervention
 from gating.store import TEXT
 
@@ -44,7 +45,7 @@ def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, catego
         },
         coords={"prompt": hashes},
     )
-    groups = {"/prompts": prompts, "/conditions": interventions.table(known), "/outcomes": out}
+    groups = {"/prompts": prompts, "/conditions": table(known), "/outcomes": out}
     if directions:
         groups["/readouts"] = _readouts(out, directions, layers, steps)
         groups["/directions"], geometry = _directions(directions, layers, permutations)

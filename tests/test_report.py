@@ -286,7 +286,8 @@ def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
 def test_the_results_page_is_made_of_stores_alone(claimed):
     claimed.attrs |= {"choices": '{"experiment": "paper"}', "max_new_tokens": 8, "dtype": "float32", "device": "cpu", "seed": 0,
                       "model_fingerprint": "f", "git_revision": "g", "warnings": "[]"}  # fmt: skip
-    page = results.page([claimed])
+    page = results.page([claimed], "Made before the change.")
+    assert page.index("Made before the change.") < page.index("### Claims")
     assert (
         "| It falls. | -100 [" in page
         and "supported |" in page
