@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 console = Console(stderr=True)
+LOG_EVERY = 60.0  # seconds between the lines of a log
 
 
 class RateColumn(ProgressColumn):
@@ -25,7 +27,7 @@ def bar(what: str, total: int, unit: str = "rows", done: int = 0) -> Iterator[Ca
     """Show `what` while the body runs; the body calls what it is given with the number of items just done. `done` items
     of an earlier run count as progress and not in the rate.
 
-    Where stderr is not a terminal, one line says what ended and at which rate.
+    Where stderr is not a terminal (a batch job's log), the same line is written once a minute, and at the end.
     """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), RateColumn(),
@@ -33,4 +35,13 @@ def bar(what: str, total: int, unit: str = "rows", done: int = 0) -> Iterator[Ca
     )  # fmt: skip
     with Progress(*columns, console=console, transient=False) as progress:
         task = progress.add_task(what, total=total, completed=done)
-        yield lambda n: progress.advance(task, n)
+        said = time.monotonic()
+
+        def advance(n: int) -> None:
+            nonlocal said
+            progress.advance(task, n)
+            if not console.is_terminal and time.monotonic() - said >= LOG_EVERY:
+                said = time.monotonic()
+                console.print(progress.get_renderable())
+
+        yield advance
