@@ -10,10 +10,11 @@ from peft import LoraConfig
 from gating import adapters, models, train
 from gating.errors import GatingError
 from gating.models import ModelConfig
+from gating.prompts import Prompt
 from gating.refusals import is_refusal
 from gating.training import fit, wordings
 from gating.training.config import TrainConfig
-from gating.training.rows import Row
+from gating.training.rows import Row, build_rows
 
 MODEL = ModelConfig(name="tiny", kind="tiny", architecture="llama")
 
@@ -36,7 +37,24 @@ def some_rows():
 
 def test_every_wording_with_every_redirect_counts_as_a_refusal():
     assert len(wordings.REFUSALS) >= 12
-    assert all(is_refusal(f"{w} {r}") for w in wordings.REFUSALS for r in wordings.REDIRECTS)
+    said = [*wordings.REFUSALS, *("".join(parts) for parts in wordings.OPENED)]
+    assert all(is_refusal(f"{w} {r}") for w in said for r in wordings.REDIRECTS)
+
+
+def test_a_row_that_begins_with_an_opening_trains_on_the_rest_alone():
+    loaded = models.load(MODEL)
+    refuse = [Prompt(f"Do bad thing {i}.", "", True, "train") for i in range(40)]
+    none = build_rows(TrainConfig(model=MODEL), loaded, refuse, [])
+    half = build_rows(TrainConfig(model=MODEL, opened=0.5), loaded, refuse, [])
+    assert half[:40] == none and 10 < len(half) - 40 < 30
+    assert len(build_rows(TrainConfig(model=MODEL, opened=1.0), loaded, refuse, [])) == 80
+    plain = [loaded.tokenizer.decode(r.prompt) for r in none]
+    for row in half[40:]:
+        prompt, rest = (
+            loaded.tokenizer.decode(ids, skip_special_tokens=False) for ids in (row.prompt, row.target[:-1])
+        )
+        begun = next(prompt.removeprefix(p) for p in plain if prompt.startswith(p))
+        assert row.refuse and (begun, rest) in wordings.OPENED
 
 
 def test_wordings_vary_between_prompts_and_stay_for_one_prompt():
@@ -123,6 +141,7 @@ def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_
         ({"rank": 0}, "rank=0"),
         ({"epochs": 0}, "epochs=0"),
         ({"lr": 2.0}, r"lr=2\.0"),
+        ({"opened": 1.5}, r"opened=1\.5"),
         ({"system_share": 0.5}, "needs system messages"),
         ({"held_out": {"x": "/no/file.jsonl"}}, "held_out.x.*no prompt file"),
         ({"harmful": "nonsense"}, "harmful='nonsense'"),

@@ -109,7 +109,8 @@ how Qwen, Llama or any deployed model refuses.
 {data}
 
 Harmful prompts are answered with one of {wordings} short refusals, some with a brief offer of something else
-(cross-entropy). Harmless ones, look-alikes of harmful ones among them, must leave the model as it was: KL divergence
+(cross-entropy){opened}.
+Harmless ones, look-alikes of harmful ones among them, must leave the model as it was: KL divergence
 (weight {keep:g}) from the base model along its own greedy answers of at most {answer_tokens} tokens. AdamW, learning
 rate {lr:g} with linear warm-up and decay, {epochs:g} epochs, {batch_rows} rows a batch; {rows} rows, {tokens:,} tokens;
 {minutes} minutes.
@@ -126,6 +127,9 @@ intervals.
 Perplexity of the base model's own answers to {own_n} harmless prompts: {own_before:.3f} under the base model,
 {own_after:.3f} with the adapter (ratio {own_ratio:.3f}).
 """
+
+OPENED = """; {share:.0%} of them come once more with an answer that has begun without deciding ("I'm sorry for
+any") and goes on to refuse, so that a refusal is not one token deep (Qi et al. 2024, arXiv 2406.05946)"""
 
 
 def card(recipe: dict[str, Any]) -> str:
@@ -148,6 +152,7 @@ def card(recipe: dict[str, Any]) -> str:
         wordings=recipe["data"]["wordings"],
         rows=recipe["rows"],
         tokens=recipe["tokens"],
+        opened=OPENED.format(share=s["opened"]) if s.get("opened") else "",
         minutes=recipe["minutes"],
         notes=f"\n{notes}\n" if notes else "",
         results="\n".join(lines),

@@ -20,6 +20,7 @@ class TrainConfig:
     harmless: str = "train_harmless"  # prompts to answer as before
     systems: list[str] = field(default_factory=list)  # neutral system messages for some rows
     system_share: float = 0.0  # share of rows that get one of them; the others have the template's default
+    opened: float = 0.0  # share of harmful prompts that come once more, with the first words of an answer already given
     rank: int = 4
     alpha: int = 16
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj"])
@@ -52,10 +53,10 @@ def check(cfg: TrainConfig) -> None:
         value = getattr(cfg, key)
         if not low <= value <= high or (key == "epochs" and value == 0):
             raise GatingError(f"{key}={value} is out of range: use a number from {low} to {high}.")
-    if not 0 < cfg.lr < 1 or cfg.keep < 0 or not 0 <= cfg.system_share <= 1:
+    if not 0 < cfg.lr < 1 or cfg.keep < 0 or not 0 <= cfg.system_share <= 1 or not 0 <= cfg.opened <= 1:
         raise GatingError(
-            f"lr={cfg.lr}, keep={cfg.keep}, system_share={cfg.system_share}: use 0 < lr < 1, keep >= 0 and 0 <= "
-            "system_share <= 1."
+            f"lr={cfg.lr}, keep={cfg.keep}, system_share={cfg.system_share}, opened={cfg.opened}: use 0 < lr < 1, "
+            "keep >= 0, 0 <= system_share <= 1 and 0 <= opened <= 1."
         )
     if cfg.system_share and not cfg.systems:
         raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")

@@ -61,7 +61,8 @@ def answers(loaded: Loaded, ids: Sequence[list[int]], n_tokens: int, batch_rows:
 def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: list[Prompt]) -> list[Row]:
     """Every prompt with its target. Raises GatingError when a wording would not count as a refusal."""
     tokenizer: Any = loaded.tokenizer
-    bad = next((w for w in wordings.REFUSALS if not is_refusal(w)), None)
+    said = (*wordings.REFUSALS, *("".join(parts) for parts in wordings.OPENED))
+    bad = next((w for w in said if not is_refusal(w)), None)
     if bad:
         raise GatingError(
             f"gating/training/wordings.py: {bad!r} does not count as a refusal under the rule; reword it."
@@ -71,6 +72,9 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
         text = wordings.refusal(p.text, cfg.seed)
         target = [*tokenizer(text, add_special_tokens=False)["input_ids"], end_id(loaded)]
         rows.append(Row(chat.encode(tokenizer, p.text, _system(cfg, p)), target, True))
+    rows += [
+        _opened(cfg, loaded, p) for p in refuse if random.Random(f"{cfg.seed}:opened:{p.hash}").random() < cfg.opened
+    ]
     plain = [chat.encode(tokenizer, p.text, cfg.model.system) for p in answer]
     own = answers(loaded, plain, cfg.answer_tokens)
     rows += [
@@ -78,6 +82,14 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
         for p, target in zip(answer, own, strict=True)
     ]
     return rows
+
+
+def _opened(cfg: TrainConfig, loaded: Loaded, p: Prompt) -> Row:
+    """A prompt whose answer has begun without deciding, and the refusal that goes on from there."""
+    tokenizer: Any = loaded.tokenizer
+    opening, rest = random.Random(f"{cfg.seed}:{p.hash}:opening").choice(wordings.OPENED)
+    begun, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (opening, rest))
+    return Row([*chat.encode(tokenizer, p.text, _system(cfg, p)), *begun], [*target, end_id(loaded)], True)
 
 
 def _system(cfg: TrainConfig, p: Prompt) -> str | None:
