@@ -29,7 +29,7 @@ def texts(name, harmful, n):
 def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_through_plain_hooks(smollm):
     backend = Backend(smollm, 64)
     asked = [chat.encode(smollm.tokenizer, t) for t in (*texts("harmful", True, 4), *texts("borderline", False, 4))]
-    made = two_directions(smollm, backend.capture(asked, ["last"])[1] / 4)
+    made = two_directions(smollm, backend.capture(asked, ["last"])[1] / 2)
     conditions = eight_conditions(smollm.n_layers)
     ids, rows = [i for i in asked for _ in conditions], conditions * 8
     packed = backend.generate(ids, lower(rows, made, 0), 3).tokens
