@@ -152,7 +152,7 @@ def card(recipe: dict[str, Any]) -> str:
         wordings=recipe["data"]["wordings"],
         rows=recipe["rows"],
         tokens=recipe["tokens"],
-        opened=OPENED.format(share=s["opened"]) if s.get("opened") else "",
+        opened=OPENED.format(share=s["opened"]) if s["opened"] else "",
         minutes=recipe["minutes"],
         notes=f"\n{notes}\n" if notes else "",
         results="\n".join(lines),

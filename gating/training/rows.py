@@ -67,13 +67,11 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
         raise GatingError(
             f"gating/training/wordings.py: {bad!r} does not count as a refusal under the rule; reword it."
         )
-    rows = []
-    for p in refuse:
-        text = wordings.refusal(p.text, cfg.seed)
-        target = [*tokenizer(text, add_special_tokens=False)["input_ids"], end_id(loaded)]
-        rows.append(Row(chat.encode(tokenizer, p.text, _system(cfg, p)), target, True))
+    rows = [_refusing(cfg, loaded, p, "", wordings.refusal(p.text, cfg.seed)) for p in refuse]
     rows += [
-        _opened(cfg, loaded, p) for p in refuse if random.Random(f"{cfg.seed}:opened:{p.hash}").random() < cfg.opened
+        _refusing(cfg, loaded, p, *random.Random(f"{cfg.seed}:{p.hash}:opening").choice(wordings.OPENED))
+        for p in refuse
+        if random.Random(f"{cfg.seed}:opened:{p.hash}").random() < cfg.opened
     ]
     plain = [chat.encode(tokenizer, p.text, cfg.model.system) for p in answer]
     own = answers(loaded, plain, cfg.answer_tokens)
@@ -84,12 +82,11 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
     return rows
 
 
-def _opened(cfg: TrainConfig, loaded: Loaded, p: Prompt) -> Row:
-    """A prompt whose answer has begun without deciding, and the refusal that goes on from there."""
+def _refusing(cfg: TrainConfig, loaded: Loaded, p: Prompt, begun: str, rest: str) -> Row:
+    """A prompt, the words with which its answer has begun (none, or some that decide nothing), and the refusal that follows."""
     tokenizer: Any = loaded.tokenizer
-    opening, rest = random.Random(f"{cfg.seed}:{p.hash}:opening").choice(wordings.OPENED)
-    begun, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (opening, rest))
-    return Row([*chat.encode(tokenizer, p.text, _system(cfg, p)), *begun], [*target, end_id(loaded)], True)
+    given, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (begun, rest))
+    return Row([*chat.encode(tokenizer, p.text, _system(cfg, p)), *given], [*target, end_id(loaded)], True)
 
 
 def _system(cfg: TrainConfig, p: Prompt) -> str | None:
