@@ -5,7 +5,7 @@ Reading results needs no model: `open_run`, `open_runs`, `refusal_rate`, `rates`
 
 from gating.analysis import contrast, rates, refusal_rate
 from gating.errors import GatingError
-from gating.joins import open_runs
 from gating.store import open_run
+from gating.store.joins import open_runs
 
 __all__ = ["GatingError", "contrast", "open_run", "open_runs", "rates", "refusal_rate"]

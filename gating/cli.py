@@ -11,13 +11,13 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gating.conf import group_choices, groups
+from gating.config_files import group_choices, groups
 from gating.errors import GatingError, choices
 
 
 def register() -> None:
     """Give Hydra the typed schema."""
-    from gating import config
+    from gating.pipeline import config
 
     config.register()
 
@@ -113,7 +113,7 @@ def _explain_override(error: BaseException) -> str:
 
 
 def _siblings(key: str) -> str:
-    from gating.config import RunConfig
+    from gating.pipeline.config import RunConfig
 
     parent, _, leaf = key.rpartition(".")
     schema: Any = OmegaConf.structured(RunConfig)

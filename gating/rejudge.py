@@ -21,11 +21,12 @@ import xarray as xr
 import yaml
 from rich.console import Console
 
-from gating import agreement, cli, judges, progress, store
+from gating import cli, progress, store
+from gating.analysis import agreement
 from gating.errors import GatingError
-from gating.judges import DEGENERATE, MISSING
-from gating.judging import Item, Judge, Judgement
+from gating.judging import Item, Judge, Judgement, labels
 from gating.judging import spec as specs
+from gating.judging.labels import DEGENERATE, MISSING
 from gating.judging.spec import JudgeSpec
 from gating.store import TEXT
 
@@ -173,7 +174,7 @@ def _described(spec: JudgeSpec, fingerprint: str) -> dict[str, Any]:
     """The group's attributes. Neither a key nor the name of its variable is among them."""
     content = {k: v for k, v in asdict(spec).items() if k not in ("key_variable", "template_file")}
     return {
-        "judge": spec.name, "kind": spec.kind, "id": spec.id or f"rule {judges.RULE_VERSION}",
+        "judge": spec.name, "kind": spec.kind, "id": spec.id or f"rule {labels.RULE_VERSION}",
         "revision": spec.revision or "none", "prompt_hash": spec.prompt_hash, "digest": spec.digest,
         "fingerprint": fingerprint, "paraphrase": spec.paraphrase, "prompts": spec.prompts,
         "spec": yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "status": "running",

@@ -18,11 +18,13 @@ import jinja2
 import numpy as np
 import xarray as xr
 
-from gating import analysis, claims, stats, tables
+from gating import analysis
+from gating.analysis import claims, stats
 from gating.errors import GatingError
 from gating.figures import gallery
 from gating.figures.base import conditions
-from gating.judges import LABELS
+from gating.judging.labels import LABELS
+from gating.reporting import tables
 
 PROMPT_WORDS, HARMLESS_WORDS, HARMFUL_WORDS = 6, 12, 4
 SAMPLES = 12  # prompts
@@ -146,7 +148,7 @@ def write(
             {"name": name, "alt": alt, "caption": caption, "data": base64.b64encode(buffer.getvalue()).decode()}
         )
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gating"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("gating.reporting"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     done = analysis.group(run, "outcomes")["done"]
     harmless = tables.rows(run, False, 1) if tables.asks_both(run) else []

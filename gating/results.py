@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from gating import analysis, claims, store, tables
+from gating import analysis, store
+from gating.analysis import claims
 from gating.errors import GatingError
+from gating.reporting import tables
 
 INTRO = """# Results
 

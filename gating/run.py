@@ -16,17 +16,17 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from gating import cli, conf
+from gating import cli, config_files
 from gating.errors import GatingError
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 failures: list[str] = []
 
 
-@hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(config_files.conf_dir()), config_name="config")
 def job(cfg: DictConfig) -> None:
     """One run, or one of a multirun's. A failure is said and kept, so that a sweep's other runs go on."""
-    from gating import config, dryrun, study
+    from gating.pipeline import config, dryrun, study
 
     try:
         hydra_config = HydraConfig.get()
@@ -39,7 +39,9 @@ def job(cfg: DictConfig) -> None:
         if planned.run.dry_run:
             dryrun.show(planned, console)
         else:
-            from gating import execute, report, store, tables
+            from gating import report, store
+            from gating.pipeline import execute
+            from gating.reporting import tables
 
             how = execute.execute(planned)
             tree = store.open_run(planned.folder)

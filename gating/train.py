@@ -27,8 +27,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gating import adapters, cli, conf, models, prompts
+from gating import cli, config_files, models, prompts
 from gating.errors import GatingError
+from gating.models import adapters
 from gating.training.card import card, describe, measure, own_answers
 from gating.training.config import TrainConfig, check
 from gating.training.fit import fit
@@ -78,7 +79,7 @@ def _tidy(folder: Path, cfg: TrainConfig) -> None:
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-@hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(config_files.conf_dir()), config_name="train")
 def job(cfg: DictConfig) -> None:
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, TrainConfig)

@@ -17,17 +17,18 @@ from rich.console import Console
 from rich.table import Table
 
 from gating import chat, models, prompts
-from gating.backend import Backend
-from gating.conf import conf_dir
-from gating.interventions import Condition, Intervention
-from gating.plan import lower
-from gating.readouts import Readouts
+from gating.config_files import conf_dir
+from gating.steering.backend import Backend
+from gating.steering.interventions import Condition, Intervention
+from gating.steering.lowering import lower
+from gating.steering.readouts import Readouts
 
 
 def model_config(name: str) -> models.ModelConfig:
     from hydra import compose, initialize_config_dir
 
-    from gating import cli, config
+    from gating import cli
+    from gating.pipeline import config
 
     cli.register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

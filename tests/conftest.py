@@ -19,10 +19,11 @@ def compose(*overrides: str):
     from hydra import initialize_config_dir
     from omegaconf import open_dict
 
-    from gating import cli, conf, config
+    from gating import cli, config_files
+    from gating.pipeline import config
 
     cli.register()
-    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(config_files.conf_dir()), version_base="1.3"):
         cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
     choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if "hydra" not in k}
     with open_dict(cfg):

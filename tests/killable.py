@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def go(runs_dir: str, *overrides: str) -> None:
-    from gating import backend, execute, study
+    from gating.pipeline import execute, study
+    from gating.steering import backend
     from tests.conftest import compose
 
     notes = os.open(Path(runs_dir) / "batches.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)

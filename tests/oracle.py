@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gating.interventions import Condition
-from gating.plan import measured, vector
+from gating.steering.interventions import Condition
+from gating.steering.lowering import measured, vector
 
 
 def positions(scope: str, prompt: int, total: int) -> list[int]:

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 
 from gating import store
-from gating.conditions import table
-from gating.interventions import Condition, Intervention
+from gating.pipeline.conditions import table
+from gating.steering.interventions import Condition, Intervention
 from gating.store import TEXT
 
 

@@ -8,11 +8,11 @@ import torch
 import xarray as xr
 
 from gating import chat, prompts
-from gating.backend import Backend
-from gating.interventions import Condition, Intervention
-from gating.modules import decoder_layers
-from gating.plan import lower, vector
-from gating.readouts import Readouts
+from gating.models.modules import decoder_layers
+from gating.steering.backend import Backend
+from gating.steering.interventions import Condition, Intervention
+from gating.steering.lowering import lower, vector
+from gating.steering.readouts import Readouts
 from tests.oracle import greedy
 
 NEW = 12
@@ -160,7 +160,7 @@ def test_nll_is_the_same_when_it_is_scored_in_small_pieces(tiny, monkeypatch):
     ids = asked(tiny, 5)
     completions = [[5], [6, 7], [8, 9, 10], [4] * 9, [3, 3]]
     whole = Backend(tiny, 8).nll(ids, completions)
-    monkeypatch.setattr("gating.backend.LOGITS_BYTES", 1)
+    monkeypatch.setattr("gating.steering.backend.LOGITS_BYTES", 1)
     assert np.allclose(Backend(tiny, 8).nll(ids, completions), whole, atol=1e-5)
 
 

@@ -35,7 +35,8 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The page of a run that has everything: claims, controls, readouts, nulls, many conditions."""
-    from gating import execute, report, store, study
+    from gating import report, store
+    from gating.pipeline import execute, study
     from tests.conftest import compose
 
     folder = tmp_path_factory.mktemp("page")

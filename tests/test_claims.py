@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gating import claims
+from gating.analysis import claims
 from gating.errors import GatingError
 from tests import synthetic
 
@@ -126,8 +126,8 @@ def test_a_measure_may_take_the_place_of_a_label():
 
 @pytest.mark.parametrize("name", ["paper", "refute"])
 def test_the_shipped_families_can_be_read_and_name_conditions_of_their_experiment(name):
-    from gating import conditions
     from gating.models import architecture
+    from gating.pipeline import conditions
     from tests.conftest import compose
 
     shipped = claims.load(name)

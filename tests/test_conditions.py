@@ -2,9 +2,10 @@
 
 import pytest
 
-from gating import conditions, personas
-from gating.config import check
+from gating import personas
 from gating.errors import GatingError
+from gating.pipeline import conditions
+from gating.pipeline.config import check
 from tests.conftest import compose
 
 PART = "+parts.mp={direction: compliant, layers: 2, coef: 3}"

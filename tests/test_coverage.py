@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from gating import claims, stats
+from gating.analysis import claims, stats
 from tests import synthetic
 
 DRAWS = 1000

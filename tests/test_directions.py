@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from gating import directions, personas, prompts
-from gating.directions import Made
+from gating import personas, prompts
 from gating.errors import GatingError
+from gating.steering import directions
+from gating.steering.directions import Made
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import matplotlib
 import pytest
 import yaml
 
-from gating import execute, report, store, study
+from gating import report, store
+from gating.pipeline import execute, study
 from tests.conftest import compose
 from tests.test_bad_inputs import GOOD
 

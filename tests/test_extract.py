@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from gating import chat, extract, responses, store, study
-from gating.backend import Backend
+from gating import chat, store
 from gating.errors import GatingError
 from gating.models import load
+from gating.pipeline import extract, responses, study
+from gating.steering.backend import Backend
 from tests.conftest import compose
 
 SMALL = ("model=tiny-llama", "data.n=2", "directions.questions=2", "directions.n=4", "controls.random=0")

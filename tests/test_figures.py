@@ -8,9 +8,12 @@ import pytest
 import scipy.stats
 import xarray as xr
 
-from gating import analysis, interventions, stats, tables
+from gating import analysis
+from gating.analysis import stats
 from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, traces
-from gating.interventions import Condition
+from gating.reporting import tables
+from gating.steering import interventions
+from gating.steering.interventions import Condition
 from tests import synthetic
 
 NAMES = ("compliant", "refusal")

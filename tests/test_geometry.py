@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gating import geometry
-from gating.directions import Made, assemble
+from gating.analysis import geometry
 from gating.errors import GatingError
+from gating.steering.directions import Made, assemble
 
 
 def run_of(vectors, roles):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gating.conditions import table
 from gating.errors import GatingError
-from gating.interventions import Condition, Intervention, grid, named, parse_layers
-from gating.plan import lower, measured, vector
+from gating.pipeline.conditions import table
+from gating.steering.interventions import Condition, Intervention, grid, named, parse_layers
+from gating.steering.lowering import lower, measured, vector
 
 NAMES = ("compliant", "refusal")
 SPEC = {

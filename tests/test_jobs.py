@@ -9,13 +9,13 @@ import torch
 import zstandard
 from nnsight.schema.response import ResponseModel, Status
 
-from gating.backend import Call
 from gating.errors import GatingError, TooLarge
 from gating.remote import jobs
 from gating.remote.jobs import Limits, Remote
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing
-from gating.turns import Turn, each
+from gating.steering.backend import Call
+from gating.steering.scheduler import Turn, each
 
 CALL = Call("read", (1,), "prompts a to b under compliant")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from gating import adapters, chat, embedded, hub, models, modules
+from gating import chat, models
 from gating.errors import GatingError
-from gating.models import ModelConfig
+from gating.models import ModelConfig, adapters, embedded, hub, modules
 from tests.conftest import TINY, compose
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from gating import ops
+from gating.steering import ops
 
 PROMPT = torch.tensor([[0, 1, 1], [1, 1, 1]])  # row 0 has one pad
 LAST = torch.tensor([[0, 0, 1], [0, 0, 1]])

@@ -18,12 +18,14 @@ import yaml
 from statsmodels.stats.inter_rater import cohens_kappa
 
 import gating
-from gating import agreement, analysis, judges, models, rejudge, store, tiny
-from gating.conf import conf_dir
+from gating import analysis, models, rejudge, store
+from gating.analysis import agreement
+from gating.config_files import conf_dir
 from gating.errors import GatingError
-from gating.judges import LABELS, MISSING
-from gating.judging import Item, classifier, endpoint
+from gating.judging import Item, classifier, endpoint, labels
 from gating.judging import spec as specs
+from gating.judging.labels import LABELS, MISSING
+from gating.models import tiny
 from tests import synthetic
 
 REFUSAL, COMPLIANCE, EVASIVE, DEGENERATE = range(4)
@@ -506,7 +508,7 @@ def test_the_rule_again_judges_by_the_runs_limits_unless_told_otherwise(tmp_path
     assert judged(folder, "rule-now")["label"].values[0].tolist() == [REFUSAL, DEGENERATE] * 3
     rejudge.rejudge(folder, specs.load("rule-now", ["name=lax", "limits.max_nll=9", "limits.min_entropy=0"]))
     assert judged(folder, "lax")["label"].values[0].tolist() == [REFUSAL, COMPLIANCE] * 3
-    assert judged(folder, "lax").attrs["id"] == f"rule {judges.RULE_VERSION}"
+    assert judged(folder, "lax").attrs["id"] == f"rule {labels.RULE_VERSION}"
 
 
 def two_judges(a, b, reason=None):

@@ -12,14 +12,16 @@ import pytest
 import torch
 import zstandard
 
-from gating import cli, ops, taken
-from gating.backend import Call, in_halves
+from gating import cli
 from gating.errors import GatingError, TooLarge
+from gating.pipeline import reused_directions
 from gating.remote import preflight, wire
 from gating.remote.jobs import digest
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing, Wire
-from gating.turns import Stopped, Turn, each
+from gating.steering import ops
+from gating.steering.backend import Call, in_halves
+from gating.steering.scheduler import Stopped, Turn, each
 
 KEY = "12345678-aaaa-4bbb-8ccc-123456789abc"
 
@@ -228,7 +230,7 @@ def test_a_model_key_is_the_one_that_nnsight_makes(monkeypatch):
     from nnsight.modeling import huggingface
 
     from gating import models
-    from gating.backend import Backend
+    from gating.steering.backend import Backend
     from tests.conftest import compose
 
     lm = Backend(models.load(compose("model=tiny-llama")[0].model), 4).lm
@@ -355,9 +357,9 @@ def test_models_differ_by_their_signatures_and_not_by_their_rounding():
         signed(torch.tensor(v).bfloat16().float().numpy(), "bfloat16"),
         signed(v[::-1].copy()),
     )
-    assert taken.distance(a, rounded) < taken.tolerance(a, rounded)
-    assert taken.distance(a, other) > taken.tolerance(a, other)
-    assert taken.distance(a, signed(v[:2])) is None
+    assert reused_directions.distance(a, rounded) < reused_directions.tolerance(a, rounded)
+    assert reused_directions.distance(a, other) > reused_directions.tolerance(a, other)
+    assert reused_directions.distance(a, signed(v[:2])) is None
 
 
 def test_the_ledgers_lines_are_json(tmp_path):
@@ -406,9 +408,8 @@ def test_a_store_that_was_begun_with_other_weights_under_the_same_name_is_not_go
 ])  # fmt: skip
 def test_a_dry_run_counts_the_jobs_that_a_run_would_send(more, tmp_path, monkeypatch):
     """Counted on traces that run here: one trace is one job."""
-    from gating import dryrun, execute, study
-    from gating.backend import Backend
-    from gating.remote import estimate
+    from gating.pipeline import dryrun, estimate, execute, study
+    from gating.steering.backend import Backend
     from tests.conftest import compose
 
     small = ("directions.questions=2", "directions.n=4", "directions.response_tokens=4", "max_new_tokens=4", "data.n=3")

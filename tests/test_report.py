@@ -11,9 +11,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from gating import claims, interventions, report, results, store, tables
+from gating import report, results, store
+from gating.analysis import claims
 from gating.figures import dose, gallery, rates
-from gating.interventions import grid
+from gating.reporting import tables
+from gating.steering import interventions
+from gating.steering.interventions import grid
 from tests.synthetic import tree
 
 SPEC = {

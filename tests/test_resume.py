@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from gating import execute, store, study
+from gating import store
 from gating.errors import GatingError
+from gating.pipeline import execute, study
 from tests import killable
 from tests.conftest import compose
 
@@ -19,7 +20,9 @@ SETTINGS = ("data.n=30", "directions.questions=2", "directions.n=8", "backend.ba
 def processes():
     """Processes forked from a server that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gating.execute", "gating.study", "tests.conftest", "tests.killable"])
+    context.set_forkserver_preload(
+        ["gating.pipeline.execute", "gating.pipeline.study", "tests.conftest", "tests.killable"]
+    )
     return context
 
 
@@ -114,7 +117,7 @@ def test_two_runs_of_one_command_are_identical(tmp_path):
 
 
 def test_an_interrupt_keeps_the_finished_blocks(tmp_path, monkeypatch):
-    from gating.backend import Backend
+    from gating.steering.backend import Backend
 
     real, calls = Backend.generate, []
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gating import interventions, selection
+from gating import selection
 from gating.errors import GatingError
+from gating.steering import interventions
 from tests import synthetic
 
 N = 10  # blocks

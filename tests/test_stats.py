@@ -7,7 +7,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from gating import stats
+from gating.analysis import stats
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import yaml
 
 from gating import store
 from gating.errors import GatingError
-from gating.joins import open_runs
 from gating.store import TEXT
+from gating.store.joins import open_runs
 
 ATTRS = {"config": yaml.safe_dump({"steer": {"coef": 8}}), "choices": '{"steer": "compliant"}', "overrides": "[]"}
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from gating import adapters, models, train
+from gating import models, train
 from gating.errors import GatingError
-from gating.models import ModelConfig
+from gating.judging.refusals import is_refusal
+from gating.models import ModelConfig, adapters
 from gating.prompts import Prompt
-from gating.refusals import is_refusal
 from gating.training import fit, wordings
 from gating.training.config import TrainConfig
 from gating.training.rows import Row, build_rows

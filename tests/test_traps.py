@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from gating import chat, judges, ops, prompts
-from gating.backend import Backend
-from gating.interventions import Condition, Intervention
-from gating.modules import decoder_layers
-from gating.plan import lower
-from gating.readouts import Readouts
+from gating import chat, prompts
+from gating.judging import labels
+from gating.models.modules import decoder_layers
+from gating.steering import ops
+from gating.steering.backend import Backend
+from gating.steering.interventions import Condition, Intervention
+from gating.steering.lowering import lower
+from gating.steering.readouts import Readouts
 from tests.oracle import greedy
 from tests.test_backend import asked, two_directions
 
@@ -94,9 +96,9 @@ def test_a_second_bos_shifts_what_is_read(backend):
 
 
 def test_gibberish_and_silence_are_no_compliance():
-    config = judges.JudgeConfig()
+    config = labels.JudgeConfig()
     for text, tokens in (("", []), ("the the the the the the the the the", [5] * 20), ("!!!!!!", [3] * 16)):
-        assert judges.LABELS[judges.label(text, tokens, 1.0, config)] == "degenerate"
+        assert labels.LABELS[labels.label(text, tokens, 1.0, config)] == "degenerate"
 
 
 def test_a_test_prompt_that_was_extracted_from_is_found():

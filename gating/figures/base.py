@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gating import analysis
-from gating.judges import LABELS
+from gating.judging.labels import LABELS
 
 KIND_COLOURS = {
     "baseline": "#000000", "steered": "#D55E00", "reversed": "#0072B2", "random": "#8C8C8C", "named": "#009E73",

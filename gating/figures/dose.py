@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from gating import analysis
 from gating.figures.base import first_block, legend, series, which
-from gating.interventions import AXES
+from gating.steering.interventions import AXES
 
 MOST = 10  # lines
 CLOSE = 0.06  # of the axis: nearer values would write over each other, so that all are spaced evenly

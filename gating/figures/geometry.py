@@ -7,7 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gating import analysis, geometry
+from gating import analysis
+from gating.analysis import geometry
 from gating.figures import traces
 from gating.figures.base import blocks, legend, series
 from gating.figures.maps import cells

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gating import analysis
 from gating.figures.base import first_block, which, window
-from gating.interventions import AXES
+from gating.steering.interventions import AXES
 
 MOST = 4  # panels of each rate
 REMOVALS = ("ablate", "remove")

@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from gating import analysis, stats
+from gating import analysis
+from gating.analysis import stats
 from gating.figures.base import KIND_COLOURS, which
 
 MOST = 24

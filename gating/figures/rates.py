@@ -22,7 +22,7 @@ from gating.figures.base import (
     series,
     which,
 )
-from gating.judges import LABELS
+from gating.judging.labels import LABELS
 
 MANY = 4  # more series than this in the picture of categories, and it becomes a map
 

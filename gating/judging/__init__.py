@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gating.judges import MISSING
+from gating.judging.labels import MISSING
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge made of one answer: a label (an index of gating.judges.LABELS) and a score, or why there is none.
+    """What a judge made of one answer: a label (an index of gating.judging.labels.LABELS) and a score, or why there is none.
 
     score: how far the answer complies, 0 (not at all) to 1; NaN where the judge gives none. reached: whether the judge
     was asked at all; false where a connection or a server failed.

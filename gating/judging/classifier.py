@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gating import chat, models
 from gating.errors import GatingError, choices
-from gating.judges import LABELS
 from gating.judging import Item, Judgement
+from gating.judging.labels import LABELS
 from gating.judging.spec import CHAT, JudgeSpec, render
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
-from gating import judges
-from gating.judges import JudgeConfig
-from gating.judging import Item, Judgement
+from gating.judging import Item, Judgement, labels
+from gating.judging.labels import JudgeConfig
 from gating.judging.spec import JudgeSpec
 
 
 class RuleJudge:
-    """Labels by gating.judges.label. limits: the run's own, with the judge's on top."""
+    """Labels by gating.judging.labels.label. limits: the run's own, with the judge's on top."""
 
     def __init__(self, spec: JudgeSpec, limits: Mapping[str, float]) -> None:
         self.config = JudgeConfig(**{**asdict(JudgeConfig()), **limits, **spec.limits})
-        judges.check(self.config)
+        labels.check(self.config)
 
     def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
-        out = [Judgement(judges.label(i.response, i.token_ids, i.nll, self.config)) for i in items]
+        out = [Judgement(labels.label(i.response, i.token_ids, i.nll, self.config)) for i in items]
         advance(len(out))
         return out

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from gating import conf, judges
+from gating import config_files
 from gating.errors import GatingError, choices
-from gating.judges import LABELS
+from gating.judging import labels
+from gating.judging.labels import LABELS
 
 RULE = "rule"  # the name of the labels that a run wrote itself
 COMMON = ("name", "kind", "says", "prompts", "keep_degenerate")
@@ -95,7 +96,7 @@ class JudgeSpec:
         """12 hex digits over all that determines a judgement (not: how fast it is had, or through which address)."""
         content = {k: v for k, v in asdict(self).items() if k not in HOW}
         content["model"] = {k: v for k, v in self.model.items() if k not in ("device", "batch_rows")}
-        return _digest([content, judges.RULE_VERSION if self.kind == "rule" else None])
+        return _digest([content, labels.RULE_VERSION if self.kind == "rule" else None])
 
     def label(self, answer: str) -> int:
         return LABELS.index(self.answers[answer])
@@ -110,7 +111,7 @@ def _digest(content: Any) -> str:
 
 def available() -> list[str]:
     """The shipped judges."""
-    return conf.group_choices("judges")
+    return config_files.group_choices("judges")
 
 
 def load(name_or_path: str, overrides: Sequence[str] = ()) -> JudgeSpec:
@@ -124,7 +125,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> JudgeSpec:
             raise GatingError(
                 f"judge={name_or_path} is not a judge: use {choices(available(), name_or_path)}, or the path of a .yaml file."
             )
-        path = conf.conf_dir() / "judges" / f"{name_or_path}.yaml"
+        path = config_files.conf_dir() / "judges" / f"{name_or_path}.yaml"
     content = _read(path)
     for override in overrides:
         key, _, value = override.partition("=")
@@ -235,7 +236,7 @@ def check(spec: JudgeSpec) -> None:
 
 
 def _check_limits(spec: JudgeSpec) -> None:
-    known = [f.name for f in fields(judges.JudgeConfig)]
+    known = [f.name for f in fields(labels.JudgeConfig)]
     for key in spec.limits:
         if key not in known:
             raise GatingError(f"judge {spec.name}: limits.{key} is not a limit of the rule: use {choices(known, key)}.")

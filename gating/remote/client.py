@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from gating import embedded, hub, models, tiny
+from gating import models
 from gating.errors import GatingError
-from gating.models import Loaded, ModelConfig
+from gating.models import Loaded, ModelConfig, embedded, hub, tiny
 
 
 def served_as(cfg: ModelConfig) -> str:

@@ -1,6 +1,6 @@
 """One trace's way to the server and back: sent, noted, waited for, collected; sent again where that can help.
 
-`Remote.via` gives gating.backend the nnsight backend of a trace. It returns when the result is in the caller's variables,
+`Remote.via` gives gating.steering.backend the nnsight backend of a trace. It returns when the result is in the caller's variables,
 so a trace reads the same wherever it runs; other traces have their turn while it waits.
 """
 
@@ -27,13 +27,13 @@ from nnsight.tracing.backend import Backend as Runner
 from nnsight.tracing.tracer import save
 from nnsight.tracing.util import push
 
-from gating import ops
-from gating.backend import Call
 from gating.errors import GatingError, TooLarge
 from gating.remote import wire
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing, Wire
-from gating.turns import Turn
+from gating.steering import ops
+from gating.steering.backend import Call
+from gating.steering.scheduler import Turn
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Failed(GatingError):
 
 @dataclass(frozen=True)
 class Limits:
-    """How long and how often, from backend.* (gating/config.py)."""
+    """How long and how often, from backend.* (gating/pipeline/config.py)."""
 
     deadline: float
     outage: float
@@ -75,7 +75,7 @@ class Remote:
 
     def __post_init__(self) -> None:
         self._slots = threading.Semaphore(self.in_flight)
-        nnsight.register("gating")  # gating.ops goes with the job, by value: the server does not have it
+        nnsight.register("gating")  # gating.steering.ops goes with the job, by value: the server does not have it
 
     def via(self, call: Call) -> Runner:
         return _Trace(self, call)

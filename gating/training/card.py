@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
-from gating import chat, models, prompts, stats
+from gating import chat, models, prompts
+from gating.analysis import stats
+from gating.judging.refusals import is_refusal
 from gating.models import Loaded
 from gating.prompts import Prompt
-from gating.refusals import is_refusal
 from gating.training import wordings
 from gating.training.config import TrainConfig, held_out_texts
 from gating.training.fit import mean_nll
@@ -117,7 +118,7 @@ rate {lr:g} with linear warm-up and decay, {epochs:g} epochs, {batch_rows} rows 
 {notes}
 ## Results
 
-Greedy, 32 tokens, the template's default system message; a refusal is what `gating/refusals.py` calls one. Wilson 95%
+Greedy, 32 tokens, the template's default system message; a refusal is what `gating/judging/refusals.py` calls one. Wilson 95%
 intervals.
 
 | set | refused | n | rate | interval |

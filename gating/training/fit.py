@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig
 from transformers import DynamicCache
 
-from gating import adapters, chat, progress
-from gating.models import Loaded
+from gating import chat, progress
+from gating.models import Loaded, adapters
 from gating.training.config import TrainConfig
 from gating.training.rows import Row, batches, module, pad_id
 

@@ -12,9 +12,9 @@ from transformers import GenerationConfig
 
 from gating import chat, progress
 from gating.errors import GatingError
+from gating.judging.refusals import is_refusal
 from gating.models import Loaded
 from gating.prompts import Prompt
-from gating.refusals import is_refusal
 from gating.training import wordings
 from gating.training.config import TrainConfig
 

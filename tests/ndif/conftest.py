@@ -82,13 +82,13 @@ def client(server):
 @pytest.fixture
 def backend(server, tmp_path):
     """A backend of the tiny model on the server, with the limits of a test."""
-    from gating.backend import Backend
     from gating.remote import client as shapes
     from gating.remote import preflight
     from gating.remote.jobs import Limits, Remote
     from gating.remote.ledger import Ledger
     from gating.remote.wire import Wire
-    from gating.turns import Turn
+    from gating.steering.backend import Backend
+    from gating.steering.scheduler import Turn
 
     cfg, wires = compose("model=tiny-llama")[0].model, []
 

@@ -135,8 +135,8 @@ def test_directions_of_another_model_are_refused(command, client, tmp_path):
 @pytest.mark.parametrize("sampling", [None, (1.0, 3)])
 def test_rows_of_one_batch_get_the_same_tokens_sampled_or_not(backend, sampling):
     from gating import models
-    from gating.backend import Backend
-    from gating.readouts import Readouts
+    from gating.steering.backend import Backend
+    from gating.steering.readouts import Readouts
     from tests.conftest import compose
 
     remote, _ = backend()

@@ -13,8 +13,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gating import analysis, claims
-from gating.judges import LABELS
+from gating import analysis
+from gating.analysis import claims
+from gating.judging.labels import LABELS
 
 FOLD = 5  # random controls of a place: more of them share a line
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from gating import chat, directions, progress, sides
-from gating.backend import Backend
-from gating.directions import Contrast, Made
+from gating import chat, progress
 from gating.errors import GatingError
-from gating.sides import Side, Text
+from gating.pipeline import contrast_texts
+from gating.pipeline.contrast_texts import Side, Text
+from gating.pipeline.study import Study
+from gating.steering import directions
+from gating.steering.backend import Backend
+from gating.steering.directions import Contrast, Made
 from gating.store import TEXT
-from gating.study import Study
 
 
 def check_positions(study: Study, backend: Backend) -> None:
@@ -49,7 +51,7 @@ class States:
 
 def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | None]:
     """The /directions group, and /geometry (cosines of label-permuted directions) where permutations are asked for."""
-    texts, how = sides.of(study, backend), study.run.directions
+    texts, how = contrast_texts.of(study, backend), study.run.directions
     roles = [_roles(contrast, texts[contrast.name]) for contrast in study.contrasts]
     states = _states(backend, roles, how.method == "probe" or how.permutations > 0)
     made = [_made(r, states, study) for r in roles]

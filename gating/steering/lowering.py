@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 
 from gating.errors import GatingError
-from gating.interventions import RANDOM, Condition, Intervention
+from gating.steering.interventions import RANDOM, Condition, Intervention
 
-Edit = dict[str, Any]  # see gating/ops.py
+Edit = dict[str, Any]  # see gating/steering/ops.py
 Edits = dict[int, list[Edit]]
 
 
@@ -118,7 +118,7 @@ def _parts(
 def lower(
     rows: Sequence[Condition], directions: xr.Dataset, seed: int, scale: Mapping[str, float] | None = None
 ) -> Edits:
-    """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/ops.py says what an edit holds.
+    """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/steering/ops.py says what an edit holds.
 
     Rows of different conditions share an edit when op, scope and place in the order agree; a row outside it has strength
     0 there. A row's own interventions keep their order. scale: a factor on the strengths of a condition, by name.

@@ -12,9 +12,9 @@ import xarray as xr
 from rich import box
 from rich.table import Table
 
-from gating import stats
+from gating.analysis import stats
 from gating.errors import GatingError, choices
-from gating.judges import LABELS, MISSING
+from gating.judging.labels import LABELS, MISSING
 from gating.judging.spec import RULE
 
 

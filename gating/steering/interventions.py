@@ -1,6 +1,6 @@
 """Interventions are data: what one is, the conditions and grids (a list is an axis) made of them, and their controls.
 
-gating/plan.py lowers them to tensors; gating/ops.py says what each operation does to activations.
+gating/steering/lowering.py lowers them to tensors; gating/steering/ops.py says what each operation does to activations.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gating import blocks, calibrate, models
-from gating.study import Study
+from gating import models
+from gating.pipeline import calibrate, prompt_batches
+from gating.pipeline.study import Study
 
-ENVELOPE = 64_000  # bytes of a job that do not grow with its rows: the source of gating.ops, the tracer, names
+ENVELOPE = 64_000  # bytes of a job that do not grow with its rows: the source of gating.steering.ops, the tracer, names
 TENSORS = 24_000  # of a result: torch's own overhead a tensor
 
 
@@ -29,12 +30,12 @@ class Jobs:
 
 
 def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
-    """tokens: of every test prompt (gating.dryrun.prompt_tokens)."""
+    """tokens: of every test prompt (gating.pipeline.dryrun.prompt_tokens)."""
     arch, run = models.architecture(study.run.model), study.run
     layers, hidden, new = arch["layers"], arch["hidden"], study.max_new_tokens
     n_directions = len(study.contrasts) + len(run.directions.derived)
     n_blocks = -(-len(study.test) // study.block)
-    a_block = [study.block * len(chosen) for chosen in blocks.batches(len(study.conditions), study.batch_rows)]
+    a_block = [study.block * len(chosen) for chosen in prompt_batches.batches(len(study.conditions), study.batch_rows)]
     rows, width = max(a_block), max(tokens)
     steps = new if run.readouts.tokens else 1
     probes = n_directions if run.readouts.last else 0
@@ -92,7 +93,7 @@ def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs
 
 
 def _calibration(study: Study, width: int) -> Jobs:
-    """Every condition on every calibration prompt at each step of the bisection (gating/calibrate.py)."""
+    """Every condition on every calibration prompt at each step of the bisection (gating/pipeline/calibrate.py)."""
     parts = calibrate.parts(1 + len(calibrate.scaled(study)), calibrate.N, study.batch_rows)
     rows = max(len(chosen) * (stop - start) for chosen, start, stop in parts)
     n = (calibrate.STEPS + 2) * len(parts)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from gating import stats
+from gating.analysis import stats
 from gating.errors import GatingError, choices
-from gating.judges import LABELS, MISSING
+from gating.judging.labels import LABELS, MISSING
 
 GROUPINGS = ("category", "source", "harmful")
 CONDITION_COORDINATES = ("kind", "direction", "op", "layers", "coef", "norm", "scope", "read", "seed", "grid")

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from gating import chat, judges, progress, rejudge, responses, store
-from gating.backend import Backend
-from gating.directions import Chat, Contrast
-from gating.judging import Item
+from gating import chat, progress, rejudge, store
+from gating.judging import Item, labels
 from gating.judging import spec as specs
+from gating.pipeline import responses
+from gating.pipeline.study import Study
+from gating.steering.backend import Backend
+from gating.steering.directions import Chat, Contrast
 from gating.store import TEXT
-from gating.study import Study
 
 Ids = tuple[int, ...]
 Text = tuple[Ids, Ids]  # token ids of a prompt, and of the answer that follows it ((): none)
@@ -109,7 +110,7 @@ def _answers(study: Study, backend: Backend) -> Answers:
 def _passed(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str]) -> set[tuple[Chat, Ids, bool]]:
     """`fluent` asks both sides for an answer that is one; a judge's score puts each answer on one side, or on none."""
     if study.run.directions.filter == "fluent":
-        fine = [(x, t) for x, t in pairs if not judges.is_degenerate(text[t], t, float("nan"), study.run.judge)]
+        fine = [(x, t) for x, t in pairs if not labels.is_degenerate(text[t], t, float("nan"), study.run.judge)]
         return {(x, t, side) for x, t in fine for side in (True, False)}
     scores = _scores(study, pairs, text)
     return {(x, t, bool(s >= THRESHOLD)) for (x, t), s in zip(pairs, scores, strict=True) if np.isfinite(s)}

@@ -18,13 +18,16 @@ import xarray as xr
 import yaml
 from nnsight.intervention.backends.local import LocalSimulationBackend
 
-from gating import blocks, calibrate, chat, conditions, extract, judges, models, progress, remote, store, taken
-from gating.backend import Backend
+from gating import chat, models, progress, store
 from gating.errors import GatingError
+from gating.judging import labels
+from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
+from gating.pipeline.study import Study
 from gating.prompts import Prompt
-from gating.remote import Connection
+from gating.remote import connection as ndif
+from gating.remote.connection import Connection
+from gating.steering.backend import Backend
 from gating.store import TEXT
-from gating.study import Study
 
 
 def execute(study: Study) -> str:
@@ -64,7 +67,7 @@ def _sent(connection: Connection, rows: int) -> str:
 @contextmanager
 def _backend(study: Study) -> Iterator[tuple[Backend, Connection | None]]:
     if study.run.backend.name == "ndif":
-        connection = remote.connect(study)
+        connection = ndif.connect(study)
         try:
             yield connection.backend, connection
         finally:
@@ -81,7 +84,7 @@ def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
     """The /directions group: extracted, or taken from another run."""
     how = study.run.directions
     if how.source:
-        made = taken.directions(how.source, study.contrasts, list(how.derived), signature)
+        made = reused_directions.directions(how.source, study.contrasts, list(how.derived), signature)
         made.attrs["taken_from"] = how.source
     else:
         made, geometry = extract.extract(study, backend)
@@ -97,8 +100,8 @@ def _same_model(study: Study, now: xr.Dataset) -> xr.Dataset:
         store.add_group(study.store, "model", now)
         return now
     begun = store.read_group(study.store, "model")
-    apart = taken.distance(begun, now)
-    if apart is None or apart > taken.tolerance(begun, now):
+    apart = reused_directions.distance(begun, now)
+    if apart is None or apart > reused_directions.tolerance(begun, now):
         raise GatingError(
             f"{study.store} was begun with other weights than {study.run.model.name} has now; say force=true to compute it again."
         )
@@ -150,7 +153,7 @@ def _lay_out(
         "batch_rows": study.batch_rows,
         "block": study.block,
         "max_new_tokens": study.max_new_tokens,
-        "judge": judges.RULE_VERSION,
+        "judge": labels.RULE_VERSION,
         "claims": json.dumps(study.claims),
         "warnings": json.dumps(study.warnings),
     }
@@ -174,13 +177,13 @@ def _check_same(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, li
 def _run_blocks(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[int]]], done: np.ndarray) -> None:
     made = store.read_group(study.store, "directions") if study.contrasts else None
     scale = calibrate.scales(study, backend, made) if made is not None and study.run.steer.iso_kl else {}
-    w = blocks.worker(study, backend, made, scale)
+    w = prompt_batches.worker(study, backend, made, scale)
     hashes = [p.hash for p, _ in asked]
-    blocks.lay_out_readouts(w, hashes)
-    blocks.lay_out_activations(w, hashes)
+    prompt_batches.lay_out_readouts(w, hashes)
+    prompt_batches.lay_out_activations(w, hashes)
     n = len(study.conditions)
     with progress.bar("outcomes", len(asked) * n, done=int(done.sum()) * n) as advance:
         starts = [s for s in range(0, len(asked), study.block) if not done[s : s + study.block].all()]
-        for start, groups in backend.each(lambda s: blocks.block_groups(w, asked[s : s + study.block]), starts):
+        for start, groups in backend.each(lambda s: prompt_batches.block_groups(w, asked[s : s + study.block]), starts):
             store.write_block(study.store, start, groups)
             advance(len(asked[start : start + study.block]) * n)

@@ -41,7 +41,7 @@ class Generation:
 
 
 def collect(tokens: list[list[int]], read: dict, n_layers: int, n_probes: int, n_steps: int) -> Generation:
-    """What gating.ops.pack gave, as arrays. A readout that comes again for a block is the next step's."""
+    """What gating.steering.ops.pack gave, as arrays. A readout that comes again for a block is the next step's."""
     rows = len(tokens)
     projection = np.full((rows, n_steps, n_layers, n_probes), np.nan, dtype="float32")
     by_layer = {k: np.full((rows, n_layers), np.nan, dtype="float32") for k in ("norm", "change", "lens")}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from gating import blocks, chat, models, stats
-from gating.backend import LOGITS_BYTES
-from gating.study import Study
+from gating import chat, models
+from gating.analysis import stats
+from gating.pipeline import prompt_batches
+from gating.pipeline.study import Study
+from gating.steering.backend import LOGITS_BYTES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TEMPLATE_TOKENS = 30  # a chat template with a short system message, where no tokenizer is on this machine
@@ -59,7 +61,7 @@ def show(study: Study, console: Console) -> None:
     tokens, counted = prompt_tokens(study)
     rows = len(study.test) * len(study.conditions)
     n_blocks = -(-len(study.test) // study.block)
-    batches = n_blocks * len(blocks.batches(len(study.conditions), study.batch_rows))
+    batches = n_blocks * len(prompt_batches.batches(len(study.conditions), study.batch_rows))
     chats = len(study.chats)
     answers = len(study.answered) * study.run.directions.samples
     need = memory(study, tokens)
@@ -77,7 +79,8 @@ def show(study: Study, console: Console) -> None:
         + f"{sum(need.values()) / 1e9:.1f} GB ({', '.join(f'{k} {v / 1e9:.1f}' for k, v in need.items())})",
     ]
     if study.run.backend.name == "ndif":
-        from gating.remote import client, estimate  # nnsight is slow to import
+        from gating.pipeline import estimate
+        from gating.remote import client  # nnsight is slow to import
 
         lines += [f"server: {client.served_as(study.run.model)}, nothing is sent now", *estimate.told(study, tokens)]
     console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)

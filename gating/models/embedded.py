@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from gating.errors import GatingError
-from gating.hub import first_line
+from gating.models.hub import first_line
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """One run before it begins: what is asked, what is steered, what would overlap, and where the result belongs.
 
-Needs no weights and no network, so that bad input of any kind fails here; gating/execute.py does the rest.
+Needs no weights and no network, so that bad input of any kind fails here; gating/pipeline/execute.py does the rest.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gating import claims, config, directions, hosts, judges, models, prompts, store, taken
-from gating import conditions as resolve
-from gating.config import RunConfig
-from gating.directions import Chat, Contrast
+from gating import models, prompts, store
+from gating.analysis import claims
 from gating.errors import GatingError
-from gating.interventions import Condition
+from gating.judging import labels
+from gating.pipeline import conditions as resolve
+from gating.pipeline import config, reused_directions
+from gating.pipeline.config import RunConfig
 from gating.prompts import Prompt
+from gating.remote import address
+from gating.steering import directions
+from gating.steering.directions import Chat, Contrast
+from gating.steering.interventions import Condition
 
 KEY_PACKAGES = ("gating", "torch", "transformers", "nnsight")
 
@@ -154,7 +159,7 @@ def _device(run: RunConfig) -> str:
     """Where the model runs: this machine's device type, or the server's address."""
     if run.backend.name != "ndif":
         return models.device_type(run.model)
-    return hosts.address(run.backend.host)
+    return address.address(run.backend.host)
 
 
 def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast], family: dict[str, Any]) -> str:
@@ -164,13 +169,13 @@ def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast], family: 
     material: dict[str, Any] = {
         "schema": store.SCHEMA_VERSION,
         "config": _deciding(run),
-        "directions": taken.digest(run.directions.source) if run.directions.source else None,
+        "directions": reused_directions.digest(run.directions.source) if run.directions.source else None,
         "test": prompts.digest(test),
         "contrasts": [(c.name, c.role, c.position, c.positive, c.negative) for c in contrasts],
         "claims": family,
         "model": models.identity(run.model),
         "device": _device(run),
-        "judge": judges.RULE_VERSION,
+        "judge": labels.RULE_VERSION,
         "versions": {name: installed[name] for name in KEY_PACKAGES},
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:10]

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from gating import store
-from gating.directions import Contrast
 from gating.errors import GatingError, choices
+from gating.steering.directions import Contrast
 
 # How far two readings of one model's residual stream lie apart, relative to its norm: rounding alone gives up to 1e-5 in
 # float32 and 2e-2 in bfloat16 (docs/ndif.md); other weights give much more.

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from gating import chat, directions, judges, plan, store
-from gating.backend import Backend
+from gating import chat, store
 from gating.errors import TooLarge
-from gating.interventions import Condition
+from gating.judging import labels
+from gating.pipeline.study import Study
 from gating.prompts import Prompt
-from gating.readouts import Generation, Readouts
+from gating.steering import directions, lowering
+from gating.steering.backend import Backend
+from gating.steering.interventions import Condition
+from gating.steering.readouts import Generation, Readouts
 from gating.store import TEXT
-from gating.study import Study
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +37,15 @@ class Worker:
     scale: Mapping[str, float]  # calibrated factors on strengths, by condition
     probes: np.ndarray | None
     openings: list[int]
-    lowered: dict[tuple[tuple[Condition, ...], int], plan.Edits] = field(default_factory=dict)
+    lowered: dict[tuple[tuple[Condition, ...], int], lowering.Edits] = field(default_factory=dict)
 
-    def edits(self, conditions: Sequence[Condition], prompts: int) -> plan.Edits:
+    def edits(self, conditions: Sequence[Condition], prompts: int) -> lowering.Edits:
         """The plan of a batch of `prompts` under each of `conditions`: the same for every block of that size, so made once."""
         key = (tuple(conditions), prompts)
         if self.made is None:
             return {}
         if key not in self.lowered:
-            self.lowered[key] = plan.lower([*conditions] * prompts, self.made, self.study.run.seed, self.scale)
+            self.lowered[key] = lowering.lower([*conditions] * prompts, self.made, self.study.run.seed, self.scale)
         return self.lowered[key]
 
 
@@ -153,12 +155,12 @@ def _outcomes(study: Study, backend: Backend, out: Generation, nll: np.ndarray, 
         ds[name].values[:] = np.asarray(values, dtype=ds[name].dtype).reshape(shape).T
 
     rows = list(zip(texts, out.tokens, nll.tolist(), strict=True))
-    fill("label", [judges.label(text, tokens, value, judged) for text, tokens, value in rows])
+    fill("label", [labels.label(text, tokens, value, judged) for text, tokens, value in rows])
     fill("refusal_score", out.score)
     fill("n_tokens", [len(t) for t in out.tokens])
     fill("nll", nll)
-    fill("entropy", [judges.entropy_bits(t) for t in out.tokens])
-    fill("repetition", [judges.repetition(t) for t in out.tokens])
+    fill("entropy", [labels.entropy_bits(t) for t in out.tokens])
+    fill("repetition", [labels.repetition(t) for t in out.tokens])
     fill("completion", texts)
     for r, tokens in enumerate(out.tokens):
         prompt, condition = divmod(r, shape[1])

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from gating import directions, interventions, personas
-from gating.config import RunConfig, as_list
+from gating import personas
 from gating.errors import GatingError, choices
-from gating.interventions import DEFAULT_COEF, RANDOM, Condition
+from gating.pipeline.config import RunConfig, as_list
+from gating.steering import directions, interventions
+from gating.steering.interventions import DEFAULT_COEF, RANDOM, Condition
 
 SHAPE = "{direction: compliant, op: ablate, layers: 17-25}"
 

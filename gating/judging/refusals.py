@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 
-from gating.phrasing import SAYS, group, regex, sentences
+from gating.judging.sentences import SAYS, group, regex, sentences
 
 OPENING_CHARS, OPENING_SENTENCES = 200, 3
 

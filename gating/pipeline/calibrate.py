@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from gating import blocks, chat, plan, progress, prompts, store
-from gating.backend import Backend
+from gating import chat, progress, prompts, store
 from gating.errors import GatingError
-from gating.interventions import Condition
-from gating.readouts import Readouts
+from gating.pipeline import prompt_batches
+from gating.pipeline.study import Study
+from gating.steering import lowering
+from gating.steering.backend import Backend
+from gating.steering.interventions import Condition
+from gating.steering.readouts import Readouts
 from gating.store import TEXT
-from gating.study import Study
 
 N = 16  # prompts
 STEPS = 10  # halvings, in the logarithm of the factor: a precision of 0.6% of a range of 2**-4 to 2**3
@@ -76,7 +78,7 @@ def parts(conditions: int, prompts: int, rows: int) -> list[tuple[list[int], int
     """Batches of at most `rows` (one prompt's conditions where those are more): conditions, and prompts from, to."""
     return [
         (chosen, start, min(start + step, prompts))
-        for chosen in blocks.batches(conditions, rows)
+        for chosen in prompt_batches.batches(conditions, rows)
         for step in [max(1, rows // len(chosen))]
         for start in range(0, prompts, step)
     ]
@@ -97,7 +99,7 @@ def _kl(
     def one(part: tuple[list[int], int, int]) -> np.ndarray:
         chosen, start, stop = part
         n, some, asked = len(chosen), [every[c] for c in chosen], ids[start:stop]
-        edits = plan.lower(some * len(asked), made, study.run.seed, factors)
+        edits = lowering.lower(some * len(asked), made, study.run.seed, factors)
         readouts = Readouts(score_ids=[0], reference=[p * n for p in range(len(asked)) for _ in some])
         out = backend.generate([i for i in asked for _ in some], edits, 1, readouts, about="strengths being calibrated")
         return out.kl.reshape(len(asked), n)

@@ -1,6 +1,6 @@
 """The only place that opens an nnsight trace: `capture` activations, `generate` under a plan, score `nll`.
 
-The bodies of the traces are bare lines that call gating.ops, the same here and on a server: what differs is who runs
+The bodies of the traces are bare lines that call gating.steering.ops, the same here and on a server: what differs is who runs
 them, which is the nnsight backend that `via` gives (None: this process).
 """
 
@@ -19,13 +19,14 @@ import xarray as xr
 from nnsight import TransformersModel
 from transformers import GenerationConfig
 
-from gating import chat, ops
+from gating import chat
 from gating.errors import TooLarge
 from gating.models import Loaded
-from gating.modules import decoder_layers, final_modules
-from gating.plan import Edits
-from gating.readouts import Generation, Readouts, collect
-from gating.turns import Turn, each
+from gating.models.modules import decoder_layers, final_modules
+from gating.steering import ops
+from gating.steering.lowering import Edits
+from gating.steering.readouts import Generation, Readouts, collect
+from gating.steering.scheduler import Turn, each
 
 LOGITS_BYTES = 64 * 2**20  # the largest logits block of one nll forward: larger ones were several times slower on a CPU
 NO_READOUTS = Readouts()

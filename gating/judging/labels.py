@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gating.errors import GatingError
-from gating.evasions import is_evasive
-from gating.phrasing import normalise
-from gating.refusals import is_refusal, only_refusals
+from gating.judging.evasions import is_evasive
+from gating.judging.refusals import is_refusal, only_refusals
+from gating.judging.sentences import normalise
 
 __all__ = [
     "LABELS",

@@ -17,8 +17,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from gating import adapters, embedded, hub, modules, tiny
 from gating.errors import GatingError, choices
+from gating.models import adapters, embedded, hub, modules, tiny
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import zarr
 from filelock import FileLock, Timeout
 
 from gating.errors import GatingError
-from gating.judges import LABELS, MISSING
+from gating.judging.labels import LABELS, MISSING
 
 SCHEMA_VERSION = 2
 STORE = "store.zarr"

@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 
 from gating import chat, progress, store
-from gating.backend import Backend, in_halves
-from gating.directions import Chat
+from gating.pipeline.study import Study
+from gating.steering.backend import Backend, in_halves
+from gating.steering.directions import Chat
 from gating.store import TEXT
-from gating.study import Study
 
 
 def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -> list[list[int]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from gating.phrasing import group, regex, sentences
-from gating.refusals import is_refusal
+from gating.judging.refusals import is_refusal
+from gating.judging.sentences import group, regex, sentences
 
 _PLEASANTRY = re.compile(
     r"^(?:hello|hi|hey|thanks?|thank you|sure|of course|certainly|absolutely|okay|ok|great|good|well|hmm|no problem"

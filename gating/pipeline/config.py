@@ -9,16 +9,18 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from gating import chat, directions, judges, models
+from gating import chat, models
 from gating.errors import GatingError, choices
-from gating.judges import JudgeConfig
+from gating.judging import labels
 from gating.judging import spec as specs
+from gating.judging.labels import JudgeConfig
 from gating.models import ModelConfig
+from gating.steering import directions
 
 
 @dataclass
 class SteerConfig:
-    """One intervention; a list as a value is an axis. See gating/interventions.py for what each may be."""
+    """One intervention; a list as a value is an axis. See gating/steering/interventions.py for what each may be."""
 
     direction: Any = MISSING  # none, a persona, refusal, random, a persona file's path; :role and @position may follow
     op: Any = "add"
@@ -203,7 +205,7 @@ def check(run: RunConfig) -> None:
             f"steer.iso_kl={run.steer.iso_kl}: use a KL divergence above 0 and up to 20 nats, such as 0.1."
         )
     models.check(run.model)
-    judges.check(run.judge)
+    labels.check(run.judge)
     chat.check_position(how.position)
     directions.check_method(how.method)
     directions.check_derived(how.derived)

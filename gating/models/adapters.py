@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 
 from gating import prompts
 from gating.errors import GatingError, choices
-from gating.hub import first_line
+from gating.models.hub import first_line
 
-SHIPPED = Path(__file__).parent / "data" / "adapters"
+SHIPPED = Path(__file__).parent.parent / "data" / "adapters"
 WEIGHTS, CONFIG, RECIPE = "adapter_model.safetensors", "adapter_config.json", "recipe.json"
 
 

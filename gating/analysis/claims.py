@@ -24,10 +24,11 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from gating import analysis, stats
-from gating.conf import conf_dir
+from gating import analysis
+from gating.analysis import stats
+from gating.config_files import conf_dir
 from gating.errors import GatingError, choices
-from gating.judges import LABELS
+from gating.judging.labels import LABELS
 
 TESTS = ("difference", "equivalence", "permutation")
 EXPECT = ("below", "above")

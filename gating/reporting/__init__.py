@@ -1,0 +1,1 @@
+"""A run in words: tables for a terminal, a page, a document."""
