@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from gating import chat, progress, rejudge, store
-from gating.judging import Item, labels
-from gating.judging import spec as specs
+from gating import chat, progress, store
+from gating.judging import Item, degenerate, kinds
 from gating.pipeline import responses
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend
@@ -110,7 +109,8 @@ def _answers(study: Study, backend: Backend) -> Answers:
 def _passed(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str]) -> set[tuple[Chat, Ids, bool]]:
     """`fluent` asks both sides for an answer that is one; a judge's score puts each answer on one side, or on none."""
     if study.run.directions.filter == "fluent":
-        fine = [(x, t) for x, t in pairs if not labels.is_degenerate(text[t], t, float("nan"), study.run.judge)]
+        limits = study.run.label_rule
+        fine = [(x, t) for x, t in pairs if not degenerate.is_degenerate(text[t], t, float("nan"), limits)]
         return {(x, t, side) for x, t in fine for side in (True, False)}
     scores = _scores(study, pairs, text)
     return {(x, t, bool(s >= THRESHOLD)) for (x, t), s in zip(pairs, scores, strict=True) if np.isfinite(s)}
@@ -124,8 +124,8 @@ def _scores(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str
     """A judge's score of every answer [answer], kept in /responses_judged with the reason where there is none."""
     group = "responses_judged"
     if not store.has_group(study.store, group):
-        spec = specs.load(str(study.run.directions.filter))
-        judge, fingerprint = rejudge.build(spec, {})
+        spec = kinds.load(str(study.run.directions.filter))
+        judge = spec.build(study.run.label_rule)
         with progress.bar(f"answers judged by {spec.name}", len(pairs), "answers") as advance:
             made = judge.judge([Item(x[1], text[t], False, t) for x, t in pairs], advance)
         ds = xr.Dataset(
@@ -133,7 +133,7 @@ def _scores(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str
                 "score": ("answer", np.array([j.score for j in made], dtype="float32")),
                 "reason": ("answer", np.array([j.reason for j in made], dtype=TEXT)),
             },
-            attrs={"judge": spec.name, "digest": spec.digest, "fingerprint": fingerprint, "threshold": THRESHOLD},
+            attrs={"judge": spec.name, "digest": spec.digest, "fingerprint": judge.fingerprint, "threshold": THRESHOLD},
         )
         store.add_group(study.store, group, ds)
     return store.read_group(study.store, group)["score"].values

@@ -20,7 +20,7 @@ from nnsight.intervention.backends.local import LocalSimulationBackend
 
 from gating import chat, models, progress, store
 from gating.errors import GatingError
-from gating.judging import labels
+from gating.judging import rule
 from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
@@ -153,7 +153,7 @@ def _lay_out(
         "batch_rows": study.batch_rows,
         "block": study.block,
         "max_new_tokens": study.max_new_tokens,
-        "judge": labels.RULE_VERSION,
+        "judge": rule.RULE_VERSION,
         "claims": json.dumps(study.claims),
         "warnings": json.dumps(study.warnings),
     }

@@ -13,7 +13,7 @@ import xarray as xr
 
 from gating import chat, store
 from gating.errors import TooLarge
-from gating.judging import labels
+from gating.judging import degenerate, rule
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
 from gating.steering import directions, lowering
@@ -148,19 +148,19 @@ def _stacked(parts: Sequence[Generation], skip: int = 0) -> Generation:
 
 def _outcomes(study: Study, backend: Backend, out: Generation, nll: np.ndarray, shape: tuple[int, int]) -> xr.Dataset:
     texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in out.tokens]
-    judged = study.run.judge
+    judged = study.run.label_rule
     ds = store.empty_outcomes(shape[1], shape[0], study.max_new_tokens)
 
     def fill(name: str, values: Sequence[Any] | np.ndarray) -> None:
         ds[name].values[:] = np.asarray(values, dtype=ds[name].dtype).reshape(shape).T
 
     rows = list(zip(texts, out.tokens, nll.tolist(), strict=True))
-    fill("label", [labels.label(text, tokens, value, judged) for text, tokens, value in rows])
+    fill("label", [rule.label(text, tokens, value, judged) for text, tokens, value in rows])
     fill("refusal_score", out.score)
     fill("n_tokens", [len(t) for t in out.tokens])
     fill("nll", nll)
-    fill("entropy", [labels.entropy_bits(t) for t in out.tokens])
-    fill("repetition", [labels.repetition(t) for t in out.tokens])
+    fill("entropy", [degenerate.entropy_bits(t) for t in out.tokens])
+    fill("repetition", [degenerate.repetition(t) for t in out.tokens])
     fill("completion", texts)
     for r, tokens in enumerate(out.tokens):
         prompt, condition = divmod(r, shape[1])

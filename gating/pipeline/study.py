@@ -14,7 +14,7 @@ from typing import Any
 from gating import models, prompts, store
 from gating.analysis import claims
 from gating.errors import GatingError
-from gating.judging import labels
+from gating.judging import rule
 from gating.pipeline import conditions as resolve
 from gating.pipeline import config, reused_directions
 from gating.pipeline.config import RunConfig
@@ -175,7 +175,7 @@ def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast], family: 
         "claims": family,
         "model": models.identity(run.model),
         "device": _device(run),
-        "judge": labels.RULE_VERSION,
+        "judge": rule.RULE_VERSION,
         "versions": {name: installed[name] for name in KEY_PACKAGES},
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:10]
