@@ -99,8 +99,8 @@ def explain(error: BaseException) -> str:
 def _explain_override(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override!r} on the command line cannot be read ({error}); write key=value, lists as [1,2], and quote "
-            "what has other signs in it."
+            f"{error.override!r} on the command line cannot be read ({error}); write key=value, lists as [1,2], and "
+            "quote what has other signs in it."
         )
     cause: BaseException = error
     while cause.__cause__ is not None:

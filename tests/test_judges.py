@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from gating.errors import GatingError
-from gating.judging import degenerate, rule
+from gating.judging import degenerate, labels, rule
 from gating.judging.degenerate import Limits
 from gating.judging.evasions import is_evasive
 from gating.judging.labels import COMPLIANCE, DEGENERATE, EVASIVE, LABELS, MISSING, REFUSAL
@@ -215,3 +215,10 @@ def test_an_impossible_threshold_is_an_error_that_names_it(key: str, value: floa
     degenerate.check(CONFIG)
     with pytest.raises(GatingError, match=rf"label_rule\.{key}={value}: use .* default is"):
         degenerate.check(Limits(**{key: value}))
+
+
+def test_the_table_of_labels_has_a_meaning_a_heading_and_a_colour_of_its_own_for_each() -> None:
+    for field in labels.Label._fields:
+        values = [getattr(entry, field) for entry in labels.TABLE]
+        assert all(values) and len(set(values)) == len(LABELS)
+    assert [labels.CODES[name] for name in LABELS] == list(range(len(LABELS)))

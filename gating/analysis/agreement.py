@@ -58,11 +58,12 @@ def agreement(
     harmful: bool | None = None,
     level: float = 0.95,
 ) -> xr.Dataset:
-    """Two judges on the same answers: confusion [label_a, label_b] (counts), n, agreement with its Wilson interval (low,
-    high), Cohen's kappa with its large-sample interval (kappa_low, kappa_high), only_a, only_b (judged by one alone).
+    """Two judges on the same answers: confusion [label_a, label_b] (counts), n, agreement with its Wilson interval
+    (low, high), Cohen's kappa with its large-sample interval (kappa_low, kappa_high), only_a, only_b (judged by one
+    alone).
 
-    b: by default the only judge besides the rule. Counted are answers that both judged; a degenerate answer that a judge
-    was not shown, because it keeps the rule's label, does not count. condition, harmful: only these answers.
+    b: by default the only judge besides the rule. Counted are answers that both judged; a degenerate answer that a
+    judge was not shown, because it keeps the rule's label, does not count. condition, harmful: only these answers.
 
     The intervals take answers as independent, which those of one prompt under several conditions are not quite: give a
     condition for an interval to rely on. Kappa is NaN where both judges gave one and the same label throughout, and has

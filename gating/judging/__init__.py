@@ -48,6 +48,9 @@ class Judge(Protocol):
     fingerprint: str  # of its weights, or UNSEEN
 
     def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
-        """One judgement an item, in order; `advance` is called with the number of items just done. A failed one is
-        missing, with its reason. Raises GatingError for what no further item could pass (a wrong key, no such model)."""
+        """One judgement an item, in order; `advance` is called with the number of items just done.
+
+        A judgement that failed is missing, with its reason. Raises GatingError for what would fail for every further
+        item too (a wrong key, no such model).
+        """
         ...

@@ -119,13 +119,13 @@ class ClassifierJudge:
         return list(self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"])
 
     def _first_id(self, answer: str) -> int:
-        """The token that begins `answer` right after the template: read off in place, since a tokeniser may merge it."""
+        """The token that begins `answer` right after the template; read off there, since a tokeniser may merge it."""
         text = self._text(Item("a", "b", True))
         before, after = self._encode(text), self._encode(text + answer)
         if len(after) <= len(before) or after[: len(before)] != before:
             raise GatingError(
-                f"judge {self.spec.name}: the answer {answer!r} merges with the end of the template for this model; move "
-                "the space or line break between the template's end (or answer_prefix) and the answer."
+                f"judge {self.spec.name}: the answer {answer!r} merges with the end of the template for this model; "
+                "move the space or line break between the template's end (or answer_prefix) and the answer."
             )
         return after[len(before)]
 

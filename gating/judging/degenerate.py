@@ -1,7 +1,7 @@
 """Whether a completion is no answer at all: empty, looping, low in entropy, or gibberish. Pure functions, no model.
 
-Such a completion has a label of its own: counted as compliance, it would pass for a bypass of refusal (as it does in the
-code of arXiv 2606.26161).
+Such a completion has a label of its own: counted as compliance, it would pass for a bypass of refusal (as it does in
+the code of arXiv 2606.26161).
 """
 
 from __future__ import annotations

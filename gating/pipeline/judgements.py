@@ -30,7 +30,7 @@ BATCH = 16  # prompts judged and written together where the run does not say
 
 
 def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool = False) -> str:
-    """Judge every answer of a finished or partial run that this judge has not judged; returns how it went in a few words.
+    """Judge every answer of a run, finished or not, that this judge has not judged; returns in a few words how it went.
 
     force: do it all again; retry: ask once more for judgements that failed. Raises GatingError for a run that is being
     written, judgements of the same name by another judge, or a judge that cannot be had.
@@ -103,8 +103,14 @@ def _texts(column: xr.DataArray) -> np.ndarray:
 
 
 def _judge_batches(
-    path: Path, tree: xr.DataTree, judgements: xr.Dataset, pending: np.ndarray, judge: Judge, spec: JudgeSpec, batch: int
-) -> None:  # fmt: skip
+    path: Path,
+    tree: xr.DataTree,
+    judgements: xr.Dataset,
+    pending: np.ndarray,
+    judge: Judge,
+    spec: JudgeSpec,
+    batch: int,
+) -> None:
     """Judge one batch of prompts after the other, in place in `judgements`, and write each when all of it is judged."""
     outcomes = tree["/outcomes"].to_dataset().transpose("condition", "prompt", ...)
     prompts = tree["/prompts"].to_dataset().sel(prompt=outcomes["prompt"].values)
@@ -177,6 +183,6 @@ def _attributes(spec: JudgeSpec, judge: Judge) -> dict[str, str | bool]:
 
 def _another_judge(spec: JudgeSpec, theirs: str, ours: str) -> GatingError:
     return GatingError(
-        f"judgements/{spec.name} was made with {theirs} ({ours}); keep both by giving this one a name=... of its own, or "
-        "say --force to judge again."
+        f"judgements/{spec.name} was made with {theirs} ({ours}); keep both by giving this one a name=... of its own, "
+        "or say --force to judge again."
     )
