@@ -20,7 +20,8 @@ def test_every_readout_stands_in_the_schema_with_its_dimensions_unit_and_meaning
 
 @pytest.mark.parametrize(("module", "function"), NAMED)
 def test_every_function_that_the_method_names_exists(module, function):
-    (path,) = (ROOT / "gating").glob(f"**/{module}.py")
-    found = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    for part in function.split("."):
-        found = getattr(found, part)
+    paths = (ROOT / "gating").glob(f"**/{module}.py")
+    modules = [importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)) for path in paths]
+    name, _, attribute = function.partition(".")
+    held = [getattr(m, name) for m in modules if hasattr(m, name)]
+    assert held and all(hasattr(h, attribute) for h in held if attribute)
