@@ -16,7 +16,7 @@ def a_run(folder, n=6, conditions=("baseline", "add"), done=None, block=2):
     """A store with known prompts and answers: prompt i is `ask i`, its answer under condition c `c answers i`."""
     tree = synthetic.tree({c: [i % 4 for i in range(n)] for c in conditions}, harmful=[i % 3 != 2 for i in range(n)],
                           texts=[f"ask {i}" for i in range(n)])  # fmt: skip
-    attrs = {**tree.attrs, "key": folder.name, "block": block}
+    attrs = {**tree.attrs, "key": folder.name, "prompt_batch": block}
     prompts, about = tree["/prompts"].to_dataset(), tree["/conditions"].to_dataset()
     folder.mkdir(parents=True, exist_ok=True)
     store.create(folder / store.STORE, prompts, about, 2, block, attrs)
@@ -24,7 +24,7 @@ def a_run(folder, n=6, conditions=("baseline", "add"), done=None, block=2):
     out["completion"].values[:] = [[f"{c} answers {i}" for i in range(n)] for c in conditions]
     out["nll"].values[:] = 1.0
     for start in range(0, n if done is None else done, block):
-        store.write_block(folder / store.STORE, start, {"outcomes": out.isel(prompt=slice(start, start + block))})
+        store.write_batch(folder / store.STORE, start, {"outcomes": out.isel(prompt=slice(start, start + block))})
     return folder
 
 

@@ -135,7 +135,7 @@ def test_weights_that_changed_are_another_judge(tmp_path, local):
     rejudge.rejudge(folder, a_classifier(local, tmp_path))
     out = store.read_group(folder / store.STORE, "outcomes")
     out["done"].values[:] = True
-    store.write_block(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
+    store.write_batch(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
     zarr_attrs = folder / store.STORE / "judgements" / "local"
     store.set_attrs(zarr_attrs, {"fingerprint": "0" * 16})
     with pytest.raises(GatingError, match="model weights 0000000000000000"):

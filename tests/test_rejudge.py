@@ -71,7 +71,7 @@ def test_a_partial_run_is_judged_as_far_as_it_is_and_the_rest_when_it_is_there(t
     assert judged(folder, "endpoint")["label"].values[:, 2:].tolist() == [[MISSING] * 4] * 2
     out = store.read_group(folder / store.STORE, "outcomes")
     out["label"].values[:], out["done"].values[:] = REFUSAL, True
-    store.write_block(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
+    store.write_batch(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
     assert rejudge.rejudge(folder, asking(server)) == "resumed: 12 judged, none missing"
     assert len(server.bodies) == 12
 
@@ -98,7 +98,7 @@ def test_the_rule_again_judges_by_the_runs_limits_unless_told_otherwise(tmp_path
     out["token_ids"].values[:] = [5, 6]
     out["completion"].values[:] = [["I can't help with that.", "Sure, here it is: one, two, three and four"] * 3] * 2
     for start in range(0, 6, 2):
-        store.write_block(folder / store.STORE, start, {"outcomes": out.isel(prompt=slice(start, start + 2))})
+        store.write_batch(folder / store.STORE, start, {"outcomes": out.isel(prompt=slice(start, start + 2))})
     rejudge.rejudge(folder, kinds.load("rule-now"))
     assert judged(folder, "rule-now")["label"].values[0].tolist() == [REFUSAL, DEGENERATE] * 3
     rejudge.rejudge(folder, kinds.load("rule-now", ["name=lax", "limits.max_nll=9", "limits.min_entropy=0"]))

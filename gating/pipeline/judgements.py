@@ -47,7 +47,7 @@ def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool =
         if not pending.any():
             return f"opened: nothing to judge ({summary(judgements)})"
         judge = spec.build(_limits(tree.attrs))
-        batch = int(tree.attrs.get("block", BATCH))
+        batch = int(tree.attrs.get("prompt_batch", BATCH))
         if fresh:
             attributes = _attributes(spec, judge)
             store.create_group(path, group, judgements.assign_attrs(attributes), {"prompt": batch})
