@@ -125,7 +125,7 @@ def test_relative_change_is_of_the_last_token_alone():
     before, after = torch.ones(1, 2, 4), torch.ones(1, 2, 4)
     after[0, 0] += 9
     after[0, 1, 0] += 1
-    assert torch.allclose(ops.relative_change(before, after), torch.tensor([0.5]))
+    assert torch.allclose(ops.read_relative_change({"before": before, "last": after[:, -1]}), torch.tensor([0.5]))
 
 
 def test_log_odds_is_the_log_of_p_over_one_minus_p():

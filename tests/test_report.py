@@ -19,9 +19,9 @@ from gating.reporting import tables
 from gating.reporting.document import document
 from gating.reporting.headline import SENTENCES, headline
 from gating.reporting.rows import FOLD, folded, rows, verdict_rows
-from gating.steering import interventions
-from gating.steering.interventions import grid
-from tests.synthetic import tree
+from gating.steering.condition_grid import grid
+from gating.steering.interventions import Condition
+from tests.synthetic import named_conditions, tree
 
 SPEC = {
     "direction": "compliant",
@@ -132,8 +132,8 @@ KO = {
 def knocked():
     """A knock-out that restores refusal, eight random ones that do not."""
     persona = {"direction": "compliant", "layers": 2, "coef": 8.0}
-    made = interventions.named({"persona": [persona], "ko": [persona, KO]}, ["compliant"], 4)
-    conditions = [interventions.Condition("baseline"), *made]
+    made = named_conditions({"persona": [persona], "ko": [persona, KO]}, ["compliant"], 4)
+    conditions = [Condition("baseline"), *made]
     labels = {c.name: [1] * 8 if c.kind == "random" or c.name == "persona" else [0] * 8 for c in conditions}
     labels["ko"] = [0] * 7 + [1]
     return tree(labels, conditions=conditions)

@@ -15,7 +15,7 @@ from gating.judging import labels
 from gating.judging import spec as specs
 from gating.judging.labels import JudgeConfig
 from gating.models import ModelConfig
-from gating.steering import directions
+from gating.steering import direction_methods, direction_specs, readouts
 
 
 @dataclass
@@ -85,6 +85,7 @@ class ReadoutsConfig:
     last: bool = True  # projections, norms, relative change, KL: at the last prompt token
     tokens: bool = False  # projections at every generated token too
     lens: bool = False  # refusal score at every block (logit lens)
+    extra: list[str] = field(default_factory=list)  # further ones by name (docs/schema.md), such as cosine
 
 
 @dataclass
@@ -207,5 +208,6 @@ def check(run: RunConfig) -> None:
     models.check(run.model)
     labels.check(run.judge)
     chat.check_position(how.position)
-    directions.check_method(how.method)
-    directions.check_derived(how.derived)
+    direction_methods.check_method(how.method)
+    direction_specs.check_derived(how.derived)
+    readouts.check_extra(run.readouts.extra)

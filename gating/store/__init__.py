@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from gating.errors import GatingError
 from gating.judging.labels import LABELS, MISSING
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STORE = "store.zarr"
 LOCK = "writer.lock"
 PACKAGES = ("gating", "torch", "transformers", "nnsight", "xarray", "zarr", "numpy", "scikit-learn", "peft")
@@ -85,12 +85,12 @@ def writer(folder: Path) -> Iterator[None]:
 
 
 def create(
-    path: Path, prompts: xr.Dataset, conditions: xr.Dataset, n_tokens: int, block: int, attrs: Mapping[str, Any]
+    path: Path, prompts: xr.Dataset, conditions: xr.Dataset, n_tokens: int, prompt_batch: int, attrs: Mapping[str, Any]
 ) -> None:
     """Lay out an empty store, with every outcome missing, and put it in place at once (a rename).
 
-    prompts, conditions: the two description groups; n_tokens: the longest completion; block: prompts a block, which is
-    the chunk of every outcome, so that no two blocks share a chunk.
+    prompts, conditions: the two description groups; n_tokens: the longest completion; prompt_batch: prompts a batch, which
+    is the chunk of every outcome, so that no two batches share a chunk.
     """
     draft = path.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -106,7 +106,7 @@ def create(
         mode="a",
         consolidated=False,
         zarr_format=3,
-        encoding=_encoding(outcomes, {"prompt": block}),
+        encoding=_encoding(outcomes, {"prompt": prompt_batch}),
     )
     shutil.rmtree(path, ignore_errors=True)
     draft.rename(path)
@@ -175,8 +175,8 @@ def read_group(path: Path, group: str) -> xr.Dataset:
     return xr.open_dataset(path, group=group, engine="zarr", consolidated=False).load()
 
 
-def write_block(path: Path, start: int, groups: Mapping[str, xr.Dataset]) -> None:
-    """Write a block of prompts, every group in full, and `done` of /outcomes last."""
+def write_batch(path: Path, start: int, groups: Mapping[str, xr.Dataset]) -> None:
+    """Write a batch of prompts, every group in full, and `done` of /outcomes last."""
     for group, ds in groups.items():
         if group != "outcomes":
             _region(path, group, "prompt", start, ds)
