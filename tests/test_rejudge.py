@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import yaml
 from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -517,7 +518,7 @@ def two_judges(a, b, reason=None):
     made = rejudge.empty(tree)
     made["label"].values[0], made["done"].values[0] = b, np.array(b) != MISSING
     made["reason"].values[0] = reason or ""
-    tree["/judgements/other"] = gating.store.xr.DataTree(made)
+    tree["/judgements/other"] = xr.DataTree(made)
     return tree
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from gating import store
 from gating.errors import GatingError
-from gating.store import TEXT
+from gating.store import TEXT, writing
 from gating.store.joins import open_runs
 
 ATTRS = {"config": yaml.safe_dump({"steer": {"coef": 8}}), "choices": '{"steer": "compliant"}', "overrides": "[]"}
@@ -56,7 +56,7 @@ def test_a_block_fills_its_own_prompts_under_every_condition_and_no_other(tmp_pa
 
 def test_done_is_written_last(tmp_path, monkeypatch):
     path = lay_out(tmp_path)
-    real, calls = store._region, []
+    real, calls = writing._region, []
 
     def dies_on_the_second_write(*args):
         calls.append(args[4])
@@ -64,7 +64,7 @@ def test_done_is_written_last(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(*args)
 
-    monkeypatch.setattr(store, "_region", dies_on_the_second_write)
+    monkeypatch.setattr(writing, "_region", dies_on_the_second_write)
     with pytest.raises(KeyboardInterrupt):
         store.write_batch(path, 0, {"outcomes": filled(3, 2, 1)})
     assert "done" not in calls[0] and list(calls[1]) == ["done"]

@@ -67,7 +67,7 @@ def _traffic(connection: Connection, rows: int) -> str:
 @contextmanager
 def _backend(study: Study) -> Iterator[tuple[Backend, Connection | None]]:
     if study.run.backend.name == "ndif":
-        connection = ndif.connect(study)
+        connection = ndif.connect(study.run.model, study.run.backend, study.batch_rows, study.folder)
         try:
             yield connection.backend, connection
         finally:
