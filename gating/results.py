@@ -1,5 +1,4 @@
-"""`python -m gating.results RUN... > docs/results.md`: what runs show, as a document of tables made from their
-stores."""
+"""`python -m gating.results RUN... > docs/results.md`: what runs show, as a document of tables."""
 
 from __future__ import annotations
 

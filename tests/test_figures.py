@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import xarray as xr
 
 from gating import analysis
 from gating.analysis import stats
-from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, traces
+from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, rates, traces
 from gating.steering import condition_grid
 from gating.steering.interventions import Condition
 from tests import synthetic
@@ -218,6 +219,29 @@ def test_a_dose_response_leaves_out_the_controls_of_named_conditions_and_says_ho
     assert len(ax.lines) == dose.MOST + 2 and len(dose.settings(run, "coef")) == 12
     assert "The first 10 of 12 settings" in gallery.pictures(run, True)["dose_coef"][2]
     assert "evenly spaced" in dose.dose(run, "coef", True).axes[1].get_xlabel()
+
+
+def test_layer_windows_stand_in_the_order_of_the_blocks_that_they_write():
+    run = a_run(steered(layers=["4-5", "0.5", "2+5", "1"]))  # a relative depth of 0.5 is block 3
+    ticks = dose.dose(run, "layers", True).axes[1].get_xticklabels()
+    assert [t.get_text() for t in ticks] == ["1", "2+5", "0.5", "4-5"]
+
+
+def test_the_papers_label_stands_beside_the_name_of_its_condition():
+    papers = {"baseline": "C0", "mp_only": "C1", "ko-random-0": "C8", "ko-random-1": "C8"}
+    knocked = {"direction": "random", "op": "ablate", "layers": 4, "random": 2}
+    conditions = [replace(c, paper=papers.get(c.name, "")) for c in written({"mp_only": [PERSONA], "mine": [PERSONA],
+                                                                            "ko": [PERSONA, knocked]})]  # fmt: skip
+    run = a_run(conditions)
+    labels = [t.get_text() for t in rates.rates(run, True).axes[0].get_yticklabels()]
+    assert labels == ["C0 baseline", "C1 mp_only", "mine", "C8 ko-random (2 seeds)"]
+    pictures = gallery.pictures(run, True)
+    assert "C1 mp_only 50.0% [" in pictures["rates"].alt_text and "C1 mp_only" in pictures["prompts"].alt_text
+
+
+def test_every_entry_of_the_registry_has_a_name_of_its_own():
+    names = [picture.name for picture in gallery.REGISTRY]
+    assert len(set(names)) == len(names)
 
 
 def test_bands_are_intervals_of_the_mean_and_missing_below_two_prompts():

@@ -4,7 +4,10 @@ import io
 import itertools
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +35,11 @@ SPEC = {
     "scope": "all",
     "read": "same",
 }
+
+RESULTS_ATTRS = {
+    "choices": '{"experiment": "paper"}', "max_new_tokens": 8, "dtype": "float32", "device": "cpu", "seed": 0,
+    "model_fingerprint": "f", "git_revision": "g", "warnings": "[]",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -82,6 +90,29 @@ def test_the_terminal_table_groups_conditions_by_their_place_in_the_grid_and_kee
     named = [line[0] for line in lines if line[0].startswith("compliant")]
     assert named == ["compliant", "compliant-reversed", "compliant-random-0", "compliant-random-1"] * 3
     assert "harmless refusal" in printed(run, 120)
+
+
+def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path):
+    paper = {"baseline": "C0", "compliant": "C1"}
+    conditions = [
+        replace(c, paper=paper.get(c.name, "")) for c in grid({**SPEC, "coef": 4.0}, ["compliant"], 4, 2, True)
+    ]
+    run = tree({c.name: [0, 0, 1] for c in conditions}, [True, True, False], conditions=conditions)
+    run.attrs |= RESULTS_ATTRS
+    shown = printed(run, 140)
+    assert "C0 baseline" in shown and "C1 compliant" in shown and "harmless refusal (B*)" in shown
+    assert headline(run)[0].startswith("C1 compliant: refusal")
+    page, page_of_results = pages.write(run, tmp_path).read_text(), document([run])
+    assert '<th scope="row">C1 compliant</th>' in page and "(over-refusal, B*)" in page
+    assert "| `C1 compliant` | 2+1 |" in page_of_results and "refusal, harmless (B*)" in page_of_results
+    assert "| `compliant-random` (2 directions)" in page_of_results
+
+
+def test_the_commands_that_read_stores_import_no_model_library():
+    code = """import gating.report, gating.results, gating.selection, sys
+print({"torch", "transformers", "nnsight", "sklearn"} & set(sys.modules))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -292,9 +323,7 @@ def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
 
 
 def test_the_results_page_is_made_of_stores_alone(claimed):
-    claimed.attrs |= {"choices": '{"experiment": "paper"}', "max_new_tokens": 8, "dtype": "float32", "device": "cpu",
-                      "seed": 0,
-                      "model_fingerprint": "f", "git_revision": "g", "warnings": "[]"}  # fmt: skip
+    claimed.attrs |= RESULTS_ATTRS
     page = document([claimed], "Made before the change.")
     assert page.index("Made before the change.") < page.index("### Claims")
     assert (

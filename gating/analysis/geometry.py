@@ -1,5 +1,4 @@
-"""How directions lie to one another: cosines against two nulls, and the axis that they share. Pure, from a run's
-tree."""
+"""How directions lie to one another: cosines against two nulls, and the axis that they share."""
 
 from __future__ import annotations
 

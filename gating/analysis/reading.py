@@ -1,5 +1,4 @@
-"""What every analysis reads of a run's tree: a group, which prompts, which conditions, the blocks they write, their
-names."""
+"""What every analysis reads of a run's tree: its groups, prompts, conditions, the blocks they write, their names."""
 
 from __future__ import annotations
 

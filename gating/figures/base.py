@@ -1,5 +1,4 @@
-"""What every picture shares: its entry in the registry, colours, markers, sizes, and what is said to be left out. No
-pyplot state."""
+"""What pictures share: their entry in the registry, style, colours, sizes, words for what is left out. No pyplot."""
 
 from __future__ import annotations
 
