@@ -184,7 +184,7 @@ def test_readouts_of_a_batch_are_those_that_transformers_gives_each_row_alone(ti
     rows = [c for _ in ids for c in (Condition("baseline"), steered)]
     unit = np.ascontiguousarray(made["vector"].transpose("layer", "direction", "hidden").values)
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
-    readouts = Readouts(unit, [4, 9], [0, 0, 2, 2, 4, 4], extra=("lens_score", "step_projection"))
+    readouts = Readouts(unit, [4, 9], [0, 0, 2, 2, 4, 4], extra=("lens_score", "step_projection", "cosine"))
     out = backend.generate([i for i in ids for _ in (0, 1)], lower(rows, made, 0), 4, readouts)
     v = torch.from_numpy(vector(steered.interventions[0], 1, made, 0)[0]).float()
     layers = operator.attrgetter(decoder_layers(tiny.model))(tiny.model)
@@ -204,20 +204,21 @@ def test_readouts_of_a_batch_are_those_that_transformers_gives_each_row_alone(ti
         seen = out.read["step_projection"][r][: len(expected)]
         assert np.allclose(seen, expected[: len(seen)], atol=2e-3)
         assert np.isnan(out.read["step_projection"][r][len(expected) :]).all()
+        norms = [float(states[b][len(prompt) - 1].norm()) for b in range(tiny.n_layers)]
+        assert np.allclose(out.read["cosine"][r], expected[0] / np.array(norms)[:, None], atol=1e-4)
+        assert np.allclose(out.read["residual_norm"][r], norms, rtol=1e-4)
         last = logits[len(prompt) - 1].log_softmax(-1)
         if not condition.interventions:
             base, before = last, states[1][len(prompt) - 1]
         kl = float((base.exp() * (base - last)).sum())
-        assert np.isclose(out.read["kl"][r], kl, atol=1e-4) and (out.read["kl"][r] == 0) is not bool(
-            condition.interventions
-        )
-        assert np.isclose(
-            out.read["lens_score"][r, -1], out.read["refusal_score"][r], atol=1e-3
-        )  # the last block's stream is what the head reads
+        row = {name: values[r] for name, values in out.read.items()}
+        assert np.isclose(row["kl"], kl, atol=1e-4) and (row["kl"] == 0) is not bool(condition.interventions)
+        # the last block's stream is what the head reads
+        assert np.isclose(row["lens_score"][-1], row["refusal_score"], atol=1e-3)
         change = float(v.norm() / before.norm()) if condition.interventions else 0.0
         assert (
-            np.isclose(out.read["relative_change"][r, 1], change, rtol=1e-3)
-            and (np.delete(out.read["relative_change"][r], 1) == 0).all()
+            np.isclose(row["relative_change"][1], change, rtol=1e-3)
+            and (np.delete(row["relative_change"], 1) == 0).all()
         )
 
 

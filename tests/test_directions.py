@@ -25,12 +25,22 @@ def test_a_mean_difference_is_computed_in_float64_even_where_float32_means_lose_
     assert np.allclose(out[0, 0], 0.0078125, atol=1e-9) and out.dtype == "float64"
 
 
-def test_both_methods_find_the_planted_direction_and_agree_on_its_norm(planted):
+def test_all_methods_find_the_planted_direction_and_agree_on_its_norm(planted):
     positive, negative, truth = planted
     mean, normal = direction_methods.mean_difference(positive, negative), direction_methods.probe(positive, negative, 0)
     for found in (mean, normal):
         assert found[0] @ truth / np.linalg.norm(found[0]) / 4 > 0.95
     assert np.allclose(np.linalg.norm(mean, axis=-1), np.linalg.norm(normal, axis=-1))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_first_principal_component_of_differences_has_the_sign_and_norm_of_their_mean(planted, paired):
+    positive, negative, truth = planted
+    component = direction_methods.principal_component(positive, negative, paired)
+    swapped = direction_methods.principal_component(negative, positive, paired)
+    assert component[0] @ truth / np.linalg.norm(component[0]) / 4 > 0.95 and np.allclose(component, -swapped)
+    mean = direction_methods.mean_difference(positive, negative)
+    assert np.allclose(np.linalg.norm(component, axis=-1), np.linalg.norm(mean, axis=-1))
 
 
 def test_the_directions_group_keeps_norms_cosines_counts_and_the_sides_projections(planted):

@@ -189,6 +189,16 @@ def test_a_clamp_leads_to_a_place_between_the_directions_own_sides(made):
         lower([bad], made, 0)
 
 
+def test_the_strength_of_an_operation_is_how_far_its_coefficient_lies_from_the_neutral_one(made):
+    strengths = {}
+    for op, coef in (("add", 2.0), ("ablate", 0.5), ("scale", 3.0), ("scale", 1.0), ("rotate", 30.0), ("clamp", 0.25)):
+        (c,) = named_conditions({"c": [{"direction": "compliant", "layers": 1, "op": op, "coef": coef}]}, NAMES, 4)
+        strengths[op, coef] = lower([c], made, 0)[1][0]["strength"].tolist()
+    assert [v for (v,) in strengths.values()] == [2, 0.5, 2, 0, 30, 1]  # a factor of 1 changes nothing
+    with pytest.raises(GatingError, match="coef"):
+        named_conditions({"c": [{"direction": "compliant", "layers": 1, "op": "scale"}]}, NAMES, 4)
+
+
 def test_a_set_of_directions_is_a_subspace_of_orthonormal_vectors(made):
     made["vector"][1, :, 0] = 5  # refusal is no longer orthogonal to compliant
     q = vector(Intervention("ablate", "compliant+refusal", (2,), 1.0), 2, made, 0)

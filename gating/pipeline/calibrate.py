@@ -1,5 +1,6 @@
-"""Iso-KL: the factor on each condition's strength at which its first-token KL from the baseline, on harmless prompts of the
-`select` split, reaches one value for all, so that directions are compared at equal disturbance, not at equal norm."""
+"""Iso-KL: the factor on each condition's strength at which its first-token KL from the baseline, on harmless prompts
+of the `select` split, reaches one value for all, so that directions are compared at equal disturbance, not at equal
+norm."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ def _kl(
     conditions: Sequence[Condition],
     factors: Mapping[str, float],
 ) -> np.ndarray:
-    """Mean first-token KL of each condition over the prompts, nats: [condition]. They share each prompt's baseline row."""
+    """Mean first-token KL of each condition over the prompts, nats: [condition]. They share each prompt's baseline
+    row."""
     with_baseline = [Condition("baseline"), *conditions]
     kl = np.full((len(ids), len(with_baseline)), np.nan)
 

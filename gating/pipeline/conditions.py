@@ -1,4 +1,5 @@
-"""From the configuration to the run's conditions: parts by name, defaults, system messages, and the directions needed."""
+"""From the configuration to the run's conditions: parts by name, defaults, system messages, and the directions
+needed."""
 
 from __future__ import annotations
 

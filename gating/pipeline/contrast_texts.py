@@ -1,5 +1,5 @@
-"""Which texts a direction is read from: the chats themselves, the answers to them, those answers as a user's message, and
-which of them a filter keeps. Rows of the two sides stay pairs; a row that is missing is None."""
+"""Which texts a direction is read from: the chats themselves, the answers to them, those answers as a user's message,
+and which of them a filter keeps. Rows of the two sides stay pairs; a row that is missing is None."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ USER_ROLES = ("user", "i_thou")  # read where an answer stands as a user's messa
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers to each chat, and to each of them when it came as a user's message; and what the filter made of them."""
+    """The answers to each chat, and to each of them when it came as a user's message; and what the filter made of
+    them."""
 
     first: dict[Chat, list[Ids]]
     text: dict[Ids, str]

@@ -41,8 +41,9 @@ def detectable(study: Study) -> str:
     n = sum(p.harmful for p in study.test) or len(study.test)
     about = "harmful" if any(p.harmful for p in study.test) else "harmless"
     shares = {d: stats.minimum_detectable_difference(n, d) for d in (0.1, 0.3, 0.6)}
-    listed = ", ".join(f"{100 * v:.0f} points if {d:.0%} of the prompts change" for d, v in shares.items() if v == v)
-    return f"{n} {about} prompts can tell apart (80% power, p < 0.05, paired): {listed or 'no difference at all: ask more'}"
+    known = [f"{100 * v:.0f} points if {d:.0%} of the prompts change" for d, v in shares.items() if v == v]
+    listed = ", ".join(known) or "no difference at all: ask more"
+    return f"{n} {about} prompts can tell apart (80% power, p < 0.05, paired): {listed}"
 
 
 def conditions_table(conditions: list[Condition]) -> Table:

@@ -1,8 +1,8 @@
 """What a run would send to a server and get back, before anything is sent: jobs, rows a job, bytes at most.
 
-Everything is reduced inside the trace, so a row costs a bounded number of bytes: its new token ids, one projection a block
-and direction (a step, with readouts.tokens), its share of the plan. Upload is counted as it is before compression, which
-takes off most of it.
+Everything is reduced inside the trace, so a row costs a bounded number of bytes: its new token ids, one projection a
+block and direction (a step, with readouts.tokens), its share of the plan. Upload is counted as it is before
+compression, which takes off most of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One run from a checked study to a finished store, in order, as a paper's method section would tell it.
 
-Load the model; extract the directions; then, batch by batch of prompts, every prompt under every condition in one layout:
-generate, score under the unsteered model, judge, write, `done` last. A killed run goes on where it stopped.
+Load the model; extract the directions; then, batch by batch of prompts, every prompt under every condition in one
+layout: generate, score under the unsteered model, judge, write, `done` last. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
 
 
 def _same_model(study: Study, now: xr.Dataset) -> xr.Dataset:
-    """The /model group: the model's signature, its residual stream for a text of fixed tokens. A store that was begun with
-    another one is refused: a server may have other weights under the same name than it had."""
+    """The /model group: the model's signature, its residual stream for a text of fixed tokens. A store that was begun
+    with another one is refused: a server may have other weights under the same name than it had."""
     if not store.has_group(study.store, "model"):
         store.add_group(study.store, "model", now)
         return now

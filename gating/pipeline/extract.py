@@ -48,8 +48,8 @@ class RoleTexts:
 
 @dataclass(frozen=True)
 class States:
-    """What was read: the mean of each side of each role [layer, hidden] float64, its rows [row, layer, hidden] where they
-    were asked for, and the median residual norm [layer]."""
+    """What was read: the mean of each side of each role [layer, hidden] float64, its rows [row, layer, hidden] where
+    they were asked for, and the median residual norm [layer]."""
 
     mean: dict[SideKey, np.ndarray]
     rows: dict[SideKey, np.ndarray]
@@ -99,8 +99,8 @@ def _present(pair: tuple[Side, Side]) -> tuple[list[Text], list[Text]]:
 
 
 def _states(backend: Backend, read: Sequence[RoleTexts], needs_rows: bool) -> States:
-    """Every distinct text once through the model. Where nobody needs its rows, each side's mean is formed beside the model,
-    so that what leaves it (or travels from a server) does not grow with the number of texts."""
+    """Every distinct text once through the model. Where nobody needs its rows, each side's mean is formed beside the
+    model, so that what leaves it (or travels from a server) does not grow with the number of texts."""
     keys = [key for role_texts in read for key in role_texts.side_keys()]
     texts_of = {key: role_texts.sides[key[1]][key[2]] for role_texts in read for key in role_texts.side_keys()}
     position_of = {role_texts.spec.name: role_texts.spec.position for role_texts in read}

@@ -120,8 +120,8 @@ def _about(prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> str:
 
 
 def _generate(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> Generation:
-    """Each of these prompts under each of these conditions, of which the first is the baseline: one batch, or, where the
-    machine has no room for it, two halves of it."""
+    """Each of these prompts under each of these conditions, of which the first is the baseline: one batch, or, where
+    the machine has no room for it, two halves of it."""
     try:
         return _batch(w, prompts, conditions)
     except TooLarge as e:

@@ -1,5 +1,5 @@
-"""Directions of another run (`directions.source`): plain arrays, which may be read here and steered there, as long as both
-are of one model and were made from the same texts."""
+"""Directions of another run (`directions.source`): plain arrays, which may be read here and steered there, as long as
+both are of one model and were made from the same texts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gating import store
 from gating.errors import GatingError, choices
 from gating.steering.direction_specs import DirectionSpec
 
-# How far two readings of one model's residual stream lie apart, relative to its norm: rounding alone gives up to 1e-5 in
-# float32 and 2e-2 in bfloat16 (docs/ndif.md); other weights give much more.
+# How far two readings of one model's residual stream lie apart, relative to its norm: rounding alone gives up to 1e-5
+# in float32 and 2e-2 in bfloat16 (docs/ndif.md); other weights give much more.
 SAME, SAME_ROUNDED = 1e-3, 5e-2
 
 
@@ -40,8 +40,8 @@ def directions(
 ) -> xr.Dataset:
     """The directions that a run needs, out of another run's.
 
-    signature: of the model that they are for. Raises GatingError naming the direction that is not there or was made from
-    other texts (an overlap with test prompts would go unseen), or where the models differ.
+    signature: of the model that they are for. Raises GatingError naming the direction that is not there or was made
+    from other texts (an overlap with test prompts would go unseen), or where the models differ.
     """
     taken = read(source)
     if "texts" not in taken:
@@ -50,13 +50,14 @@ def directions(
     for spec in specs:
         if spec.name not in known:
             raise GatingError(
-                f"directions.source={source} has no direction {spec.name!r}: it has {choices(known, spec.name)}; run that "
-                "one with directions.extra=[...] to have it there."
+                f"directions.source={source} has no direction {spec.name!r}: it has {choices(known, spec.name)}; run "
+                "that one with directions.extra=[...] to have it there."
             )
         if known[spec.name] != spec.texts:
             raise GatingError(
                 f"directions.source={source}: {spec.name!r} was made from other texts or at another position there "
-                "than this run's settings name; give this run the same directions.* settings, or extract anew (directions.source=null)."
+                "than this run's settings name; give this run the same directions.* settings, or extract anew "
+                "(directions.source=null)."
             )
     path = store.locate(source)
     if not store.has_group(path, "model"):
@@ -65,17 +66,18 @@ def directions(
         )
     theirs = store.read_group(path, "model")
     if (apart := distance(theirs, signature)) is None or apart > tolerance(theirs, signature):
-        told = "another shape" if apart is None else f"activations that lie {apart:.2g} apart, relative to their norm"
+        how = "another shape" if apart is None else f"activations that lie {apart:.2g} apart, relative to their norm"
         raise GatingError(
-            f"directions.source={source} is of another model ({told}); directions belong to the weights that they were read "
-            "from: choose a run of this model, or extract anew (directions.source=null)."
+            f"directions.source={source} is of another model ({how}); directions belong to the weights that they were "
+            "read from: choose a run of this model, or extract anew (directions.source=null)."
         )
     names = [*(spec.name for spec in specs), *(d for d in derived if d in known)]
     return taken.sel(direction=names, other=names)
 
 
 def distance(a: xr.Dataset, b: xr.Dataset) -> float | None:
-    """Distance of two models' signatures [layer, hidden], relative to their norm; None for models of different shapes."""
+    """Distance of two models' signatures [layer, hidden], relative to their norm; None for models of different
+    shapes."""
     x, y = (s["signature"].values.astype("float64") for s in (a, b))
     return float(np.linalg.norm(x - y) / np.linalg.norm(x)) if x.shape == y.shape else None
 

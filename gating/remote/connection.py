@@ -1,4 +1,5 @@
-"""`connect` checks everything that can be checked before a job is sent and gives a backend whose traces run on the server."""
+"""`connect` checks everything that can be checked before a job is sent and gives a backend whose traces run on the
+server."""
 
 from __future__ import annotations
 

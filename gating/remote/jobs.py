@@ -1,7 +1,7 @@
 """One trace's way to the server and back: sent, noted, waited for, collected; sent again where that can help.
 
-`Remote.via` gives gating.steering.backend the nnsight backend of a trace. It returns when the result is in the caller's variables,
-so a trace reads the same wherever it runs; other traces have their turn while it waits.
+`Remote.via` gives gating.steering.backend the nnsight backend of a trace. It returns when the result is in the
+caller's variables, so a trace reads the same wherever it runs; other traces have their turn while it waits.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Remote:
         except Lost as e:
             self._note(call, f"given up: {e}")
             raise GatingError(
-                f"{self.host.url}: {call.about} failed {self.limits.attempts} times (last: {self.host.clean(e)}). {GO_ON}"
+                f"{self.host.url}: {call.about} failed {self.limits.attempts} times (last: {self.host.clean(e)}). "
+                f"{GO_ON}"
             ) from None
 
     def _once(self, call: Call, key: str, tracer: Any) -> dict[str, object]:
@@ -129,8 +130,8 @@ class Remote:
     def _retrying(
         self, call: Call, fault: type[Passing], stop: tenacity.stop.stop_base, what: str
     ) -> tenacity.Retrying:
-        """Tries again after exactly this fault, more and more slowly, until `stop`. A lost job is sent again, which asking
-        again would not do, so that a subclass of the fault does not count."""
+        """Tries again after exactly this fault, more and more slowly, until `stop`. A lost job is sent again, which
+        asking again would not do, so that a subclass of the fault does not count."""
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: type(e) is fault),
             stop=stop,
@@ -142,7 +143,8 @@ class Remote:
 
     def _silent(self, e: Exception) -> GatingError:
         return GatingError(
-            f"backend.outage: {self.host.url} has not answered for {self.limits.outage:g} s ({self.host.clean(e)}). {GO_ON}"
+            f"backend.outage: {self.host.url} has not answered for {self.limits.outage:g} s ({self.host.clean(e)}). "
+            f"{GO_ON}"
         )
 
     def _wait(self, call: Call, job: str, sent: float) -> str:
@@ -176,7 +178,8 @@ class Remote:
             if now - start > self.limits.deadline:
                 raise GatingError(
                     f"backend.deadline: {call.about} had no result after {self.limits.deadline:g} s (state: "
-                    f"{state.status.value if state else 'unknown'}). {GO_ON} A larger backend.deadline=SECONDS waits longer."
+                    f"{state.status.value if state else 'unknown'}). {GO_ON} A larger "
+                    "backend.deadline=SECONDS waits longer."
                 )
             self.turn.sleep(pause)
             pause = min(pause * 1.5, POLL[1])

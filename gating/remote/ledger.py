@@ -1,7 +1,7 @@
 """Which jobs were sent and for which trace, one JSON line each, written before anybody waits for them.
 
-A job's result can be fetched by whoever knows its id, so the file is the owner's alone, and the ids of finished jobs are
-not kept beyond the run.
+A job's result can be fetched by whoever knows its id, so the file is the owner's alone, and the ids of finished jobs
+are not kept beyond the run.
 """
 
 from __future__ import annotations

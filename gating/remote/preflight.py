@@ -1,4 +1,5 @@
-"""What is checked before a job is sent: host, key, versions, the model and its precision. Each failure is one message."""
+"""What is checked before a job is sent: host, key, versions, the model and its precision. Each failure is one
+message."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class Served:
 
 
 def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool) -> Served:
-    """Raises GatingError for a host that does not answer, a missing key, versions that clash, a model that is not served
-    (unless `deploy` lets the server load it), or one that is served in another precision than `dtype`."""
+    """Raises GatingError for a host that does not answer, a missing key, versions that clash, a model that is not
+    served (unless `deploy` lets the server load it), or one that is served in another precision than `dtype`."""
     if not wire.key and PUBLIC in wire.url:
         raise GatingError(
             f"NDIF_API_KEY has no value, and {wire.url} takes no job without one: get a key at {LOGIN} and put it into "
@@ -89,8 +90,8 @@ def compare(installed: Mapping[str, JSON]) -> list[str]:
             continue
         if name in DECIDING and theirs.split(".")[:2] != ours.split(".")[:2]:
             raise GatingError(
-                f"backend.host: the server has {name} {theirs}, this client {ours}, and jobs of one are not understood by "
-                f"the other; `pip install {name}=={theirs}` in an environment of its own, or choose another host."
+                f"backend.host: the server has {name} {theirs}, this client {ours}, and jobs of one are not understood "
+                f"by the other; `pip install {name}=={theirs}` in an environment of its own, or choose another host."
             )
         warnings.append(f"the server has {name} {theirs}, this client {ours}: numbers may differ in their last digits")
     return warnings

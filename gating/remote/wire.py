@@ -1,7 +1,7 @@
 """NDIF's HTTP interface: send a job, ask for its state, fetch its result. Errors are told apart by who can mend them.
 
-The endpoints and the envelope are those of nnsight 0.8.1's RemoteBackend (nnsight/intervention/backends/remote.py), whose
-own client gives no status codes, waits without a limit and unpickles what the server sends.
+The endpoints and the envelope are those of nnsight 0.8.1's RemoteBackend (nnsight/intervention/backends/remote.py),
+whose own client gives no status codes, waits without a limit and unpickles what the server sends.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Wire:
         return self._ask("GET", path).json()
 
     def submit(self, model_key: str, payload: bytes, env: Mapping[str, object]) -> str:
-        """Send a job; its id. Raises Passing, TooLarge, or GatingError (a key, a version, a request that is refused)."""
+        """Send a job; its id. Raises Passing, TooLarge, or GatingError (a key, a version, a request that is
+        refused)."""
         envelope = RequestModel(model_key=model_key, compress=True, env=dict(env)).metadata()
         answer = self._ask(
             "POST",
@@ -115,8 +116,8 @@ class Wire:
 
 
 def result(content: bytes) -> dict[str, object]:
-    """What a trace saved, from a downloaded result. Only tensors and plain values are read: nothing that a server sends is
-    run here. Raises Lost where the bytes are damaged, or hold anything else."""
+    """What a trace saved, from a downloaded result. Only tensors and plain values are read: nothing that a server
+    sends is run here. Raises Lost where the bytes are damaged, or hold anything else."""
     try:
         plain = zstandard.ZstdDecompressor().decompress(content)
         values: dict[str, object] = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)

@@ -1,7 +1,7 @@
 """The only place that opens an nnsight trace: `capture` activations, `generate` under a plan, score `nll`.
 
-The bodies of the traces are bare lines that call gating.steering.ops, the same here and on a server: what differs is who
-runs them, which is the nnsight backend that `via` gives (None: this process).
+The bodies of the traces are bare lines that call gating.steering.ops, the same here and on a server: what differs is
+who runs them, which is the nnsight backend that `via` gives (None: this process).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Result = TypeVar("Result")
 
 
 class Call(NamedTuple):
-    """One trace, for who runs it elsewhere: `kind` and `content` (plain values and tensors) determine its result; `about`
-    says in words which rows it is."""
+    """One trace, for who runs it elsewhere: `kind` and `content` (plain values and tensors) determine its result;
+    `about` says in words which rows it is."""
 
     kind: str
     content: tuple[object, ...]
@@ -46,7 +46,8 @@ class Call(NamedTuple):
 
 
 class Plan(TypedDict):
-    """What one decoding does, as gating.steering.ops.visit takes it: edits, readouts and what they need, masks, seed."""
+    """What one decoding does, as gating.steering.ops.visit takes it: edits, readouts and what they need, masks,
+    seed."""
 
     edits: Edits
     readouts: tuple[str, ...]
@@ -109,9 +110,10 @@ class Backend:
         """Residual stream resid_post at named positions, at every block, in one forward pass per batch.
 
         prompts: token ids; responses: ids that follow them, for response positions; sides: [side, row, position], the
-        weight of each row and position in each side's sum, so that sums leave the model instead of rows. Returns float32
-        [row, position, block, hidden], or with sides float64 [side, block, hidden]; and the median residual norm over all
-        tokens but the first, float64 [block] (the first token is left out: its norm is an outlier in most models).
+        weight of each row and position in each side's sum, so that sums leave the model instead of rows. Returns
+        float32 [row, position, block, hidden], or with sides float64 [side, block, hidden]; and the median residual
+        norm over all tokens but the first, float64 [block] (the first token is left out: its norm is an outlier in
+        most models).
         """
         responses = responses or [[] for _ in prompts]
         texts = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
@@ -162,7 +164,8 @@ class Backend:
         sampling: Sampling | None = None,
         about: str = "rows",
     ) -> Generation:
-        """Decode one batch of rows under a lowered plan, greedily or with `sampling` (temperature, seed) and top_p 0.95.
+        """Decode one batch of rows under a lowered plan, greedily or with `sampling` (temperature, seed) and top_p
+        0.95.
 
         prompts: token ids a row; edits: from lowering.lower, one entry a row; about: which rows, in words.
         """

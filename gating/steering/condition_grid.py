@@ -1,4 +1,5 @@
-"""Conditions from what a user wrote: one intervention checked, a grid (a list is an axis), named conditions, controls."""
+"""Conditions from what a user wrote: one intervention checked, a grid (a list is an axis), named conditions,
+controls."""
 
 from __future__ import annotations
 
@@ -104,8 +105,8 @@ def _number(value: object) -> float | None:
 
 
 def check_axes(spec: Spec, names: Sequence[str], key: str, n_layers: int) -> dict[str, list[object]]:
-    """The fields of a spec that are axes: lists, and `each`, which is every block. Raises GatingError for an empty one or
-    one that names a value twice."""
+    """The fields of a spec that are axes: lists, and `each`, which is every block. Raises GatingError for an empty one
+    or one that names a value twice."""
     axes: dict[str, list[object]] = {}
     for name in names:
         value = spec.get(name)

@@ -1,7 +1,7 @@
 """How a vector comes from the activations of two sides: one entry a method in METHODS.
 
-Activations are [row, layer, hidden]; a vector is [layer, hidden], float64, with the norm of the mean difference, so that a
-coefficient means the same whatever the method.
+Activations are [row, layer, hidden]; a vector is [layer, hidden], float64, with the norm of the mean difference, so
+that a coefficient means the same whatever the method.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ class Sides(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """vector: from two sides to [layer, hidden]; needs_rows: whether every row must leave the model, or the sides' means
-    do (a mean is formed beside the model, so that little travels from a server)."""
+    """vector: from two sides to [layer, hidden]; needs_rows: whether every row must leave the model, or the sides'
+    means do (a mean is formed beside the model, so that little travels from a server)."""
 
     vector: Callable[[Sides], np.ndarray]
     needs_rows: bool
 
 
 def mean_difference(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """[row, layer, hidden] of both sides give [layer, hidden] float64: mean(positive) - mean(negative), natural norm."""
+    """[row, layer, hidden] of both sides give [layer, hidden] float64: mean(positive) - mean(negative), natural
+    norm."""
     return positive.mean(axis=0, dtype="float64") - negative.mean(axis=0, dtype="float64")
 
 
@@ -68,8 +69,8 @@ def probe(positive: np.ndarray, negative: np.ndarray, seed: int) -> np.ndarray:
 def principal_component(positive: np.ndarray, negative: np.ndarray, paired: bool) -> np.ndarray:
     """The first principal component of paired differences at each layer: [layer, hidden] float64.
 
-    Uncentred, as a pair's two orders are alike (Zou et al. 2023, arXiv 2310.01405, section 3.1); its sign is that of the
-    mean difference. Sides without pairs are compared with each other's mean.
+    Uncentred, as a pair's two orders are alike (Zou et al. 2023, arXiv 2310.01405, section 3.1); its sign is that of
+    the mean difference. Sides without pairs are compared with each other's mean.
     """
     reference = mean_difference(positive, negative)
     if paired:

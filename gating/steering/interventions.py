@@ -1,6 +1,7 @@
 """Interventions and conditions are data: what each is, and how a window of decoder blocks is named.
 
-condition_grid.py makes conditions of what a user wrote, lowering.py turns them into tensors, ops.py acts on activations.
+condition_grid.py makes conditions of what a user wrote, lowering.py turns them into tensors, ops.py acts on
+activations.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class Intervention:
     `remove` takes out again what earlier `add`s of the condition put in along the same direction. `direction` may be a
     set, a+b, for the ablation of the subspace that they span.
 
-    `seed` replaces what is *written* by a random direction of exactly the same norm; what is measured stays, so that the
-    control of an ablation removes exactly as much, elsewhere. A `direction` that is `random` is random in both.
-    `gate` names a direction: the edit acts only on rows whose last prompt token's projection on it, at that block, lies
-    above `threshold` (0 is its negative side's mean, 1 its positive side's).
+    `seed` replaces what is *written* by a random direction of exactly the same norm; what is measured stays, so that
+    the control of an ablation removes exactly as much, elsewhere. A `direction` that is `random` is random in both.
+    `gate` names a direction: the edit acts only on rows whose last prompt token's projection on it, at that block,
+    lies above `threshold` (0 is its negative side's mean, 1 its positive side's).
     """
 
     op: str
@@ -56,13 +57,14 @@ class Intervention:
 
 @dataclass(frozen=True)
 class Condition:
-    """A named, ordered list of interventions, with all that its name shows as data, so that nobody reads it off the name.
+    """A named, ordered list of interventions, with all that its name shows as data, so that nobody reads it off the
+    name.
 
-    grid: its place in the grid (-1: the baseline), which its controls share; layers: the window as the user wrote it, for
-    labels; family: the name that a condition shares with its controls and with the other points of its axes
-    (empty: its own); point: its
-    place on the axes, such as `coef=2`; controls: the condition that it is a control of (empty where it is none, or where
-    that condition is not in the run); system: replaces the run's system message; paper: the paper's own label, such as C1.
+    grid: its place in the grid (-1: the baseline), which its controls share; layers: the window as the user wrote it,
+    for labels; family: the name that a condition shares with its controls and with the other points of its axes
+    (empty: its own); point: its place on the axes, such as `coef=2`; controls: the condition that it is a control of
+    (empty where it is none, or where that condition is not in the run); system: replaces the run's system message;
+    paper: the paper's own label, such as C1.
     """
 
     name: str

@@ -40,7 +40,8 @@ class Slot(NamedTuple):
 
 
 class Lowered(NamedTuple):
-    """One intervention at one block: what is written and measured, both [k, hidden] float64, how strongly, led where."""
+    """One intervention at one block: what is written and measured, both [k, hidden] float64, how strongly, led
+    where."""
 
     write: np.ndarray
     measure: np.ndarray | None
@@ -159,7 +160,8 @@ def slots(condition: Condition) -> Iterator[Slot]:
 
 
 def vectors_a_row(conditions: Sequence[Condition]) -> int:
-    """Vectors [hidden] that a plan of these conditions holds for each of its rows: what is written, measured and gated."""
+    """Vectors [hidden] that a plan of these conditions holds for each of its rows: what is written, measured and
+    gated."""
     held: dict[Slot, int] = {}
     for condition in conditions:
         for slot in slots(condition):
@@ -172,10 +174,11 @@ def vectors_a_row(conditions: Sequence[Condition]) -> int:
 def lower(
     rows: Sequence[Condition], directions: xr.Dataset, seed: int, scale: Mapping[str, float] | None = None
 ) -> Edits:
-    """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/steering/ops.py says what an edit holds.
+    """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/steering/ops.py says what an edit
+    holds.
 
-    Rows of different conditions share an edit when their slots agree; a row outside it has strength 0 there. A row's own
-    interventions keep their order. scale: a factor on the strengths of a condition, by name.
+    Rows of different conditions share an edit when their slots agree; a row outside it has strength 0 there. A row's
+    own interventions keep their order. scale: a factor on the strengths of a condition, by name.
     """
     hidden, n = directions.sizes["hidden"], len(rows)
     held: dict[Slot, Edit] = {}

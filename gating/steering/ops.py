@@ -76,12 +76,12 @@ def rotated(h, c, w, p, t):
 
 
 def operation(change, coef=None, neutral=0.0, writes="unit", target=False, signed=False, subspace=False):
-    """A row of OPERATIONS. change: what is added, from strength c, written vectors w, projections p and target t; coef:
-    the coefficient where none is given (None: it must be); neutral: the one that leaves activations as they are: an
-    edit's strength is how far `coef` lies from it; writes: `vector` (the direction under its norm policy), `unit` (the
-    unit vectors that it measures) or `undo` (what the condition added before, with the opposite sign); target: `coef` is
-    a place between the direction's two sides (0 the negative one's mean projection, 1 the positive one's), to which the
-    projection is led; signed: the opposite `coef` is the control called `reversed`; subspace: it takes a set, a+b."""
+    """A row of OPERATIONS. change: what is added, from strength c, written vectors w, projections p and target t;
+    coef: the coefficient where none is given (None: it must be); neutral: the one that leaves activations as they are:
+    an edit's strength is how far `coef` lies from it; writes: `vector` (the direction under its norm policy), `unit`
+    (the unit vectors that it measures) or `undo` (what the condition added before, with the opposite sign); target:
+    `coef` is a place between the direction's two sides (0 the negative one's mean projection, 1 the positive one's),
+    to which the projection is led; signed: the opposite `coef` is the control `reversed`; subspace: it takes a+b."""
     return dict(locals())
 
 
@@ -137,8 +137,8 @@ def log_odds(logits, token_ids):
 
 
 def kl_to(logits, reference):
-    """KL(p_reference || p) of the next token in nats: logits [row, vocab], reference [row] the row that each is compared
-    with: [row] float32. A row that is its own reference gives an exact 0."""
+    """KL(p_reference || p) of the next token in nats: logits [row, vocab], reference [row] the row that each is
+    compared with: [row] float32. A row that is its own reference gives an exact 0."""
     logp = torch.log_softmax(logits.to(torch.float32), dim=-1)
     base = logp[reference.to(logits.device)]
     return (base.exp() * (base - logp)).sum(-1).detach().cpu()
@@ -179,11 +179,11 @@ def read_kl(site):
 
 def readout(read, dims, units, long_name, at="probes", every_step=False, needs=("probes",), default=False,
             group="readouts", missing=float("nan")):  # fmt: skip
-    """A row of READOUTS; its name is the same in the trail, in a `Generation` and in the store. read: the function that
-    gives it for a batch, [row] or [row, direction] float32; dims: in the store, behind (condition, prompt); at: after
-    the edits of every block that has `probes`, or that has `edits`, or from the `logits` at the end; every_step: at each
-    generated token too, as it is read in; needs: entries of a plan that it cannot do without; default: read wherever
-    they are there (others are asked for); group: of the store; missing: its value where nothing is read."""
+    """A row of READOUTS; its name is the same in the trail, in a `Generation` and in the store. read: the function
+    that gives it for a batch, [row] or [row, direction] float32; dims: in the store, behind (condition, prompt); at:
+    after the edits of every block that has `probes`, or that has `edits`, or from the `logits` at the end; every_step:
+    at each generated token too, as it is read in; needs: entries of a plan that it cannot do without; default: read
+    wherever they are there (others are asked for); group: of the store; missing: its value where nothing is read."""
     return dict(locals())
 
 

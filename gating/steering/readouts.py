@@ -22,9 +22,9 @@ ROW_DIMS = ("condition", "prompt")
 
 @dataclass(frozen=True)
 class Readouts:
-    """What to read beside the tokens. probes: unit vectors [block, probe, hidden], None for none; score_ids: first tokens
-    of a refusal; reference: for each row the row of the same batch that its first-token KL is taken from; extra: names of
-    READOUTS that are not read by default."""
+    """What to read beside the tokens. probes: unit vectors [block, probe, hidden], None for none; score_ids: first
+    tokens of a refusal; reference: for each row the row of the same batch that its first-token KL is taken from;
+    extra: names of READOUTS that are not read by default."""
 
     probes: np.ndarray | None = None
     score_ids: Sequence[int] = ()

@@ -1,7 +1,7 @@
 """Several pieces of work under way at once, of which one computes while the others wait for a server.
 
-Threads that take turns: nothing here or in what they call needs to be thread-safe, because only the thread whose turn it
-is runs, and it gives its turn away exactly while it waits (`Turn.away`).
+Threads that take turns: nothing here or in what they call needs to be thread-safe, because only the thread whose turn
+it is runs, and it gives its turn away exactly while it waits (`Turn.away`).
 """
 
 from __future__ import annotations

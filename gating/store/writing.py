@@ -54,8 +54,8 @@ def create(
 ) -> None:
     """Lay out an empty store, with every outcome missing, and put it in place at once (a rename).
 
-    prompts, conditions: the two description groups; n_tokens: the longest completion; prompt_batch: prompts a batch, which
-    is the chunk of every outcome, so that no two batches share a chunk.
+    prompts, conditions: the two description groups; n_tokens: the longest completion; prompt_batch: prompts a batch,
+    which is the chunk of every outcome, so that no two batches share a chunk.
     """
     draft = path.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
