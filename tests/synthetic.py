@@ -22,16 +22,17 @@ def named_conditions(specs, directions, n_layers, first=0) -> list[Condition]:
 def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, categories: list[str] | None = None,
          conditions: list[Condition] | None = None, texts: list[str] | None = None, directions: list[str] | None = None,
          layers: int = 6, steps: int = 4, permutations: int = 0) -> xr.DataTree:  # fmt: skip
-    """labels: condition -> a label for each prompt, -1 where missing (then not done). directions: with every readout over
-    `layers` blocks and `steps` tokens, and the directions themselves; permutations: with /geometry too."""
+    """labels: condition -> a label for each prompt, -1 where missing (then not done). directions: with every readout
+    over `layers` blocks and `steps` tokens, and the directions themselves; permutations: with /geometry too."""
     n = len(next(iter(labels.values())))
     names = list(labels)
     hashes = np.array([f"p{i}" for i in range(n)], dtype=TEXT)
     add = Intervention("add", "compliant", (2,), 4.0)
+    own = next((c for c in names if c != "baseline" and "random" not in c), "")
     known = conditions or [
         Condition(c, family=c)
         if c == "baseline"
-        else Condition(c, "random", (add,), 0, "2", int(c.rpartition("-")[2]), family="compliant", controls="compliant")
+        else Condition(c, "random", (add,), 0, "2", int(c.rpartition("-")[2]), family=own, controls=own)
         if "random" in c
         else Condition(c, "steered", (add,), 0, "2", family=c)
         for c in names
@@ -65,8 +66,8 @@ def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, catego
         groups["/directions"], geometry = _directions(directions, layers, permutations)
         groups |= {"/geometry": geometry} if permutations else {}
     made = xr.DataTree.from_dict(groups)
-    made.attrs = {"model_id": "tiny", "key": "k", "judge": "1", "warnings": '["3 of 9 overlap"]', "versions": '{"torch": "2"}',
-                  "config": "a: 1", "status": "complete"}  # fmt: skip
+    made.attrs = {"model_id": "tiny", "key": "k", "judge": "1", "warnings": '["3 of 9 overlap"]', "config": "a: 1",
+                  "versions": '{"torch": "2"}', "status": "complete"}  # fmt: skip
     return made
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gating import selection
+from gating.analysis.candidates import candidates
 from gating.errors import GatingError
+from gating.reporting.tables import candidates_table
 from gating.steering.interventions import Condition
 from tests import synthetic
 from tests.synthetic import named_conditions
@@ -42,7 +43,7 @@ def run():
 
 
 def test_the_lowest_bypass_score_of_those_that_pass_is_chosen_and_each_rejection_has_a_reason(run):
-    found = selection.candidates(run).sel(direction="refusal")
+    found = candidates(run).sel(direction="refusal")
     assert found["layer"].values[found["chosen"].values].tolist() == [4]
     reasons = found["reason"].values.tolist()
     assert "KL 0.50 above 0.1" in reasons[2] and "does not induce" in reasons[3] and "last 20%" in reasons[8]
@@ -50,10 +51,10 @@ def test_the_lowest_bypass_score_of_those_that_pass_is_chosen_and_each_rejection
 
 
 def test_where_nothing_passes_nothing_is_chosen(run):
-    found = selection.candidates(run, max_kl=0.0001)
-    assert not found["chosen"].any() and "no candidate passes" in selection.table(found).caption
+    found = candidates(run, max_kl=0.0001)
+    assert not found["chosen"].any() and "no candidate passes" in candidates_table(found).caption
 
 
 def test_a_run_without_candidates_is_told_how_to_make_one():
     with pytest.raises(GatingError, match="experiment=selection"):
-        selection.candidates(synthetic.tree({"baseline": [0, 1]}))
+        candidates(synthetic.tree({"baseline": [0, 1]}))

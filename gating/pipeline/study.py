@@ -94,7 +94,7 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
 
 def _claims(run: RunConfig) -> dict[str, Any]:
     if "file" in run.claims:
-        return claims.load(str(run.claims["file"]))
+        return {**claims.load(str(run.claims["file"]))}
     if run.claims.get("family") is None:
         return {}
     claims.check(run.claims)
