@@ -60,8 +60,8 @@ def _traffic(connection: Connection, rows: int) -> str:
     total = connection.remote.ledger.total
     up, down = (total[way] / rows / 1e3 for way in ("bytes_up", "bytes_down"))
     again = f", {total['resubmitted']} of them sent again" if total["resubmitted"] else ""
-    found = f", {total['collected']} of an earlier process" if total["collected"] else ""
-    return f"\njobs: {total['jobs']}{again}{found}; {up:.1f} KB up and {down:.1f} KB down a row"
+    collected = f", {total['collected']} of an earlier process" if total["collected"] else ""
+    return f"\njobs: {total['jobs']}{again}{collected}; {up:.1f} KB up and {down:.1f} KB down a row"
 
 
 @contextmanager
