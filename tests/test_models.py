@@ -10,7 +10,7 @@ from peft import LoraConfig
 
 from gating import chat, models
 from gating.errors import GatingError
-from gating.models import ModelConfig, adapters, embedded, hub, modules
+from gating.models import ModelConfig, adapters, embedded, hub, parts
 from tests.conftest import TINY, compose
 
 
@@ -100,7 +100,7 @@ def test_a_fingerprint_changes_with_one_sampled_weight_and_with_the_adapter(fold
     changed = models.load(config())
     with torch.no_grad():
         changed.model.model.layers[2].mlp.up_proj.weight[0, 0] += 1
-    assert modules.fingerprint(changed.model) != plain.fingerprint
+    assert parts.fingerprint(changed.model) != plain.fingerprint
     models.forget()
 
 
@@ -131,12 +131,12 @@ def test_an_adapter_is_merged_and_changes_the_answers(adapter):
 
 
 def test_blocks_and_head_are_found_by_name(tiny):
-    assert modules.decoder_layers(tiny.model) == "model.layers"
+    assert parts.decoder_layers(tiny.model) == "model.layers"
 
 
 def test_a_model_without_known_blocks_is_named(tiny):
     with pytest.raises(GatingError, match="Linear"):
-        modules.decoder_layers(torch.nn.Linear(2, 2))
+        parts.decoder_layers(torch.nn.Linear(2, 2))
 
 
 # -------------------------------------------------------------------------------------------------------------- bad input

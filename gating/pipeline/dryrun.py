@@ -80,7 +80,6 @@ def show(study: Study, console: Console) -> None:
     ]
     if study.run.backend.name == "ndif":
         from gating.pipeline import estimate
-        from gating.remote import client  # nnsight is slow to import
 
-        lines += [f"server: {client.served_as(study.run.model)}, nothing is sent now", *estimate.told(study, tokens)]
+        lines += [f"server: {models.served_as(study.run.model)}, nothing is sent now", *estimate.told(study, tokens)]
     console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)

@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from gating import progress
+from gating import models, progress
 from gating.pipeline.study import Study
-from gating.remote import address, client, preflight
+from gating.remote import address, preflight
 from gating.remote.jobs import Limits, Remote
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Wire
@@ -31,7 +31,7 @@ class Connection:
 def connect(study: Study) -> Connection:
     """Raises GatingError for everything that can be found wrong before a job is sent."""
     run = study.run
-    repo = client.served_as(run.model)
+    repo = models.served_as(run.model)
     wire = Wire(address.address(run.backend.host), address.key())
     try:
         return _connected(
@@ -47,7 +47,7 @@ def _connected(study: Study, wire: Wire, served: preflight.Served) -> Connection
     for warning in served.warnings:
         progress.console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     fingerprint = hashlib.sha256(f"{wire.url} {served.model_key}".encode()).hexdigest()[:16]
-    loaded = client.without_weights(run.model, fingerprint, served.dtype)
+    loaded = models.without_weights(run.model, fingerprint, served.dtype)
     how, turn = run.backend, Turn()
     remote = Remote(
         wire,
