@@ -79,6 +79,13 @@ def attach(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
         return get_peft_model(model, lora)
 
 
+def base_model(model: PeftModel) -> PreTrainedModel:
+    """The model that an adapter is attached to."""
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    return base
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
