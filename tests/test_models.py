@@ -86,7 +86,7 @@ def test_sizes_stated_without_weights_are_those_of_the_loaded_model(name):
     assert sizes["vocab"] == loaded.model.get_output_embeddings().weight.shape[0]
 
 
-# ------------------------------------------------------------------------------------------------------------ once a process
+# ------------------------------------------------------------------------------------------------------- once a process
 def test_the_same_model_is_loaded_once_whatever_steering_asks_of_it():
     first = models.load(config())
     assert models.load(replace(config(), max_new_tokens=3, system="Hi")) is first
@@ -104,7 +104,7 @@ def test_a_fingerprint_changes_with_one_sampled_weight_and_with_the_adapter(fold
     models.forget()
 
 
-# ------------------------------------------------------------------------------------------------------------------ folders
+# -------------------------------------------------------------------------------------------------------------- folders
 def test_a_local_folder_gives_the_model_that_was_saved(folder):
     cfg = config("hf", id=str(folder))
     loaded, plain = models.load(cfg), models.load(config())
@@ -139,7 +139,7 @@ def test_a_model_without_known_blocks_is_named(tiny):
         parts.decoder_layers(torch.nn.Linear(2, 2))
 
 
-# -------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 @pytest.mark.parametrize(
     ("cfg", "says"),
     [
@@ -229,7 +229,7 @@ def test_float16_is_never_chosen_by_itself(monkeypatch):
         assert models.dtype_name(config(kind)) == expected
 
 
-# ----------------------------------------------------------------------------------------------------- the embedded model
+# --------------------------------------------------------------------------------------------------- the embedded model
 def test_an_absent_or_altered_embedded_package_is_said_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("GATING_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded, "PACKAGE", "no_such_package")

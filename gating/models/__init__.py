@@ -1,7 +1,7 @@
 """Load a chat model from whatever names it: a hub id, a folder, a GGUF file, the embedded default, random tiny weights.
 
-`config` is what a model may be told, `sources` where one can come from, `description` what is known without weights,
-`loading` the model itself. Everything but the configuration is imported when it is first used, because torch and
+`config` holds a model's settings, `sources` where a model can come from, `description` what is known without weights,
+`loading` the model itself. Everything but the settings is imported when it is first used, because torch and
 transformers take seconds to import.
 """
 

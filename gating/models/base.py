@@ -34,7 +34,7 @@ class Source(ABC):
 
     @abstractmethod
     def sizes(self) -> dict[str, int]:
-        """Sizes by name (see Architecture), without weights. Raises GatingError where they cannot be had."""
+        """Sizes by name (see Architecture), without weights. Raises GatingError where they are nowhere to be read."""
 
     @abstractmethod
     def identity(self) -> dict[str, str | None]:
@@ -46,7 +46,7 @@ class Source(ABC):
 
     @abstractmethod
     def load(self, dtype: torch.dtype) -> Pretrained:
-        """The model on the CPU. Raises GatingError where it cannot be had."""
+        """The model on the CPU. Raises GatingError where it cannot be loaded."""
 
     @abstractmethod
     def skeleton(self) -> Pretrained:

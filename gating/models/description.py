@@ -58,7 +58,7 @@ def dtype_name(cfg: ModelConfig) -> str:
 def architecture(cfg: ModelConfig) -> dict[str, int]:
     """Sizes of the model by name (see Architecture): as configured, else from its own config.json or GGUF header.
 
-    Raises GatingError where neither can be had.
+    Raises GatingError where neither is there.
     """
     return checked(cfg).sizes()
 

@@ -35,7 +35,7 @@ _loaded: dict[str, Loaded] = {}  # the last model only: a second one might not f
 
 
 def load(cfg: ModelConfig) -> Loaded:
-    """The model, loaded once a process (the last one is kept). Raises GatingError where it cannot be had."""
+    """The model, loaded once a process (the last one is kept). Raises GatingError where it cannot be loaded."""
     check(cfg)
     key = json.dumps([getattr(cfg, k) for k in (*WEIGHTS, "name", "device", "dtype")])
     if key not in _loaded:
@@ -65,7 +65,7 @@ def _load(cfg: ModelConfig) -> Loaded:
 def without_weights(cfg: ModelConfig, fingerprint: str, dtype: str | None) -> Loaded:
     """The model's shape on torch's meta device, and its tokenizer: what a client of a server needs.
 
-    fingerprint, dtype: as the server has it. Raises GatingError where configuration or tokenizer cannot be had.
+    fingerprint, dtype: as the server has it. Raises GatingError where the configuration or the tokenizer is missing.
     """
     model, tokenizer, revision = checked(cfg).skeleton()
     n_layers, hidden = shape(cfg, model)
