@@ -39,17 +39,17 @@ def job(cfg: DictConfig) -> None:
         if planned.run.dry_run:
             dryrun.show(planned, console)
         else:
-            from gating import report, store
+            from gating import store
             from gating.pipeline import execute
-            from gating.reporting import tables
+            from gating.reporting import page, tables
 
             how = execute.execute(planned)
             tree = store.open_run(planned.folder)
-            page = report.write(tree, planned.folder, full_text=planned.run.full_text)
+            report = page.write(tree, planned.folder, full_text=planned.run.full_text)
             console.print(tables.table(tree))
             for verdicts in tables.verdicts(tree):
                 console.print(verdicts)
-            console.print(f"{how}\nreport: {page}", markup=False, soft_wrap=True, highlight=False)
+            console.print(f"{how}\nreport: {report}", markup=False, soft_wrap=True, highlight=False)
         print(f"store: {planned.store}", flush=True)
     except (GatingError, OSError, RuntimeError) as e:
         failures.append(cli.explain(e))

@@ -7,25 +7,34 @@ import xarray as xr
 
 from gating import store
 from gating.pipeline.conditions import table
+from gating.steering import condition_grid
+from gating.steering.condition_grid import NamedSpec
 from gating.steering.interventions import Condition, Intervention
 from gating.store import TEXT
+
+
+def named_conditions(specs, directions, n_layers, first=0) -> list[Condition]:
+    """Named conditions from lists of interventions, or from mappings of `do` and `system`."""
+    full = {k: NamedSpec(v["do"], v.get("system")) if isinstance(v, dict) else NamedSpec(v) for k, v in specs.items()}
+    return condition_grid.named(full, directions, n_layers, first)
 
 
 def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, categories: list[str] | None = None,
          conditions: list[Condition] | None = None, texts: list[str] | None = None, directions: list[str] | None = None,
          layers: int = 6, steps: int = 4, permutations: int = 0) -> xr.DataTree:  # fmt: skip
-    """labels: condition -> a label for each prompt, -1 where missing (then not done). directions: with every readout over
-    `layers` blocks and `steps` tokens, and the directions themselves; permutations: with /geometry too."""
+    """labels: condition -> a label for each prompt, -1 where missing (then not done). directions: with every readout
+    over `layers` blocks and `steps` tokens, and the directions themselves; permutations: with /geometry too."""
     n = len(next(iter(labels.values())))
     names = list(labels)
     hashes = np.array([f"p{i}" for i in range(n)], dtype=TEXT)
     add = Intervention("add", "compliant", (2,), 4.0)
+    own = next((c for c in names if c != "baseline" and "random" not in c), "")
     known = conditions or [
-        Condition(c)
+        Condition(c, family=c)
         if c == "baseline"
-        else Condition(c, "random", (add,), 0, "2", int(c.rpartition("-")[2]))
+        else Condition(c, "random", (add,), 0, "2", int(c.rpartition("-")[2]), family=own, controls=own)
         if "random" in c
-        else Condition(c, "steered", (add,), 0, "2")
+        else Condition(c, "steered", (add,), 0, "2", family=c)
         for c in names
     ]
     out = store.empty_outcomes(len(names), n, 2).assign_coords(condition=np.array(names, dtype=TEXT), prompt=hashes)
@@ -45,14 +54,20 @@ def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, catego
         },
         coords={"prompt": hashes},
     )
-    groups = {"/prompts": prompts, "/conditions": table(known), "/outcomes": out}
+    groups = {
+        "/prompts": prompts,
+        "/conditions": table(
+            known, max([layers, *(b + 1 for c in known for iv in c.interventions for b in iv.layers)])
+        ),
+        "/outcomes": out,
+    }
     if directions:
         groups["/readouts"] = _readouts(out, directions, layers, steps)
         groups["/directions"], geometry = _directions(directions, layers, permutations)
         groups |= {"/geometry": geometry} if permutations else {}
     made = xr.DataTree.from_dict(groups)
-    made.attrs = {"model_id": "tiny", "key": "k", "judge": "1", "warnings": '["3 of 9 overlap"]', "versions": '{"torch": "2"}',
-                  "config": "a: 1", "status": "complete"}  # fmt: skip
+    made.attrs = {"model_id": "tiny", "key": "k", "judge": "1", "warnings": '["3 of 9 overlap"]', "config": "a: 1",
+                  "versions": '{"torch": "2"}', "status": "complete"}  # fmt: skip
     return made
 
 
@@ -61,7 +76,7 @@ def _readouts(out: xr.Dataset, directions: list[str], layers: int, steps: int) -
     rng = np.random.default_rng(0)
     c, p, d = out.sizes["condition"], out.sizes["prompt"], len(directions)
     shapes = {
-        "projection": (c, p, layers, d), "resid_norm": (c, p, layers), "relative_change": (c, p, layers), "kl": (c, p),
+        "projection": (c, p, layers, d), "residual_norm": (c, p, layers), "relative_change": (c, p, layers), "kl": (c, p),
         "lens_score": (c, p, layers), "step_projection": (c, p, steps, layers, d),
     }  # fmt: skip
     dims = {4: ("layer", "direction"), 5: ("step", "layer", "direction"), 3: ("layer",), 2: ()}

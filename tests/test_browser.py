@@ -1,4 +1,5 @@
-"""The report in a real browser: opens from disk, asks the network for nothing, says nothing on the console, fits a phone."""
+"""The report in a real browser: opens from disk, asks the network for nothing, says nothing on the console, fits a
+phone."""
 
 import json
 import re
@@ -21,7 +22,8 @@ PROBE = """<script>parent.postMessage(JSON.stringify({
   broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length, images: document.images.length,
   wide: [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.ariaLabel),
   unreached: [...document.querySelectorAll(".scroll")].filter(e => e.tabIndex < 0 || !e.ariaLabel).length,
-  small: [...document.querySelectorAll("p, td, th, figcaption")].filter(e => parseFloat(getComputedStyle(e).fontSize) < 11).length,
+  small: [...document.querySelectorAll("p, td, th, figcaption")]
+    .filter(e => parseFloat(getComputedStyle(e).fontSize) < 11).length,
 }), "*");</script></body>"""
 FRAME = """<script>onmessage = e => document.title = e.data</script>
 <iframe src="{page}" width="{width}" height="800" style="border: 0"></iframe>"""
@@ -35,8 +37,9 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The page of a run that has everything: claims, controls, readouts, nulls, many conditions."""
-    from gating import report, store
+    from gating import store
     from gating.pipeline import execute, study
+    from gating.reporting.page import write
     from tests.conftest import compose
 
     folder = tmp_path_factory.mktemp("page")
@@ -50,7 +53,7 @@ def page(tmp_path_factory):
     )
     planned = study.prepare(*compose("experiment=paper", "directions.permutations=5", *small))
     execute.execute(planned)
-    return report.write(store.open_run(planned.folder), planned.folder)
+    return write(store.open_run(planned.folder), planned.folder)
 
 
 def browse(page: Path, tmp_path: Path, *flags: str) -> subprocess.CompletedProcess:

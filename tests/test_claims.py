@@ -132,7 +132,7 @@ def test_the_shipped_families_can_be_read_and_name_conditions_of_their_experimen
 
     shipped = claims.load(name)
     run_config, _, _ = compose("model=qwen", f"experiment={name}")
-    known = [c.name for c in conditions.of(run_config, architecture(run_config.model)["layers"])]
+    known = [c.name for c in conditions.resolve(run_config).conditions(architecture(run_config.model)["layers"])]
     for claim in shipped["claims"].values():
         for pattern in (*claim["plus"], *claim["minus"], *claim.get("null", [])):
             assert claims._matches(known, pattern), pattern
@@ -142,7 +142,8 @@ def test_the_shipped_families_can_be_read_and_name_conditions_of_their_experimen
     ("change", "culprit"),
     [({"test": "similar"}, "test"), ({"expect": "less"}, "expect"), ({"margin": 2}, "margin"), ({"plus": []}, "plus"),
      ({"label": "rude"}, "label"), ({"prompts": "bad"}, "prompts"), ({"why": "x"}, "why"), ({"says": None}, "says"),
-     ({"test": "equivalence", "margin": 0.1}, "expect"), ({"test": "equivalence", "expect": None, "margin": -0.1}, "margin"),
+     ({"test": "equivalence", "margin": 0.1}, "expect"),
+     ({"test": "equivalence", "expect": None, "margin": -0.1}, "margin"),
      ({"test": "permutation"}, "null")],
 )  # fmt: skip
 def test_a_claim_that_could_not_be_evaluated_is_refused_by_name(change, culprit):

@@ -1,6 +1,6 @@
-"""Simulations with a known truth: intervals cover at their nominal rate, nulls are 'supported' at most at the stated level,
-planted effects are found. Outcomes come from a threshold model: each prompt (and each category) has a propensity of its
-own, so conditions are correlated within prompts and prompts within categories, as real ones are."""
+"""Simulations with a known truth: intervals cover at their nominal rate, nulls are 'supported' at most at the stated
+level, planted effects are found. Outcomes come from a threshold model: each prompt (and each category) has a propensity
+of its own, so conditions are correlated within prompts and prompts within categories, as real ones are."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ ERROR = 3 * np.sqrt(0.05 * 0.95 / DRAWS)  # three Monte Carlo standard errors of
 
 
 def outcomes(rng, rates, n, clusters, between=0.5, within=0.8):
-    """Indicators [condition, prompt]: 1 where cut + prompt + category + noise < 0, with exactly these marginal rates."""
+    """Indicators [condition, prompt]: 1 where cut + prompt + category + noise < 0, with just these marginal rates."""
     category = np.arange(n) % clusters
     shared = between * rng.standard_normal(clusters)[category] + within * rng.standard_normal(n)
     scale = np.sqrt(between**2 + within**2 + 1)
@@ -35,7 +35,8 @@ def contrasts(rates, weights, n, clusters, between, seed):
 @pytest.mark.parametrize(
     ("rates", "weights", "n", "between"),
     [([0.95, 0.3], [-1, 1], 100, 0.0), ([0.9, 0.88], [-1, 1], 100, 0.0), ([0.5, 0.4], [-1, 1], 60, 0.7),
-     ([0.95, 0.3], [-1, 1], 100, 0.7), ([0.3, 0.9, 0.35], [-1, 1, 0], 60, 0.3), ([0.3, 0.8, 0.3, 0.5], [-1, 1, 1, -1], 100, 0.5)],
+     ([0.95, 0.3], [-1, 1], 100, 0.7), ([0.3, 0.9, 0.35], [-1, 1, 0], 60, 0.3),
+     ([0.3, 0.8, 0.3, 0.5], [-1, 1, 1, -1], 100, 0.5)],
 )  # fmt: skip
 def test_95_percent_intervals_hold_the_truth_95_percent_of_the_time(rates, weights, n, between):
     truth = float(np.dot(weights, rates))
@@ -72,9 +73,11 @@ def test_planted_effects_are_found_with_good_power():
 
 
 def test_a_whole_family_of_nulls_calls_one_supported_at_most_at_the_stated_level_and_finds_the_planted_one():
-    """Through claims.evaluate: three claims whose truth lies on the margin, on synthetic stores; then one that holds."""
+    """Through claims.evaluate: three claims whose truth lies on the margin, on synthetic stores; then one that
+    holds."""
     family = {"family": "f", "alpha": 0.05, "claims": {
-        "fall": {"says": "", "test": "difference", "plus": ["a"], "minus": ["baseline"], "expect": "below", "margin": 0.2},
+        "fall": {"says": "", "test": "difference", "plus": ["a"], "minus": ["baseline"], "expect": "below",
+                 "margin": 0.2},
         "same": {"says": "", "test": "equivalence", "plus": ["b"], "minus": ["baseline"], "margin": 0.1},
         "more": {"says": "", "test": "difference", "plus": ["c"], "minus": ["a"], "expect": "above", "margin": 0.1},
     }}  # fmt: skip

@@ -8,8 +8,9 @@ import matplotlib
 import pytest
 import yaml
 
-from gating import report, store
+from gating import store
 from gating.pipeline import execute, study
+from gating.reporting import page
 from tests.conftest import compose
 from tests.test_bad_inputs import GOOD
 
@@ -54,7 +55,7 @@ def test_the_reading_example_of_the_readme_runs_on_a_real_store(tmp_path, monkey
     space: dict = {}
     exec(code.replace("runs/...", str(planned.folder)), space)
     assert len(space["table"]) == 4 and (space["table"]["n"] == 4).all()
-    assert report.write(store.open_run(planned.folder), planned.folder).is_file()
+    assert page.write(store.open_run(planned.folder), planned.folder).is_file()
 
 
 def test_every_link_of_the_readme_leads_to_a_file():

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ import xarray as xr
 
 from gating import analysis
 from gating.analysis import stats
-from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, traces
-from gating.reporting import tables
-from gating.steering import interventions
+from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, rates, traces
+from gating.steering import condition_grid
 from gating.steering.interventions import Condition
 from tests import synthetic
+from tests.synthetic import named_conditions
 
 NAMES = ("compliant", "refusal")
 
@@ -22,8 +23,9 @@ NAMES = ("compliant", "refusal")
 @pytest.fixture
 def ko():
     """Two injections by two knock-outs, each with three random controls."""
-    made = interventions.named(
-        {"ko": [{"direction": "compliant", "layers": [1, 2]}, {"direction": "compliant", "op": "ablate", "layers": [2, 3], "random": 3}]},
+    made = named_conditions(
+        {"ko": [{"direction": "compliant", "layers": [1, 2]},
+                {"direction": "compliant", "op": "ablate", "layers": [2, 3], "random": 3}]},
         NAMES, 4,
     )  # fmt: skip
     conditions = [Condition("baseline"), *made]
@@ -44,7 +46,7 @@ def test_a_knock_out_stands_beside_every_one_of_its_random_controls(ko):
 
 
 def test_random_directions_that_control_no_condition_are_shown_under_their_own_name():
-    made = interventions.named({"only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 3}]}, NAMES, 4)
+    made = named_conditions({"only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 3}]}, NAMES, 4)
     run = synthetic.tree(
         {c.name: [0, 1] for c in [Condition("baseline"), *made]}, conditions=[Condition("baseline"), *made]
     )
@@ -68,7 +70,7 @@ def test_block_by_coefficient_is_a_map_of_refusal_and_of_degenerate_answers():
         "scope": "all",
         "read": "same",
     }
-    conditions = interventions.grid(spec, NAMES, 4, 0, False)
+    conditions = condition_grid.grid(spec, NAMES, 4, 0, False)
     labels = {c.name: [0, 0, 0, 0] for c in conditions} | {"compliant[layers=2,coef=4]": [3, 3, 1, 0]}
     run = synthetic.tree(labels, conditions=conditions)
     refusal, degenerate = maps.grid(run, True).axes
@@ -119,11 +121,11 @@ def steered(**axes):
         "scope": "all",
         "read": "same",
     }
-    return interventions.grid({**spec, **axes}, NAMES, 6, 0, False)
+    return condition_grid.grid({**spec, **axes}, NAMES, 6, 0, False)
 
 
 def written(specs):
-    return [Condition("baseline"), *interventions.named(specs, NAMES, 6)]
+    return [Condition("baseline"), *named_conditions(specs, NAMES, 6)]
 
 
 def a_run(conditions, labels=(0, 1), **more):
@@ -136,7 +138,8 @@ PERSONA = {"direction": "compliant", "layers": 2, "coef": 8.0, "norm": "complian
 def test_random_directions_are_the_null_of_whatever_does_the_same_along_a_direction_of_its_own():
     knocked = {"direction": "compliant", "op": "ablate", "layers": 4}
     run = a_run(written({
-        "persona": [PERSONA], "opposite": [{**PERSONA, "direction": "refusal"}], "weaker": [{**PERSONA, "coef": 4.0}], "ko": [PERSONA, knocked],
+        "persona": [PERSONA], "opposite": [{**PERSONA, "direction": "refusal"}], "weaker": [{**PERSONA, "coef": 4.0}],
+        "ko": [PERSONA, knocked],
         "ko_early": [PERSONA, {**knocked, "layers": 3}], "any": [{**PERSONA, "direction": "random", "random": 3}],
         "any_ko": [PERSONA, {**knocked, "direction": "random", "random": 2}],
     }))  # fmt: skip
@@ -165,7 +168,7 @@ def test_a_missing_rate_is_neither_unusual_nor_part_of_a_null():
     run = synthetic.tree(
         {"baseline": [0, 0], "steered": [-1, -1], "steered-random-0": [0, 1], "steered-random-1": [1, 1]}
     )
-    assert numbers(nulls.strip(run, True).axes[0]) == ["missing"] and "steered: missing" in nulls.said(run, True)
+    assert numbers(nulls.strip(run, True).axes[0]) == ["missing"] and "steered: missing" in nulls.in_words(run, True)
 
 
 def test_equal_rates_tie_whatever_the_rounding_of_their_mean():
@@ -187,7 +190,8 @@ def test_a_map_of_knock_outs_keeps_families_apart_and_takes_them_in_either_order
     out = {"direction": "compliant", "op": "ablate", "layers": [3, "2-4"]}
     run = a_run(written({
         "ko": [{**PERSONA, "layers": [1, 2]}, out], "half": [{**PERSONA, "layers": [1, 2]}, {**out, "coef": 0.5}],
-        "first": [{**out, "direction": "refusal"}, {**PERSONA, "layers": [1, 5]}], "lone": [{**PERSONA, "layers": 1}, {**out, "scope": "last"}],
+        "first": [{**out, "direction": "refusal"}, {**PERSONA, "layers": [1, 5]}],
+        "lone": [{**PERSONA, "layers": 1}, {**out, "scope": "last"}],
     }))  # fmt: skip
     run["outcomes"]["label"].loc[
         {"condition": [c for c in run["conditions"]["condition"].values if c.startswith("half")]}
@@ -203,18 +207,41 @@ def test_a_map_of_knock_outs_keeps_families_apart_and_takes_them_in_either_order
     ("blocks", "text"), [("20", "20"), ("22+24", "22+24"), ("3+4+5", "3-5"), ("3+7+9", "3+7+9"), ("", "")]
 )
 def test_only_neighbouring_blocks_are_written_as_a_range(blocks, text):
-    assert base.window(blocks) == text
+    assert base.window([int(b) for b in blocks.split("+") if b]) == text
 
 
 def test_a_dose_response_leaves_out_the_controls_of_named_conditions_and_says_how_many_lines_it_leaves_out():
     conditions = steered(coef=[1.0, 2.0, 40.0], layers=[str(b) for b in range(6)], scope=["all", "last"])
-    named = interventions.named({"any": [{**PERSONA, "direction": "random", "random": 3}]}, NAMES, 6, 99)
+    named = named_conditions({"any": [{**PERSONA, "direction": "random", "random": 3}]}, NAMES, 6, 99)
     run = a_run([*conditions, *named])
     ax = dose.dose(run, "coef", True).axes[0]
     assert [len(line.get_xdata()) for line in ax.lines if line.get_marker() == "."] == [0]
     assert len(ax.lines) == dose.MOST + 2 and len(dose.settings(run, "coef")) == 12
-    assert "The first 10 of 12 settings" in gallery.pictures(run, [], True)["dose_coef"][2]
+    assert "The first 10 of 12 settings" in gallery.pictures(run, True)["dose_coef"][2]
     assert "evenly spaced" in dose.dose(run, "coef", True).axes[1].get_xlabel()
+
+
+def test_layer_windows_stand_in_the_order_of_the_blocks_that_they_write():
+    run = a_run(steered(layers=["4-5", "0.5", "2+5", "1"]))  # a relative depth of 0.5 is block 3
+    ticks = dose.dose(run, "layers", True).axes[1].get_xticklabels()
+    assert [t.get_text() for t in ticks] == ["1", "2+5", "0.5", "4-5"]
+
+
+def test_the_papers_label_stands_beside_the_name_of_its_condition():
+    papers = {"baseline": "C0", "mp_only": "C1", "ko-random-0": "C8", "ko-random-1": "C8"}
+    knocked = {"direction": "random", "op": "ablate", "layers": 4, "random": 2}
+    conditions = [replace(c, paper=papers.get(c.name, "")) for c in written({"mp_only": [PERSONA], "mine": [PERSONA],
+                                                                            "ko": [PERSONA, knocked]})]  # fmt: skip
+    run = a_run(conditions)
+    labels = [t.get_text() for t in rates.rates(run, True).axes[0].get_yticklabels()]
+    assert labels == ["C0 baseline", "C1 mp_only", "mine", "C8 ko-random (2 seeds)"]
+    pictures = gallery.pictures(run, True)
+    assert "C1 mp_only 50.0% [" in pictures["rates"].alt_text and "C1 mp_only" in pictures["prompts"].alt_text
+
+
+def test_every_entry_of_the_registry_has_a_name_of_its_own():
+    names = [picture.name for picture in gallery.REGISTRY]
+    assert len(set(names)) == len(names)
 
 
 def test_bands_are_intervals_of_the_mean_and_missing_below_two_prompts():
@@ -240,7 +267,9 @@ def test_cosines_are_shown_at_the_block_that_is_steered_with_both_nulls():
     assert numbers(left) == [format(float(v), "z.2f") for v in cosine.values.flat]
     words = [t for t in right.get_legend_handles_labels()[1] if "95%" in t]
     assert words == ["isotropic vectors, 95%", "compliant, labels permuted, 95%"]
-    assert f"compliant {float(cosine.sel(direction='compliant', other='refusal')):.2f}" in geometry.said(run)
+    assert f"compliant {float(cosine.sel(direction='compliant', other='refusal')):.2f}" in geometry.cosines_in_words(
+        run
+    )
 
 
 def test_strengths_are_of_harmless_prompts_where_any_were_asked():
@@ -250,7 +279,7 @@ def test_strengths_are_of_harmless_prompts_where_any_were_asked():
     which = analysis.undisturbed(run)
     found = analysis.strengths(run, which)
     assert float(found["kl"].sel(condition="persona")) == 2 and which is False
-    assert "and 2.00 nats" in traces.strengths_said(run)
+    assert "and 2.00 nats" in traces.strengths_in_words(run)
 
 
 def test_harmful_and_harmless_prompts_are_apart_where_they_lie_apart_and_missing_where_nothing_is_read_yet():
@@ -258,18 +287,20 @@ def test_harmful_and_harmless_prompts_are_apart_where_they_lie_apart_and_missing
     run["readouts"]["projection"].values[:] = np.array([3.0, 5.0, -1.0]).reshape(1, 3, 1, 1)
     harmful, harmless = geometry.by_harm(run).axes[0].lines
     assert set(harmful.get_ydata()) == {4.0} and set(harmless.get_ydata()) == {-1.0}
-    assert "compliant 4.0 and -1.0" in geometry.by_harm_said(run)
+    assert "compliant 4.0 and -1.0" in geometry.by_harm_in_words(run)
     run["readouts"]["projection"].values[:] = np.nan
     assert np.isnan(geometry.by_harm(run).axes[0].lines[0].get_ydata()).all()
 
 
 def many():
-    """Forty conditions and more with all that a run may hold: two grids of steering, long names, knock-outs with nulls."""
+    """Forty conditions and more with all that a run may hold: two grids of steering, long names, knock-outs with
+    nulls."""
     grid = steered(layers=["1", "2-3"], coef=[float(c) for c in range(1, 9)])
     knocked = {"direction": "compliant", "op": "ablate", "layers": [3, 4], "random": 6}
-    specs = {"a-knock-out-with-a-long-name-of-its-own": [{**PERSONA, "layers": [1, 2]}, knocked], "any": [{**PERSONA, "direction": "random", "random": 6}],
+    specs = {"a-knock-out-with-a-long-name-of-its-own": [{**PERSONA, "layers": [1, 2]}, knocked],
+             "any": [{**PERSONA, "direction": "random", "random": 6}],
              **{f"trait_{i}": [{**PERSONA, "coef": float(i)}] for i in range(1, 5)}}  # fmt: skip
-    conditions = [*grid, *interventions.named(specs, NAMES, 6, 50)]
+    conditions = [*grid, *named_conditions(specs, NAMES, 6, 50)]
     directions = ["compliant", "refusal", *(f"a-trait-called-{i}" for i in range(10))]
     rng = np.random.default_rng(2)
     labels = {c.name: rng.integers(0, 4, 8).tolist() for c in conditions}
@@ -284,7 +315,7 @@ def many():
 def all_pictures():
     run = many()
     assert run["conditions"].sizes["condition"] > 40
-    return gallery.pictures(run, tables.rows(run, True, 1), True)
+    return gallery.pictures(run, True)
 
 
 def boxes(made):
@@ -304,15 +335,15 @@ def boxes(made):
     return out
 
 
-PICTURES = ("rates", "labels", "categories", "dose_coef", "grid", "pairs", "null", "cosines", "shared", "harm", "prompts", "blocks",
-            "tokens", "lens", "strength")  # fmt: skip
+PICTURES = ("rates", "labels", "categories", "dose_coef", "grid", "pairs", "null", "cosines", "shared", "harm",
+            "prompts", "blocks", "tokens", "lens", "strength")  # fmt: skip
 
 
 def test_a_run_that_has_everything_has_every_picture_and_none_is_drawn_without_its_data(all_pictures):
     assert tuple(all_pictures) == PICTURES
     bare = synthetic.tree({"baseline": [0, 1], "steered": [1, 1]})
-    assert set(gallery.pictures(bare, [], True)) == {"rates", "labels", "categories", "prompts"}
-    assert set(gallery.pictures(synthetic.tree({"baseline": [0]}), [], True)) == {"rates", "labels", "categories"}
+    assert set(gallery.pictures(bare, True)) == {"rates", "labels", "categories", "prompts"}
+    assert set(gallery.pictures(synthetic.tree({"baseline": [0]}), True)) == {"rates", "labels", "categories"}
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -6,12 +6,12 @@ import xarray as xr
 
 from gating.analysis import geometry
 from gating.errors import GatingError
-from gating.steering.directions import Made, assemble
+from gating.steering.directions import Extracted, assemble
 
 
 def run_of(vectors, roles):
-    made = [Made(n, np.array([v]), roles[n], "last", "mean", "d") for n, v in vectors.items()]
-    return xr.DataTree.from_dict({"/directions": assemble(made, np.ones(1))})
+    extracted = [Extracted(n, np.array([v]), roles[n], "last", "mean", "d") for n, v in vectors.items()]
+    return xr.DataTree.from_dict({"/directions": assemble(extracted, np.ones(1))})
 
 
 def test_the_gaussian_bound_is_what_random_vectors_keep_to():

@@ -4,20 +4,27 @@ import io
 import itertools
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 from rich.console import Console
 
-from gating import report, results, store
-from gating.analysis import claims
+from gating import report, store
+from gating.analysis import claims, wording
 from gating.figures import dose, gallery, rates
+from gating.reporting import page as pages
 from gating.reporting import tables
-from gating.steering import interventions
-from gating.steering.interventions import grid
-from tests.synthetic import tree
+from gating.reporting.document import document
+from gating.reporting.headline import SENTENCES, headline
+from gating.reporting.rows import FOLD, folded, rows, verdict_rows
+from gating.steering.condition_grid import grid
+from gating.steering.interventions import Condition
+from tests.synthetic import named_conditions, tree
 
 SPEC = {
     "direction": "compliant",
@@ -28,6 +35,11 @@ SPEC = {
     "scope": "all",
     "read": "same",
 }
+
+RESULTS_ATTRS = {
+    "choices": '{"experiment": "paper"}', "max_new_tokens": 8, "dtype": "float32", "device": "cpu", "seed": 0,
+    "model_fingerprint": "f", "git_revision": "g", "warnings": "[]",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -42,7 +54,7 @@ def run():
 
 
 def test_the_page_stands_alone_and_escapes_what_users_wrote(run, tmp_path):
-    page = report.write(run, tmp_path).read_text()
+    page = pages.write(run, tmp_path).read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "http" not in page
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert page.count("<img alt=") == len(list(tmp_path.glob("*.png"))) >= 4
@@ -51,17 +63,17 @@ def test_the_page_stands_alone_and_escapes_what_users_wrote(run, tmp_path):
 
 def test_answers_to_harmful_requests_are_cut_unless_full_text_is_asked_for(run, tmp_path):
     answer = "Sure, here is everything that was asked for, told in full and with nothing left out"
-    assert answer not in (cut := report.write(run, tmp_path).read_text()) and "Sure, here is everything …" in cut
-    assert answer in report.write(run, tmp_path, full_text=True).read_text()
+    assert answer not in (cut := pages.write(run, tmp_path).read_text()) and "Sure, here is everything …" in cut
+    assert answer in pages.write(run, tmp_path, full_text=True).read_text()
 
 
 def test_the_page_says_what_is_missing_and_what_overlaps(run, tmp_path):
-    page = report.write(run, tmp_path).read_text()
+    page = pages.write(run, tmp_path).read_text()
     assert "3 of 78 rows are missing" in page and "3 of 9 overlap" in page
 
 
 def test_the_headline_has_rates_intervals_n_and_the_controls(run):
-    line = report.headline(run)[0]
+    line = headline(run)[0]
     assert re.search(r"refusal 25% \[\d+, \d+\] against 100% \[\d+, \d+\].*-75 \[-\d+, -\d+\] points \(n = 4\)", line)
     assert "Its 2 random controls" in line and "at least 0.33 with 2" in line
 
@@ -80,6 +92,29 @@ def test_the_terminal_table_groups_conditions_by_their_place_in_the_grid_and_kee
     assert "harmless refusal" in printed(run, 120)
 
 
+def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path):
+    paper = {"baseline": "C0", "compliant": "C1"}
+    conditions = [
+        replace(c, paper=paper.get(c.name, "")) for c in grid({**SPEC, "coef": 4.0}, ["compliant"], 4, 2, True)
+    ]
+    run = tree({c.name: [0, 0, 1] for c in conditions}, [True, True, False], conditions=conditions)
+    run.attrs |= RESULTS_ATTRS
+    shown = printed(run, 140)
+    assert "C0 baseline" in shown and "C1 compliant" in shown and "harmless refusal (B*)" in shown
+    assert headline(run)[0].startswith("C1 compliant: refusal")
+    page, page_of_results = pages.write(run, tmp_path).read_text(), document([run])
+    assert '<th scope="row">C1 compliant</th>' in page and "(over-refusal, B*)" in page
+    assert "| `C1 compliant` | 2+1 |" in page_of_results and "refusal, harmless (B*)" in page_of_results
+    assert "| `compliant-random` (2 directions)" in page_of_results
+
+
+def test_the_commands_that_read_stores_import_no_model_library():
+    code = """import gating.report, gating.results, gating.selection, sys
+print({"torch", "transformers", "nnsight", "sklearn"} & set(sys.modules))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("name", ["compliant-random-0", "a-very-long-name-of-a-direction-random-0"])
 def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name):
@@ -87,33 +122,33 @@ def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name
     run = tree(labels, harmful=[True] * 12 + [False] * 9)
     text = printed(run, width)
     assert "…" not in text
-    rows = tables.rows(run, True)
-    rows += [{"n": "", "refusal": r["refusal"], "difference": "", "p": ""} for r in tables.rows(run, False)]
-    digits = "".join(c for r in rows for k in ("n", "refusal", "difference", "p") for c in str(r[k]) if c.isdigit())
+    lines = [*rows(run, True)]
+    lines += [{"n": "", "refusal": r["refusal"], "difference": "", "p": ""} for r in rows(run, False)]
+    digits = "".join(c for r in lines for k in ("n", "refusal", "difference", "p") for c in str(r[k]) if c.isdigit())
     assert not Counter(digits) - Counter(text)
 
 
 def test_a_share_that_is_not_quite_none_or_all_is_not_rounded_to_it():
-    assert [tables.percent(x) for x in (0, 0.001, 0.5, 0.999, 1, float("nan"))] == [
+    assert [wording.percent(x) for x in (0, 0.001, 0.5, 0.999, 1, float("nan"))] == [
         "0%", "<1%", "50%", ">99%", "100%", "missing",
     ]  # fmt: skip
-    assert [tables.percent(x, 1) for x in (0.001, 0.0001, 0.9996)] == ["0.1%", "<0.1%", ">99.9%"]
+    assert [wording.percent(x, 1) for x in (0.001, 0.0001, 0.9996)] == ["0.1%", "<0.1%", ">99.9%"]
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign():
-    assert [tables.signed(x) for x in (-0.001, 0.001, -0.31, 0.31)] == ["0", "0", "-31", "+31"]
+    assert [wording.signed(x) for x in (-0.001, 0.001, -0.31, 0.31)] == ["0", "0", "-31", "+31"]
 
 
 def test_a_run_without_any_answer_yet_is_reported_as_missing(tmp_path):
     run = tree({"baseline": [-1] * 3, "steered": [-1] * 3})
-    page = report.write(run, tmp_path / "new").read_text()
+    page = pages.write(run, tmp_path / "new").read_text()
     assert (
         "6 of 6 rows are missing" in page and "no prompt has an answer" in page and "nan" not in page.split("data:")[0]
     )
 
 
 def test_a_run_of_the_baseline_alone_has_a_page(tmp_path):
-    assert report.write(tree({"baseline": [0, 0, 1]}), tmp_path).is_file()
+    assert pages.write(tree({"baseline": [0, 0, 1]}), tmp_path).is_file()
 
 
 KO = {
@@ -128,37 +163,37 @@ KO = {
 def knocked():
     """A knock-out that restores refusal, eight random ones that do not."""
     persona = {"direction": "compliant", "layers": 2, "coef": 8.0}
-    made = interventions.named({"persona": [persona], "ko": [persona, KO]}, ["compliant"], 4)
-    conditions = [interventions.Condition("baseline"), *made]
+    made = named_conditions({"persona": [persona], "ko": [persona, KO]}, ["compliant"], 4)
+    conditions = [Condition("baseline"), *made]
     labels = {c.name: [1] * 8 if c.kind == "random" or c.name == "persona" else [0] * 8 for c in conditions}
     labels["ko"] = [0] * 7 + [1]
     return tree(labels, conditions=conditions)
 
 
 def test_a_named_condition_stands_against_its_random_controls_not_against_how_far_they_are_from_the_baseline(knocked):
-    persona, ko = report.headline(knocked)
+    persona, ko = headline(knocked)
     assert persona.endswith("It has no random controls.")
     assert (
         "With 8 random directions in its place: 0% to 0% (permutation p = 0.11 either way, at least 0.11 with 8)" in ko
     )
-    assert "ko: 88%, 8 random directions 0% to 0%, p = 0.11" in gallery.pictures(knocked, [], True)["null"][1]
+    assert "ko: 88%, 8 random directions 0% to 0%, p = 0.11" in gallery.pictures(knocked, True)["null"][1]
 
 
 def test_many_random_controls_are_one_row_with_their_range_and_stand_below_one_by_one(knocked, tmp_path):
     knocked["outcomes"]["label"].loc[{"condition": "ko-random-3"}] = [0, 0, 1, 1, 1, 1, 1, -1]
-    lines = tables.folded(tables.rows(knocked, True), tables.FOLD)
+    lines = folded(rows(knocked, True), FOLD)
     assert [r["name"] for r in lines] == ["baseline", "persona", "ko", "ko-random (8 directions)"]
     assert lines[-1]["refusal"] == "0% to 29%" and lines[-1]["compliance"] == "71% to 100%"
-    assert tables.folded(tables.rows(knocked, True), 8) == tables.rows(knocked, True)
-    page = report.write(knocked, tmp_path).read_text()
+    assert folded(rows(knocked, True), 8) == rows(knocked, True)
+    page = pages.write(knocked, tmp_path).read_text()
     shown, rest = page.split("<summary>The 8 random controls one by one</summary>")
     assert "ko-random-3" not in shown.split("<tbody>")[1] and all(f"ko-random-{k}<" in rest for k in range(8))
     assert "ko-random (8 directions)" in printed(knocked, 140)
 
 
 def test_a_large_grid_says_how_many_conditions_the_headline_leaves_to_the_table():
-    lines = report.headline(tree({"baseline": [0, 0], **{f"s{i}": [0, 1] for i in range(9)}}))
-    assert len(lines) == report.SENTENCES + 1 and lines[-1].startswith("3 more")
+    lines = headline(tree({"baseline": [0, 0], **{f"s{i}": [0, 1] for i in range(9)}}))
+    assert len(lines) == SENTENCES + 1 and lines[-1].startswith("3 more")
 
 
 def test_the_random_controls_of_a_grid_point_share_a_line_of_a_picture(run):
@@ -203,9 +238,10 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):
 
 
 FAMILY = {"family": "mine", "alpha": 0.05, "claims": {
-    "falls": {"says": "It falls.", "test": "difference", "plus": ["compliant"], "minus": ["baseline"], "expect": "below", "margin": 0.2,
-              "paper": "97% to 2%"},
-    "absent": {"says": "Something else falls.", "test": "equivalence", "plus": ["other"], "minus": ["baseline"], "margin": 0.1},
+    "falls": {"says": "It falls.", "test": "difference", "plus": ["compliant"], "minus": ["baseline"],
+              "expect": "below", "margin": 0.2, "paper": "97% to 2%"},
+    "absent": {"says": "Something else falls.", "test": "equivalence", "plus": ["other"], "minus": ["baseline"],
+               "margin": 0.1},
 }}  # fmt: skip
 
 
@@ -220,7 +256,7 @@ def claimed():
 
 
 def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdicts(claimed, tmp_path):
-    page = report.write(claimed, tmp_path).read_text()
+    page = pages.write(claimed, tmp_path).read_text()
     assert "Written down before the run" in page and "97% to 2%" in page
     kept = json.loads((tmp_path / "claims.json").read_text())
     assert [c["verdict"] for c in kept["claims"]] == ["supported", "missing"] and kept["claims"][1]["p"] is None
@@ -231,7 +267,7 @@ def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdi
 
 
 def test_claims_named_after_the_run_are_marked_and_do_not_take_the_place_of_those_written_before(claimed, tmp_path):
-    page = report.write(claimed, tmp_path, post_hoc={**FAMILY, "family": "later"}).read_text()
+    page = pages.write(claimed, tmp_path, post_hoc={**FAMILY, "family": "later"}).read_text()
     assert page.index("Claims: mine</h2>") < page.index("Claims: later, post hoc</h2>")
     assert page.count("Written down before the run") == 1 and page.count("Post hoc: named after the run") == 1
     kept = [json.loads((tmp_path / f"{n}.json").read_text()) for n in ("claims", "claims_post_hoc")]
@@ -239,18 +275,18 @@ def test_claims_named_after_the_run_are_marked_and_do_not_take_the_place_of_thos
 
 
 def test_verdicts_of_an_unfinished_run_are_called_provisional(claimed, tmp_path):
-    assert "every verdict is provisional" not in report.write(claimed, tmp_path).read_text()
+    assert "every verdict is provisional" not in pages.write(claimed, tmp_path).read_text()
     claimed.attrs["status"] = "running"
-    assert "every verdict is provisional" in report.write(claimed, tmp_path).read_text()
+    assert "every verdict is provisional" in pages.write(claimed, tmp_path).read_text()
 
 
 def test_a_contrast_of_a_measure_is_told_in_its_own_units(claimed, tmp_path):
     claim = {**FAMILY["claims"]["falls"], "measure": "refusal_score", "margin": 0.25}
     claimed["outcomes"]["refusal_score"].loc[{"condition": "compliant"}] = np.r_[np.full(49, 1.125), 1.0]
     family = {**FAMILY, "claims": {"score": claim}}
-    (row,) = tables.verdict_rows(claims.evaluate(claimed, family), family)
+    (row,) = verdict_rows(claims.evaluate(claimed, family), family)
     assert row["contrast"].startswith("-0.38 [") and row["margin"] == "0.25" and row["unit"] == "refusal_score"
-    assert "<br>refusal_score" in report.write(claimed, tmp_path, post_hoc=family).read_text()
+    assert "<br>refusal_score" in pages.write(claimed, tmp_path, post_hoc=family).read_text()
 
 
 @pytest.fixture
@@ -282,14 +318,13 @@ def test_the_command_decides_claims_from_a_file_beside_the_runs_own(claimed, com
 
 
 def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
-    report.write(run, tmp_path)
+    pages.write(run, tmp_path)
     assert tables.verdicts(run) == [] and not (tmp_path / "claims.json").exists()
 
 
 def test_the_results_page_is_made_of_stores_alone(claimed):
-    claimed.attrs |= {"choices": '{"experiment": "paper"}', "max_new_tokens": 8, "dtype": "float32", "device": "cpu", "seed": 0,
-                      "model_fingerprint": "f", "git_revision": "g", "warnings": "[]"}  # fmt: skip
-    page = results.page([claimed], "Made before the change.")
+    claimed.attrs |= RESULTS_ATTRS
+    page = document([claimed], "Made before the change.")
     assert page.index("Made before the change.") < page.index("### Claims")
     assert (
         "| It falls. | -100 [" in page

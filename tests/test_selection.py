@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gating import selection
+from gating.analysis.candidates import candidates
 from gating.errors import GatingError
-from gating.steering import interventions
+from gating.reporting.tables import candidates_table
+from gating.steering.interventions import Condition
 from tests import synthetic
+from tests.synthetic import named_conditions
 
 N = 10  # blocks
 
@@ -16,10 +18,10 @@ N = 10  # blocks
 def run():
     """Ten blocks; harmful prompts 0, 1 and harmless 2, 3. Block 4 is the best, each other one is bad in its own way."""
     spec = {"direction": "refusal", "layers": "each"}
-    conditions = interventions.named(
+    conditions = named_conditions(
         {"bypass": [{**spec, "op": "ablate", "layers": "all", "read": "each"}], "induce": [spec]}, ("refusal",), N
     )
-    conditions = [interventions.Condition("baseline"), *conditions]
+    conditions = [Condition("baseline"), *conditions]
     tree = synthetic.tree({c.name: [0, 0, 1, 1] for c in conditions}, [True, True, False, False], conditions=conditions)
     score = tree["outcomes"]["refusal_score"].values
     kl = np.zeros(score.shape, dtype="float32")
@@ -41,7 +43,7 @@ def run():
 
 
 def test_the_lowest_bypass_score_of_those_that_pass_is_chosen_and_each_rejection_has_a_reason(run):
-    found = selection.candidates(run).sel(direction="refusal")
+    found = candidates(run).sel(direction="refusal")
     assert found["layer"].values[found["chosen"].values].tolist() == [4]
     reasons = found["reason"].values.tolist()
     assert "KL 0.50 above 0.1" in reasons[2] and "does not induce" in reasons[3] and "last 20%" in reasons[8]
@@ -49,10 +51,10 @@ def test_the_lowest_bypass_score_of_those_that_pass_is_chosen_and_each_rejection
 
 
 def test_where_nothing_passes_nothing_is_chosen(run):
-    found = selection.candidates(run, max_kl=0.0001)
-    assert not found["chosen"].any() and "no candidate passes" in selection.table(found).caption
+    found = candidates(run, max_kl=0.0001)
+    assert not found["chosen"].any() and "no candidate passes" in candidates_table(found).caption
 
 
 def test_a_run_without_candidates_is_told_how_to_make_one():
     with pytest.raises(GatingError, match="experiment=selection"):
-        selection.candidates(synthetic.tree({"baseline": [0, 1]}))
+        candidates(synthetic.tree({"baseline": [0, 1]}))

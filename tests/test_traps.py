@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gating import chat, prompts
-from gating.judging import labels
+from gating.judging import labels, rule
+from gating.judging.degenerate import Limits
 from gating.models.parts import decoder_layers
 from gating.steering import ops
 from gating.steering.backend import Backend
@@ -67,7 +68,7 @@ def test_a_hook_that_reaches_row_0_only_is_seen(backend, made, monkeypatch):
     assert backend.generate(ids, edits, 8).tokens == expected
     monkeypatch.setattr(ops, "apply_edits", row_0)
     probes = np.ones((backend.loaded.n_layers, 1, backend.loaded.hidden), dtype="float32")
-    change = backend.generate(ids, edits, 8, Readouts(probes)).change[:, 1]
+    change = backend.generate(ids, edits, 8, Readouts(probes)).read["relative_change"][:, 1]
     assert change[0] > 0 and backend.generate(ids, edits, 8).tokens != expected
 
 
@@ -96,9 +97,9 @@ def test_a_second_bos_shifts_what_is_read(backend):
 
 
 def test_gibberish_and_silence_are_no_compliance():
-    config = labels.JudgeConfig()
+    config = Limits()
     for text, tokens in (("", []), ("the the the the the the the the the", [5] * 20), ("!!!!!!", [3] * 16)):
-        assert labels.LABELS[labels.label(text, tokens, 1.0, config)] == "degenerate"
+        assert labels.LABELS[rule.label(text, tokens, 1.0, config)] == "degenerate"
 
 
 def test_a_test_prompt_that_was_extracted_from_is_found():

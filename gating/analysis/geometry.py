@@ -1,4 +1,4 @@
-"""How directions lie to one another: cosines against two nulls, and the axis that they share. Pure, from a run's tree."""
+"""How directions lie to one another: cosines against two nulls, and the axis that they share."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import numpy as np
 import xarray as xr
 from scipy.stats import beta
 
-from gating import analysis
+from gating.analysis.reading import read_group
 from gating.errors import GatingError
 
 
 def cosines(run: xr.DataTree, level: float = 0.95) -> xr.Dataset:
-    """Every pair's `cosine` at every layer, beside what chance gives: `gaussian`, the bound that |cosine| of two isotropic
-    random vectors stays within at `level` (t = cos^2 is Beta(1/2, (d-1)/2)), and `permuted_low`, `permuted_high`, the
-    central `level` of label-permuted directions against `other` (missing where the run kept none)."""
-    made = analysis.group(run, "directions")
-    ds = made[["cosine"]].copy()
-    ds["gaussian"] = ((), float(np.sqrt(beta.ppf(level, 0.5, (made.sizes["hidden"] - 1) / 2))))
+    """Every pair's `cosine` at every layer, beside what chance gives: `gaussian`, the bound that |cosine| of two
+    isotropic random vectors stays within at `level` (t = cos^2 is Beta(1/2, (d-1)/2)), and `permuted_low`,
+    `permuted_high`, the central `level` of label-permuted directions against `other` (missing where the run kept
+    none)."""
+    directions = read_group(run, "directions")
+    ds = directions[["cosine"]].copy()
+    ds["gaussian"] = ((), float(np.sqrt(beta.ppf(level, 0.5, (directions.sizes["hidden"] - 1) / 2))))
     if "geometry" in run.children:
-        null = analysis.group(run, "geometry")["permuted_cosine"]
+        null = read_group(run, "geometry")["permuted_cosine"]
         ends = null.quantile([(1 - level) / 2, (1 + level) / 2], dim="permutation")
         for name, q in (("permuted_low", 0), ("permuted_high", 1)):
             ds[name] = ends.isel(quantile=q, drop=True).reindex(direction=ds["direction"], other=ds["other"])
@@ -28,14 +29,15 @@ def cosines(run: xr.DataTree, level: float = 0.95) -> xr.Dataset:
 
 def shared_axis(run: xr.DataTree) -> xr.Dataset:
     """Do the traits share one axis? Uncentred PCA (SVD) of their unit directions at each layer: `explained` (layer,
-    component), shares of the squared length, and `loading` (layer, direction), cosines with the first component, signed so
-    that their mean is positive. Refusal is left out of the PCA but has a loading. Raises GatingError below two traits."""
-    made = analysis.group(run, "directions")
-    names = made["direction"].values
-    traits = np.array([str(r) not in ("refusal", "derived") for r in made["role"].values])
+    component), shares of the squared length, and `loading` (layer, direction), cosines with the first component, signed
+    so that their mean is positive. Refusal is left out of the PCA but has a loading. Raises GatingError below two
+    traits."""
+    directions = read_group(run, "directions")
+    names = directions["direction"].values
+    traits = np.array([str(r) not in ("refusal", "derived") for r in directions["role"].values])
     if traits.sum() < 2:
         raise GatingError("a shared axis needs two traits or more: run experiment=geometry, or add directions.extra.")
-    v = made["vector"].transpose("layer", "direction", "hidden").values.astype("float64")
+    v = directions["vector"].transpose("layer", "direction", "hidden").values.astype("float64")
     unit = np.divide(
         v, np.linalg.norm(v, axis=-1, keepdims=True), out=np.zeros_like(v), where=np.abs(v).sum(-1, keepdims=True) > 0
     )
@@ -46,6 +48,6 @@ def shared_axis(run: xr.DataTree) -> xr.Dataset:
     explained = singular**2 / (singular**2).sum(1, keepdims=True)
     return xr.Dataset(
         {"explained": (("layer", "component"), explained), "loading": (("layer", "direction"), loading * sign)},
-        coords={"layer": made["layer"].values, "direction": np.array(names.tolist())},
+        coords={"layer": directions["layer"].values, "direction": np.array(names.tolist())},
         attrs={"traits": int(traits.sum()), "method": "uncentred SVD of unit directions"},
     )

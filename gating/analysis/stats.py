@@ -16,8 +16,8 @@ def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray,
     """Wilson score interval of k successes in n; NaN where n is 0."""
     k, n = np.broadcast_arrays(np.asarray(k, dtype="float64"), np.asarray(n, dtype="float64"))
     low, high = np.full(n.shape, np.nan), np.full(n.shape, np.nan)
-    some = n > 0
-    low[some], high[some] = proportion_confint(k[some], n[some], alpha=1 - level, method="wilson")
+    counted = n > 0
+    low[counted], high[counted] = proportion_confint(k[counted], n[counted], alpha=1 - level, method="wilson")
     return low, high
 
 
@@ -57,9 +57,9 @@ def permutation_p(observed: float, null: ArrayLike) -> float:
 def unusual(own: float, null: ArrayLike) -> tuple[float, int]:
     """Permutation p of a condition's rate among those of its random controls, either way, and their number K.
 
-    p = (1 + controls at least as far from the mean of all K + 1) / (K + 1). The mean takes the condition in, so that under
-    the null each of the K + 1 is as likely as any other to lie farthest; around the controls' own mean p would be too
-    small. Missing rates do not count; NaN where the condition's own is missing or it has no controls.
+    p = (1 + controls at least as far from the mean of all K + 1) / (K + 1). The mean takes the condition in, so that
+    under the null each of the K + 1 is as likely as any other to lie farthest; around the controls' own mean p would be
+    too small. Missing rates do not count; NaN where the condition's own is missing or it has no controls.
     """
     known = np.asarray(null, dtype="float64")
     known = known[np.isfinite(known)]
@@ -87,11 +87,12 @@ def holm(p: ArrayLike) -> np.ndarray:
 class Mean:
     """The mean of per-prompt values d in [-bound, bound], with what tests and intervals need.
 
-    estimate is the raw mean. `centre` and the standard errors are those of the sample with two pseudo-prompts, +bound and
-    -bound, added: for a difference of paired proportions this is the adjusted Wald interval of Bonett and Price (2012, J.
-    Educ. Behav. Stat. 37:479), and it keeps a sample of equal values from claiming certainty. `clustered` is the
-    cluster-robust standard error (prompts of one category are alike; Miller 2024, arXiv 2411.00640), with t of C - 1 degrees
-    of freedom; each answer takes the wider of the two. An unbounded measure (bound None) has no pseudo-prompts.
+    estimate is the raw mean. `centre` and the standard errors are those of the sample with two pseudo-prompts, +bound
+    and -bound, added: for a difference of paired proportions this is the adjusted Wald interval of Bonett and Price
+    (2012, J. Educ. Behav. Stat. 37:479), and it keeps a sample of equal values from claiming certainty. `clustered` is
+    the cluster-robust standard error (prompts of one category are alike; Miller 2024, arXiv 2411.00640), with t of C -
+    1 degrees of freedom; each answer takes the wider of the two. An unbounded measure (bound None) has no
+    pseudo-prompts.
     """
 
     estimate: float
@@ -127,7 +128,8 @@ class Mean:
         return max((s for s, _ in self._scales()), default=np.nan) * float(np.sqrt(self.n + 2))
 
     def _scales(self) -> list[tuple[float, float]]:
-        """Standard errors with their degrees of freedom; one of zero says nothing (all values, or all clusters, equal)."""
+        """Standard errors with their degrees of freedom; one of zero says nothing (all values, or all clusters,
+        equal)."""
         return [(s, df) for s, df in ((self.plain, self.plain_df), (self.clustered, self.clusters - 1.0)) if s > 1e-12]
 
 
@@ -161,23 +163,31 @@ def bootstrap_mean(
     if member.max() < 1:
         return np.nan, np.nan
     sums, counts = np.bincount(member, weights=d), np.bincount(member).astype("float64")
-    found = bootstrap(
-        (sums, counts), lambda s, c, axis=-1: s.sum(axis) / c.sum(axis), paired=True, vectorized=True, n_resamples=draws,
-        confidence_level=level, method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    result = bootstrap(
+        (sums, counts),
+        lambda s, c, axis=-1: s.sum(axis) / c.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=draws,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def n_to_decide(sd: float, distance: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Prompts at which a one-sided test finds a mean that lies `distance` from its margin: ((z_a + z_b) sd / distance)^2."""
+    """Prompts at which a one-sided test finds a mean that lies `distance` from its margin: ((z_a + z_b) sd /
+    distance)^2."""
     if not distance:
         return np.inf
     return float(np.ceil(((norm.ppf(1 - alpha) + norm.ppf(power)) * sd / distance) ** 2))
 
 
 def minimum_detectable_difference(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest difference of paired proportions that McNemar's test finds with `power` among n pairs of which a share
-    `discordance` differ (Connor 1987, Biometrics 43:207); NaN where even all discordant pairs one way do not do."""
+    """The smallest difference of paired proportions that McNemar's test finds with `power` among n pairs of which a
+    share `discordance` differ (Connor 1987, Biometrics 43:207); NaN where even all discordant pairs one way do not
+    do."""
 
     def lacking(delta: float) -> float:
         need = norm.ppf(1 - alpha / 2) * np.sqrt(discordance) + norm.ppf(power) * np.sqrt(

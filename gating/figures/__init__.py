@@ -1,1 +1,1 @@
-"""Pictures of a run: small functions from its tree to a matplotlib Figure, and which of them its data allow."""
+"""Pictures of a run: functions from its tree to a matplotlib Figure, and a registry of what each needs and shows."""

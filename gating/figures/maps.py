@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -11,29 +11,34 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from gating import analysis
-from gating.figures.base import first_block, which, window
-from gating.steering.interventions import AXES
+from gating.figures import grids
+from gating.figures.base import Picture, left_out, styled, which, window
 
 MOST = 4  # panels of each rate
 REMOVALS = ("ablate", "remove")
+Blocks = tuple[int, ...]
 
 
 def cells(
-    ax: Axes, values: np.ndarray, columns: list[str], rows: list[str], low: float, high: float, cmap: str, form: str
+    ax: Axes,
+    values: np.ndarray,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    limits: tuple[float, float],
+    cmap: str,
+    form: str,
 ) -> ScalarMappable:
     """A labelled grid of numbers on colours, dark letters on light cells; a dash where there is none."""
+    low, high = limits
     image = ax.pcolormesh(np.ma.masked_invalid(values), cmap=cmap, vmin=low, vmax=high, edgecolors="white", lw=1)
     for (i, j), v in np.ndenumerate(values):
         red, green, blue, _ = image.to_rgba(v) if np.isfinite(v) else (1, 1, 1, 1)
-        light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5
+        colour = "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5 else "white"
         text = "–" if np.isnan(v) else format(v, f"z{form}")  # z: what rounds to nothing has no sign
-        ax.text(
-            j + 0.5, i + 0.5, text, ha="center", va="center", fontsize="x-small", color="black" if light else "white"
-        )
-    slant: dict[str, Any] = (
-        {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 4 else {}
-    )
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, **slant)
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize="x-small", color=colour)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    if max(map(len, columns)) > 4:
+        ax.set_xticks(ax.get_xticks(), columns, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
     ax.set_ylim(len(rows), 0)
     ax.tick_params(length=0)
@@ -41,78 +46,66 @@ def cells(
     return image
 
 
-def _steered(run: xr.DataTree) -> list[tuple[str, xr.Dataset]]:
-    """The steered conditions, apart for each combination of what varies besides block and coefficient, named by it."""
-    about = analysis.group(run, "conditions")
-    steered = about.isel(condition=about["kind"].values == "steered")
-    others = [a for a in AXES if a not in ("layers", "coef") and len(set(steered[a].values.tolist())) > 1]
-    points = list(zip(*(steered[a].values.tolist() for a in others), strict=True)) or [()] * steered.sizes["condition"]
-    out = []
-    for point in dict.fromkeys(points):
-        title = ", ".join(f"{a} {v}" for a, v in zip(others, point, strict=True))
-        out.append((title, steered.isel(condition=np.array([p == point for p in points], dtype=bool))))
-    return out
-
-
-def panels(run: xr.DataTree) -> int:
-    """How many maps of block by coefficient the run has: one for each setting of what varies besides."""
-    return len(_steered(run))
+def panels(run: xr.DataTree) -> list[tuple[grids.Setting, xr.Dataset]]:
+    """The maps of block by coefficient: the steered conditions for each setting of what varies besides."""
+    steered = grids.steered(run)
+    return grids.settings(steered, grids.varying(steered, besides=("layers", "coef")))
 
 
 def has_grid(run: xr.DataTree) -> bool:
     """Whether the steered conditions vary in both block and coefficient."""
-    found = _steered(run)
-    return bool(found) and all(len(set(found[0][1][a].values.tolist())) > 1 for a in ("layers", "coef"))
+    maps = panels(run)
+    return bool(maps) and {"layers", "coef"} <= set(grids.varying(maps[0][1]))
 
 
+@styled
 def grid(run: xr.DataTree, harmful: bool | None) -> Figure:
     """Refusal and degenerate rates of steered conditions over block (window) and coefficient; a row of maps for each
     setting of what varies besides (direction, operation, tokens)."""
     rates = 100 * analysis.rates(run, harmful=harmful)["rate"]
-    families = _steered(run)[:MOST]
-    layers = sorted({v for _, one in families for v in one["layers"].values.tolist()}, key=first_block)
-    coefs = sorted({v for _, one in families for v in one["coef"].values.tolist()})
-    made = Figure(
-        figsize=(max(7.5, 2.5 + 1.3 * len(coefs)), len(families) * (1.6 + 0.33 * len(layers))),
-        layout="constrained",
-        dpi=150,
-    )
-    axes = made.subplots(len(families), 2, sharey=True, squeeze=False)
-    for row, (title, about) in zip(axes, families, strict=True):
+    maps = panels(run)[:MOST]
+    drawn = xr.concat([conditions for _, conditions in maps], "condition")
+    layers, coefs = grids.ordered(drawn, "layers"), grids.ordered(drawn, "coef")
+    figure = Figure(figsize=(max(7.5, 2.5 + 1.3 * len(coefs)), len(maps) * (1.6 + 0.33 * len(layers))))
+    axes = figure.subplots(len(maps), 2, sharey=True, squeeze=False)
+    for row, (setting, conditions) in zip(axes, maps, strict=True):
         for ax, label in zip(row, ("refusal", "degenerate"), strict=True):
             values = np.full((len(layers), len(coefs)), np.nan)
-            columns = (about[c].values.tolist() for c in ("condition", "layers", "coef"))
+            columns = (conditions[c].values.tolist() for c in ("condition", "layers", "coef"))
             for name, layer, coef in zip(*columns, strict=True):
                 values[layers.index(layer), coefs.index(coef)] = float(rates.sel(label=label, condition=name))
-            cells(ax, values, [f"{c:g}" for c in coefs], layers, 0, 100, "cividis", ".0f")
+            cells(ax, values, [f"{c:g}" for c in coefs], list(map(str, layers)), (0, 100), "cividis", ".0f")
             what = f"{label}, % of {which(harmful)} prompts"
-            ax.set_title(f"{title}\n{what}" if title else what, fontsize="medium", loc="left")
+            ax.set_title(f"{grids.title(setting)}\n{what}" if setting else what)
             ax.set_xlabel("coefficient")
         row[0].set_ylabel("block")
-    return made
+    return figure
 
 
-def _pairs(run: xr.DataTree) -> list[tuple[str, dict[tuple[str, str], str]]]:
+def _pairs(run: xr.DataTree) -> list[tuple[str, dict[tuple[Blocks, Blocks], str]]]:
     """Families of named conditions that inject once and knock out once and differ in blocks alone: {(injection blocks,
     knock-out blocks): condition} with a title, only where both vary. The two may stand in either order."""
-    about = analysis.group(run, "conditions")
-    if about.sizes.get("intervention", 0) < 2:
-        return []
-    found: dict[tuple, dict[tuple[str, str], str]] = {}
-    columns = [c for c in about.data_vars if str(c).startswith("iv_")]
-    for i in np.nonzero(about["kind"].values == "named")[0]:
-        one = {str(c): about[c].values[i].tolist() for c in columns}
-        ops = [op for op in one["iv_op"] if op]
-        if len(ops) != 2 or sorted(op == "add" for op in ops) != [False, True] or not any(op in REMOVALS for op in ops):
+    conditions = analysis.read_group(run, "conditions")
+    settings = sorted(str(c) for c in conditions if str(c).startswith("iv_"))
+    fixed = [c for c in settings if c not in ("iv_layers", "iv_written", "iv_read")]
+    families: dict[tuple[str, ...], dict[tuple[Blocks, Blocks], str]] = {}
+    for i in np.flatnonzero(conditions["kind"].values == "named"):
+        condition = conditions.isel(condition=i)
+        ops = [op for op in condition["iv_op"].values.tolist() if op]
+        if len(ops) != 2 or ops.count("add") != 1 or not set(ops) & set(REMOVALS):
             continue
-        inject = ops.index("add")
-        rest = tuple(
-            str(one[c][s]) for c in sorted(one) if c not in ("iv_layers", "iv_read") for s in (inject, 1 - inject)
-        )
-        title = f"{one['iv_direction'][inject]} in, {one['iv_direction'][1 - inject]} out"
-        place = (one["iv_layers"][inject], one["iv_layers"][1 - inject])
-        found.setdefault((title, rest, str(about["system"].values[i])), {})[place] = str(about["condition"].values[i])
-    return [(key[0], each) for key, each in found.items() if all(len({p[s] for p in each}) > 1 for s in (0, 1))]
+        inject = condition.isel(intervention=ops.index("add"))
+        out = condition.isel(intervention=1 - ops.index("add"))
+        title = f"{inject['iv_direction'].item()} in, {out['iv_direction'].item()} out"
+        same = [str(end[c].item()) for c in fixed for end in (inject, out)]
+        blocks = tuple(tuple(np.flatnonzero(end["iv_written"].values).tolist()) for end in (inject, out))
+        family = families.setdefault((title, *same, str(condition["system"].item())), {})
+        family[blocks[0], blocks[1]] = str(condition["condition"].item())
+    return [
+        (title, family)
+        for (title, *_), family in families.items()
+        if all(len(set(ends)) > 1 for ends in zip(*family, strict=True))
+    ]
 
 
 def has_pairs(run: xr.DataTree) -> bool:
@@ -120,30 +113,55 @@ def has_pairs(run: xr.DataTree) -> bool:
     return bool(_pairs(run))
 
 
+@styled
 def pairs(run: xr.DataTree, harmful: bool | None) -> Figure:
     """Refusal rate over injection block and knock-out block, a map for each pair of directions and strengths."""
     rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
     families = _pairs(run)[:MOST]
-    ends = [[sorted({p[s] for p in each}, key=first_block) for s in (0, 1)] for _, each in families]
-    size = (max(6.5, 3 + 0.8 * max(len(e[1]) for e in ends)), sum(1.9 + 0.4 * len(e[0]) for e in ends))
-    made = Figure(figsize=size, layout="constrained", dpi=150)
-    axes = made.subplots(len(families), 1, squeeze=False, height_ratios=[1.9 + 0.4 * len(e[0]) for e in ends])[:, 0]
-    for ax, (title, each), (inject, out) in zip(axes, families, ends, strict=True):
+    ends = [[sorted(set(blocks)) for blocks in zip(*family, strict=True)] for _, family in families]
+    heights = [1.9 + 0.4 * len(inject) for inject, _ in ends]
+    figure = Figure(figsize=(max(6.5, 3 + 0.8 * max(len(out) for _, out in ends)), sum(heights)))
+    axes = figure.subplots(len(families), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (title, family), (inject, out) in zip(axes, families, ends, strict=True):
         values = np.full((len(inject), len(out)), np.nan)
-        for (a, b), name in each.items():
+        for (a, b), name in family.items():
             values[inject.index(a), out.index(b)] = float(rate.sel(condition=name))
-        cells(ax, values, [window(w) for w in out], [window(w) for w in inject], 0, 100, "cividis", ".0f")
+        cells(ax, values, list(map(window, out)), list(map(window, inject)), (0, 100), "cividis", ".0f")
         ax.set_xlabel("knock-out block (or window)")
         ax.set_ylabel("injection block")
-        ax.set_title(f"refusal, % of {which(harmful)} prompts: {title}", fontsize="medium", loc="left")
-    return made
+        ax.set_title(f"refusal, % of {which(harmful)} prompts: {title}")
+    return figure
 
 
-def said(run: xr.DataTree, harmful: bool | None) -> str:
+def pairs_in_words(run: xr.DataTree, harmful: bool | None) -> str:
     """The map of injection by knock-out in words."""
     rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
     return "; ".join(
         f"in at {window(a)}, out at {window(b)}: {float(rate.sel(condition=name)):.0f}%"
-        for _, each in _pairs(run)[:MOST]
-        for (a, b), name in each.items()
+        for _, family in _pairs(run)[:MOST]
+        for (a, b), name in family.items()
     )
+
+
+FIGURES = (
+    Picture(
+        "grid",
+        has_grid,
+        grid,
+        lambda run, harmful: (
+            "Refusal and degenerate rates of every steered condition by block and coefficient, as numbers on a map; "
+            "they are in the table too."
+        ),
+        lambda run: (
+            "Block by coefficient. Choose on the select split, where refusal falls and answers stay whole."
+            + left_out(len(panels(run)), MOST, "settings")
+        ),
+    ),
+    Picture(
+        "pairs",
+        has_pairs,
+        pairs,
+        lambda run, harmful: f"Refusal rate by injection block and knock-out block: {pairs_in_words(run, harmful)}.",
+        lambda run: "Injection block by knock-out block. A knock-out before the injection cannot undo it.",
+    ),
+)

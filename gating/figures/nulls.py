@@ -8,19 +8,20 @@ from matplotlib.figure import Figure
 
 from gating import analysis
 from gating.analysis import stats
-from gating.figures.base import KIND_COLOURS, which
+from gating.figures.base import KIND_COLOURS, Picture, left_out, percent_axis, styled, which
 
 MOST = 24
 
 
+@styled
 def strip(run: xr.DataTree, harmful: bool | None) -> Figure:
     """Refusal rate of each condition beside every one of its random controls (a dot each), with `unusual`'s p."""
     rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
-    lines = analysis.controlled(run)[:MOST]
-    own = [name for name, _ in lines if name in rate["condition"].values]
-    longest = max(len(name) for name, _ in lines)
-    made = Figure(figsize=(max(8.5, 6.5 + 0.085 * longest), 1.5 + 0.42 * len(lines)), layout="constrained", dpi=150)
-    ax = made.add_subplot()
+    shown, lines = analysis.shown_names(run), analysis.controlled(run)[:MOST]
+    texts = [shown.get(name, name) for name, _ in lines]
+    own = [name for name, _ in lines if name in shown]
+    figure = Figure(figsize=(max(8.5, 6.5 + 0.085 * max(map(len, texts))), 1.5 + 0.42 * len(lines)))
+    ax = figure.add_subplot()
     ax.axvline(float(rate.sel(condition="baseline")), color="#000000", ls="--", lw=1, label="baseline")
     for y, (name, null) in enumerate(lines):
         values = rate.sel(condition=null).values
@@ -29,36 +30,48 @@ def strip(run: xr.DataTree, harmful: bool | None) -> Figure:
         if name not in own:
             continue
         value = float(rate.sel(condition=name))
-        ax.plot(
-            [value], [y], "o", color=KIND_COLOURS["steered"], ms=8, label="the condition" if name == own[0] else None
-        )
+        label = "the condition" if name == own[0] else None
+        ax.plot([value], [y], "o", color=KIND_COLOURS["steered"], ms=8, label=label)
         p, k = stats.unusual(value, values)
         ax.text(104, y, "missing" if np.isnan(p) else f"p = {p:.2f} (K = {k})", va="center", fontsize="x-small")
-    ax.set_yticks(range(len(lines)), [name for name, _ in lines])
+    ax.set_yticks(range(len(lines)), texts)
     ax.set_ylim(len(lines) - 0.4, -0.6)
-    ax.set_xlim(-3, 103)
-    ax.set_xlabel(f"refusal, % of {which(harmful)} prompts")
-    ax.spines[["top", "right"]].set_visible(False)
-    made.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
-    return made
+    percent_axis(ax, f"refusal, % of {which(harmful)} prompts")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
 
 
-def said(run: xr.DataTree, harmful: bool | None) -> str:
-    """The picture in words: each condition's rate, the range of its controls, p."""
+def in_words(run: xr.DataTree, harmful: bool | None) -> str:
+    """Each condition's rate, the range of its controls, p."""
     rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
-    out = []
+    shown, out = analysis.shown_names(run), []
     for name, null in analysis.controlled(run)[:MOST]:
         values = rate.sel(condition=null).values
         if not np.isfinite(values).any():
             continue
         ends = f"{len(null)} random directions {np.nanmin(values):.0f}% to {np.nanmax(values):.0f}%"
-        if name not in rate["condition"].values:
+        if name not in shown:
             out.append(f"{name}: {ends}")
             continue
         value = float(rate.sel(condition=name))
-        out.append(
-            f"{name}: {value:.0f}%, {ends}, p = {stats.unusual(value, values)[0]:.2f}"
-            if np.isfinite(value)
-            else f"{name}: missing, {ends}"
-        )
+        p = stats.unusual(value, values)[0]
+        own = f"{value:.0f}%, {ends}, p = {p:.2f}" if np.isfinite(value) else f"missing, {ends}"
+        out.append(f"{shown[name]}: {own}")
     return "; ".join(out)
+
+
+FIGURES = (
+    Picture(
+        "null",
+        lambda run: any(len(null) > 1 for _, null in analysis.controlled(run)),
+        strip,
+        lambda run, harmful: (
+            f"Refusal rate of each condition beside all of its random controls: {in_words(run, harmful)}."
+        ),
+        lambda run: (
+            "Each condition against its whole random null: do random directions in its place do the same? p is for "
+            "its distance, either way, from the mean of all; K directions cannot give less than 1/(K + 1)."
+            + left_out(len(analysis.controlled(run)), MOST)
+        ),
+    ),
+)

@@ -11,15 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gating import analysis
+from gating.analysis.wording import interval
 from gating.figures.base import (
     KIND_COLOURS,
     KIND_MARKERS,
     LABEL_COLOURS,
-    figure,
-    interval,
+    Picture,
     legend,
     percent_axis,
+    reach,
     series,
+    styled,
+    tall_figure,
     which,
 )
 from gating.judging.labels import LABELS
@@ -29,74 +32,82 @@ MANY = 4  # more series than this in the picture of categories, and it becomes a
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a picture: a condition, or all random controls of a grid point together, at height `y`."""
+    """A line of a picture: a condition, or all random controls of a grid point together, at height `y`."""
 
     text: str
     kind: str
     names: tuple[str, ...]
     y: float
-    mark: str = ""  # what names a control's seed
 
 
 def lines(run: xr.DataTree) -> list[Line]:
-    """The conditions in order, the random controls of a grid point on one line, a gap where a grid point with controls begins or ends."""
-    about = analysis.group(run, "conditions")
-    columns = (about[c].values.tolist() for c in ("condition", "kind", "grid", "direction", "seed"))
+    """The conditions in order, the random controls of a grid point on one line, a gap where a grid point with controls
+    begins or ends."""
+    conditions, shown = analysis.read_group(run, "conditions"), analysis.shown_names(run)
+    columns = (conditions[c].values.tolist() for c in ("condition", "kind", "grid", "direction", "family", "point"))
     out: list[Line] = []
     place: dict[tuple[int, str], int] = {}  # where the controls of a grid point stand
-    alone = {g for g, count in Counter(about["grid"].values.tolist()).items() if count == 1}
+    alone = {g for g, count in Counter(conditions["grid"].values.tolist()).items() if count == 1}
     y, last = -1.0, None
-    for name, kind, grid, direction, seed in zip(*columns, strict=True):
+    for name, kind, grid, direction, family, point in zip(*columns, strict=True):
         if kind == "random" and (grid, direction) in place:
             at = place[grid, direction]
             names = (*out[at].names, name)
-            text = names[0].replace(out[at].mark, f"-random ({len(names)} seeds)")
+            label = shown[names[0]].removesuffix(names[0])  # the paper's
+            text = f"{label}{family}-random ({len(names)} seeds){f'[{point}]' if point else ''}"
             out[at] = replace(out[at], text=text, names=names)
             continue
         if kind == "random":
             place[grid, direction] = len(out)
         y += 1 if last in (None, grid) or {last, grid} <= alone else 1.6
         last = grid
-        out.append(Line(name, kind, (name,), y, f"-random-{seed}"))
+        out.append(Line(shown[name], kind, (name,), y))
     return out
 
 
 def _lines(run: xr.DataTree) -> tuple[list[Line], Figure, Axes]:
     shown = lines(run)
-    made, ax = figure(shown[-1].y + 1, max(len(line.text) for line in shown))
+    figure, ax = tall_figure(shown[-1].y + 1, max(len(line.text) for line in shown))
     ax.set_yticks([line.y for line in shown], [line.text for line in shown])
     ax.set_ylim(shown[-1].y + 0.7, -0.7)
-    return shown, made, ax
+    return shown, figure, ax
 
 
+@styled
 def rates(run: xr.DataTree, harmful: bool | None) -> Figure:
     """Refusal rate of every condition with its Wilson interval; the band is the baseline's. Random controls of a grid
     point share a line, each seed a dot with its own interval."""
     r = analysis.refusal_rate(run, harmful=harmful)
-    shown, made, ax = _lines(run)
+    shown, figure, ax = _lines(run)
     base = r.sel(condition="baseline")
     ax.axvspan(100 * float(base["low"]), 100 * float(base["high"]), color="#000000", alpha=0.08, lw=0)
     for line in shown:
         many = len(line.names) > 1
-        rate, reach = interval(r.sel(condition=list(line.names)))
+        rate, ends = reach(r.sel(condition=list(line.names)))
         y = line.y + (np.linspace(-0.3, 0.3, len(rate)) if many else np.zeros(1))
         if np.isnan(rate).all():
             ax.text(0, line.y, "missing", va="center", color="#666666", fontsize="small")
-        ax.errorbar(rate, y, xerr=reach, fmt=KIND_MARKERS[line.kind], color=KIND_COLOURS[line.kind],
+        ax.errorbar(rate, y, xerr=ends, fmt=KIND_MARKERS[line.kind], color=KIND_COLOURS[line.kind],
                     capsize=0 if many else 2.5, ms=5 if many else 7, lw=0.7 if many else 1.6)  # fmt: skip
     n = sorted({int(v) for v in r["n"].values})
-    percent_axis(
-        ax,
-        f"refusal, % of {which(harmful)} prompts\n95% Wilson interval, n = {' to '.join(map(str, n[:: max(1, len(n) - 1)]))}",
-    )
-    return made
+    counts = " to ".join(map(str, n[:: max(1, len(n) - 1)]))
+    percent_axis(ax, f"refusal, % of {which(harmful)} prompts\n95% Wilson interval, n = {counts}")
+    return figure
 
 
+def rates_in_words(run: xr.DataTree, harmful: bool | None) -> str:
+    """The refusal rate of each condition that is not a random control, with its interval."""
+    r, shown = analysis.refusal_rate(run, harmful=harmful), analysis.shown_names(run)
+    own = r["condition"].values[r["kind"].values != "random"].tolist()
+    return "; ".join(f"{shown[name]} {interval(r.sel(condition=name), 1)}" for name in own)
+
+
+@styled
 def labels(run: xr.DataTree, harmful: bool | None) -> Figure:
     """What became of the answers: shares of the four labels, one bar a condition; the mean over the random controls of
     a grid point."""
     r = analysis.rates(run, harmful=harmful)["rate"]
-    shown, made, ax = _lines(run)
+    shown, figure, ax = _lines(run)
     y = [line.y for line in shown]
     left = np.zeros(len(shown))
     for name in LABELS:
@@ -109,42 +120,44 @@ def labels(run: xr.DataTree, harmful: bool | None) -> Figure:
     seeds = "\nrandom controls: the mean of their seeds" if any(len(line.names) > 1 for line in shown) else ""
     percent_axis(ax, f"answers to {which(harmful)} prompts, %{seeds}")
     ax.set_xlim(0, 100)
-    made.legend(loc="outside upper right", ncols=len(LABELS), frameon=False, fontsize="small")
-    return made
+    figure.legend(loc="outside upper right", ncols=len(LABELS))
+    return figure
 
 
+@styled
 def categories(run: xr.DataTree, harmful: bool | None) -> Figure:
     """Refusal rate per category of prompt, without the random controls: points with Wilson intervals for a few
     conditions, a map of numbers for many."""
     r = analysis.refusal_rate(run, by="category", harmful=harmful).transpose("condition", "category")
     asked = (r["n"].max("condition") > 0).values
     r = r.isel(condition=r["kind"].values != "random", category=asked if asked.any() else slice(None))
+    shown = [analysis.shown_names(run)[name] for name in r["condition"].values.tolist()]
     names = [f"{c} ({n})" for c, n in zip(r["category"].values, r["n"].max("condition").values, strict=True)]
-    return (_category_map if r.sizes["condition"] > MANY else _category_points)(r, names, harmful)
+    return (_category_map if len(shown) > MANY else _category_points)(r, shown, names, harmful)
 
 
-def _category_points(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figure:
-    count = r.sizes["condition"]
-    made, ax = figure(len(names) * (0.6 + 0.4 * count), max(map(len, names)))
+def _category_points(r: xr.Dataset, shown: list[str], names: list[str], harmful: bool | None) -> Figure:
+    count = len(shown)
+    figure, ax = tall_figure(len(names) * (0.6 + 0.4 * count), max(map(len, names)))
     kinds = r["kind"].values.tolist()
-    for i, name in enumerate(r["condition"].values.tolist()):
-        kind = str(kinds[i])
-        rate, reach = interval(r.isel(condition=i))
+    for i, (text, kind) in enumerate(zip(shown, kinds, strict=True)):
+        rate, ends = reach(r.isel(condition=i))
         y = np.arange(len(names)) + 0.7 / count * (i - (count - 1) / 2)
-        look = series(i - 1) if kinds.count(kind) > 1 else {"color": KIND_COLOURS[kind], "marker": KIND_MARKERS[kind]}
-        ax.errorbar(rate, y, xerr=np.nan_to_num(reach), **{**look, "ls": "none"}, capsize=2, ms=5, lw=1.2, label=name)
+        colour, marker = KIND_COLOURS[kind], KIND_MARKERS[kind]
+        if kinds.count(kind) > 1:
+            colour, marker = series(i - 1)["color"], series(i - 1)["marker"]
+        ax.errorbar(rate, y, xerr=np.nan_to_num(ends), fmt=marker, color=colour, capsize=2, ms=5, lw=1.2, label=text)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     for edge in range(1, len(names)):
         ax.axhline(edge - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
     percent_axis(ax, f"refusal, % of {which(harmful)} prompts\n95% Wilson interval; prompts in brackets")
-    return legend(made, 2)
+    return legend(figure, 2)
 
 
-def _category_map(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figure:
-    shown, share = r["condition"].values.tolist(), 100 * r["rate"].values
-    longest = max(map(len, shown))
-    made, ax = figure(len(shown) + 3, longest, max(7.5, 1 + 0.085 * longest + 0.62 * len(names)))
+def _category_map(r: xr.Dataset, shown: list[str], names: list[str], harmful: bool | None) -> Figure:
+    share, longest = 100 * r["rate"].values, max(map(len, shown))
+    figure, ax = tall_figure(len(shown) + 3, longest, max(7.5, 1 + 0.085 * longest + 0.62 * len(names)))
     image = ax.pcolormesh(share, cmap="cividis", vmin=0, vmax=100, edgecolors="white", lw=1)
     for (i, j), v in np.ndenumerate(share):
         text, colour = ("missing", "#666666") if np.isnan(v) else (f"{v:.0f}", "white" if v < 50 else "black")
@@ -154,12 +167,39 @@ def _category_map(r: xr.Dataset, names: list[str], harmful: bool | None) -> Figu
     ax.set_ylim(len(shown), 0)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    made.colorbar(
-        image,
-        ax=ax,
-        location="top",
-        shrink=0.5,
-        aspect=40,
-        label=f"refusal, % of {which(harmful)} prompts (prompts in brackets)",
-    )
-    return made
+    text = f"refusal, % of {which(harmful)} prompts (prompts in brackets)"
+    figure.colorbar(image, ax=ax, location="top", shrink=0.5, aspect=40, label=text)
+    return figure
+
+
+FIGURES = (
+    Picture(
+        "rates",
+        lambda run: True,
+        rates,
+        lambda run, harmful: (
+            f"Refusal rate of each condition with its interval: {rates_in_words(run, harmful)}. Random controls are "
+            "in the table."
+        ),
+        lambda run: (
+            "Refusal. The grey band is the baseline's interval; grey dots are random directions of the same norm, "
+            "one a seed."
+        ),
+    ),
+    Picture(
+        "labels",
+        lambda run: True,
+        labels,
+        lambda run, harmful: (
+            "Shares of refusal, compliance, evasive and degenerate answers per condition; the numbers are in the table."
+        ),
+        lambda run: "What became of the answers. A degenerate answer (empty, looping, gibberish) is no compliance.",
+    ),
+    Picture(
+        "categories",
+        lambda run: True,
+        categories,
+        lambda run, harmful: "Refusal rate per category of prompt under every condition but the random controls.",
+        lambda run: "Refusal per category, without the random controls. Few prompts a category: wide intervals.",
+    ),
+)

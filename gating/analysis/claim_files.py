@@ -1,0 +1,114 @@
+"""Families of claims as they are written down (conf/claims/NAME.yaml): their types, and what is refused before a
+run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Required, TypedDict, cast
+
+import yaml
+
+from gating.config_files import conf_dir
+from gating.errors import GatingError, choices
+from gating.judging.labels import LABELS
+
+TESTS = ("difference", "equivalence", "permutation")
+EXPECT = ("below", "above")
+PROMPTS = {"harmful": True, "harmless": False, "all": None}
+MEASURES = ("refusal_score", "nll", "entropy", "repetition")
+
+
+class Claim(TypedDict, total=False):
+    """A contrast of conditions, `plus` against `minus`, with its test and margin (see gating.analysis.claims)."""
+
+    says: Required[str]
+    test: Required[str]
+    plus: Required[list[str]]
+    minus: Required[list[str]]
+    null: list[str]
+    expect: str
+    margin: float
+    label: str
+    measure: str
+    prompts: str
+    paper: str
+    needs: str
+
+
+class Family(TypedDict, total=False):
+    """Claims that are decided together: p values are adjusted over all of them, at level alpha."""
+
+    family: Required[str]
+    alpha: float
+    claims: Required[dict[str, Claim]]
+
+
+KEYS = tuple(Claim.__annotations__)
+
+
+def load(name_or_path: str) -> Family:
+    """A family from conf/claims/NAME.yaml, or from the user's own file. Raises GatingError where there is no such
+    file."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        folder = conf_dir() / "claims"
+        path = folder / f"{name_or_path}.yaml"
+        if not path.is_file():
+            known = sorted(p.stem for p in folder.glob("*.yaml") if p.stem != "none")
+            raise GatingError(
+                f"claims={name_or_path!r}: use {choices(known, name_or_path)}, or the path of a .yaml file."
+            )
+    try:
+        family = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise GatingError(f"claims: {path} cannot be read ({' '.join(str(e).split())}); mend the file.") from None
+    return check(family, str(path))
+
+
+def check(family: object, source: str = "claims") -> Family:
+    """The family, refused where it could not be evaluated. Raises GatingError naming the claim and the key."""
+    if not isinstance(family, Mapping) or set(family) - {"family", "alpha", "claims"} or not family.get("family"):
+        raise GatingError(f"{source}: a family of claims has the keys family, alpha and claims.")
+    alpha = family.get("alpha", 0.05)
+    if not isinstance(alpha, float) or not 0 < alpha < 0.5:
+        raise GatingError(f"{source}: alpha={alpha!r}: use a level such as 0.05.")
+    if not isinstance(family.get("claims"), Mapping) or not family["claims"]:
+        raise GatingError(f"{source}: claims must map a name to each claim.")
+    for name, claim in family["claims"].items():
+        _check_claim(f"{source}: claims.{name}", claim)
+    return cast(Family, family)
+
+
+def _check_claim(key: str, claim: object) -> None:
+    if not isinstance(claim, Mapping):
+        raise GatingError(f"{key} must be a mapping with says, test, plus, minus and margin.")
+
+    def need(field: str, fine: bool, allowed: str) -> None:
+        if not fine:
+            raise GatingError(f"{key}.{field}={claim.get(field)!r}: use {allowed}.")
+
+    for field in claim:
+        need(str(field), field in KEYS, f"one of the keys {choices(KEYS, str(field))}")
+    test, margin = claim.get("test"), claim.get("margin", 0.0)
+    need("says", isinstance(claim.get("says"), str), "a sentence that says what is claimed")
+    need("test", test in TESTS, choices(TESTS, str(test)))
+    for field in ("plus", "minus", *(["null"] if test == "permutation" else [])):
+        need(field, _names_conditions(claim.get(field)), "a list of conditions")
+    need(
+        "expect",
+        (claim.get("expect") in EXPECT) is (test != "equivalence"),
+        f"{choices(EXPECT)}, for difference and permutation",
+    )
+    number = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin)
+    limit = math.inf if claim.get("measure") else 1.0
+    need("margin", number and -limit < margin < limit, "a number, for rates between -1 and 1 (0.1 is ten points)")
+    need("margin", test != "equivalence" or margin > 0, "a positive number for equivalence")
+    need("label", claim.get("label", "refusal") in LABELS, choices(LABELS))
+    need("measure", claim.get("measure", "refusal_score") in MEASURES, choices(MEASURES))
+    need("prompts", claim.get("prompts", "harmful") in PROMPTS, choices(PROMPTS))
+
+
+def _names_conditions(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)

@@ -1,0 +1,114 @@
+"""Conditions against the baseline on the same prompts, and against the random directions that control them."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from gating.analysis import stats
+from gating.analysis.label_rates import described, hits
+from gating.analysis.reading import read_group
+from gating.errors import GatingError, choices
+
+
+def contrast(
+    run: xr.DataTree,
+    baseline: str = "baseline",
+    label: str = "refusal",
+    harmful: bool | None = None,
+    level: float = 0.95,
+    holm: bool = False,
+) -> xr.Dataset:
+    """Every condition against `baseline` on the same prompts: difference of rates, low, high (Newcombe's method 10),
+    p (exact McNemar), b and c (pairs where only the condition, only the baseline has the label), n pairs.
+
+    A pair counts where both answers are present. holm: also p_holm, adjusted for the family of all contrasts in the
+    result (the baseline against itself is not one, and is NaN). Raises GatingError for a baseline that the run does not
+    have.
+    """
+    hit, present = hits(run, label, harmful)
+    names = hit["condition"].values.tolist()
+    if baseline not in names:
+        raise GatingError(f"baseline={baseline!r} is not a condition of this run: use {choices(names, baseline)}.")
+    base, base_present = (x.sel(condition=baseline, drop=True) for x in (hit, present))
+    pair = present & base_present
+    a, b, c, d = ((pair & x & y).sum("prompt") for x, y in ((hit, base), (hit, ~base), (~hit, base), (~hit, ~base)))
+    difference, low, high = stats.paired_difference(a.values, b.values, c.values, d.values, level)
+    p = np.where((a + b + c + d).values > 0, stats.mcnemar_exact(b.values, c.values), np.nan)
+    ds = xr.Dataset(
+        {"difference": (a.dims, difference), "low": (a.dims, low), "high": (a.dims, high), "p": (a.dims, p),
+         "b": b, "c": c, "n": a + b + c + d},
+        coords=a.coords,
+        attrs={"baseline": baseline, "label": label, "interval": f"Newcombe method 10, {level:.0%}"},
+    )  # fmt: skip
+    if holm:
+        ds["p_holm"] = (a.dims, stats.holm(ds["p"].where(ds["condition"] != baseline).values))
+    return described(run, ds)
+
+
+def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None = None) -> xr.Dataset:
+    """Each steered condition against its own grid point's random controls: its change from the baseline, theirs
+    (null_low to null_high), and p = (1 + number of controls that change at least as much, either way) / (K + 1), with
+    K as `k`. NaN and k = 0 where a condition has no controls, or a joined run no such condition."""
+    effect = contrast(run, label=label, harmful=harmful)["difference"].transpose(..., "condition")
+    conditions = read_group(run, "conditions")
+    kind, grid = (conditions[c].broadcast_like(effect).transpose(*effect.dims) for c in ("kind", "grid"))
+    steered, fields = kind.values == "steered", ("difference", "null_low", "null_high", "p")
+    out = {f: np.full(effect.shape, np.nan) for f in fields} | {"k": np.zeros(effect.shape, dtype="int64")}
+    for at in zip(*np.nonzero(steered & np.isfinite(effect.values)), strict=True):
+        run_at = at[:-1]  # the place in a joined multirun; () for a single run
+        own = (kind.values[run_at] == "random") & (grid.values[run_at] == grid.values[at])
+        null, observed = effect.values[run_at][own & np.isfinite(effect.values[run_at])], effect.values[at]
+        out["difference"][at], out["k"][at] = observed, null.size
+        if null.size:
+            out["null_low"][at], out["null_high"][at] = null.min(), null.max()
+            out["p"][at] = stats.permutation_p(abs(observed), np.abs(null))
+    ds = xr.Dataset({f: (effect.dims, v) for f, v in out.items()}, coords=effect.coords)
+    return ds.isel(condition=steered.any(axis=tuple(range(steered.ndim - 1))))
+
+
+def controlled(run: xr.DataTree) -> list[tuple[str, list[str]]]:
+    """Each steered or named condition with its random controls: those that were drawn for it; else those that do just
+    what it does but for a random direction. Controls of no condition stand under the name that they share, `NAME
+    (random)`."""
+    conditions = read_group(run, "conditions")
+    names, kinds, grids = (conditions[c].values.tolist() for c in ("condition", "kind", "grid"))
+    nulls: dict[int, list[int]] = {}
+    for i, (kind, grid) in enumerate(zip(kinds, grids, strict=True)):
+        if kind == "random":
+            nulls.setdefault(grid, []).append(i)
+    candidates = [i for i, kind in enumerate(kinds) if kind in ("steered", "named")]
+    out = []
+    for null in nulls.values():
+        controls, drawn = str(conditions["controls"].values[null[0]]), [names[i] for i in null]
+        alike = [names[i] for i in candidates if _same_but_random(conditions, i, null[0])]
+        shared = f"{conditions['family'].values[null[0]]} (random)"
+        out += [(name, drawn) for name in ([controls] if controls else alike or [shared])]
+    return out
+
+
+def _same_but_random(conditions: xr.Dataset, own: int, control: int) -> bool:
+    """Whether two conditions differ in nothing but the directions that are random in the control: the same operations
+    at the same blocks and strengths on the same tokens under the same system message."""
+    if conditions["system"].values[own] != conditions["system"].values[control]:
+        return False
+    a, b = ({str(c): v.values[i] for c, v in conditions.items() if str(c).startswith("iv_")} for i in (own, control))
+    slots = range(conditions.sizes["intervention"])
+    return bool((b["iv_seed"] >= 0).any()) and all(_same_intervention(a, b, slot) for slot in slots)
+
+
+def _same_intervention(own: dict[str, np.ndarray], control: dict[str, np.ndarray], slot: int) -> bool:
+    """Whether the interventions in this place are the same, apart from a direction that is random in the control."""
+    fixed = ["iv_op", "iv_scope", "iv_coef", "iv_written"]
+    if control["iv_seed"][slot] < 0:
+        fixed += ["iv_direction", "iv_norm", "iv_read"]
+    elif own["iv_seed"][slot] >= 0:
+        return False
+    elif control["iv_op"][slot] == "add":
+        fixed += ["iv_norm"]  # a projection has no length to set
+    return all(_equal(own[c][slot], control[c][slot]) for c in fixed)
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal values, a missing number equal to another."""
+    return bool(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f"))

@@ -1,0 +1,102 @@
+"""What runs show as a document of tables (docs/results.md), made from their stores alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from gating import analysis
+from gating.analysis import claims
+from gating.analysis.claims import Family
+from gating.reporting.rows import Row, own_claims, place, rows, shown, verdict_rows
+
+INTRO = """# Results
+
+Made by `python -m gating.results` from stores, never by hand. A rate is followed by its 95% Wilson interval, a contrast
+by its interval and n. What a claim needs was written down before the run ({families}); a verdict is *supported*,
+*refuted*, or *undecided* with the number of prompts that would decide it.
+"""
+
+
+def document(runs: Sequence[xr.DataTree], note: str = "") -> str:
+    """The whole document, in the order of the runs; a note, such as what has changed since, stands above them."""
+    families = sorted({family["family"] for family in map(own_claims, runs) if family})
+    named = ", ".join(f"conf/claims/{f}.yaml" for f in families) or "no claims here"
+    lines = [line for run in runs for line in section(run)]
+    return INTRO.format(families=named) + (f"\n{note}\n" if note else "") + "\n" + "\n".join(lines)
+
+
+def section(run: xr.DataTree) -> list[str]:
+    """A run: what it is, its claims, its rates."""
+    attrs = run.attrs
+    experiment = json.loads(attrs["choices"]).get("experiment") or "run"
+    prompts = analysis.read_group(run, "prompts")
+    sources = sorted({str(s) for s in prompts["source"].values})
+    versions = ", ".join(f"{k} {v}" for k, v in json.loads(attrs["versions"]).items())
+    harmful, harmless = int(prompts["harmful"].sum()), int((~prompts["harmful"]).sum())
+    out = [
+        f"## {attrs['model_id']}: {experiment} on {', '.join(sources)}",
+        "",
+        f"{harmful} harmful and {harmless} harmless prompts, {attrs['max_new_tokens']} new tokens, greedy, "
+        f"{attrs['dtype']} on {attrs['device']}, seed {attrs['seed']}; weights `{attrs['model_fingerprint']}`, "
+        f"source `{attrs['git_revision']}`, key `{attrs['key']}`; {versions}.",
+        "",
+    ]
+    for warning in json.loads(attrs["warnings"]):
+        out += [f"*Warning: {warning}.*", ""]
+    family = own_claims(run)
+    if family:
+        out += ["### Claims", "", *claims_table(run, family), ""]
+    return [*out, "### Rates", "", *rates_table(run), ""]
+
+
+def line(*cells: object) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+
+
+def claims_table(run: xr.DataTree, family: Family) -> list[str]:
+    out = [line("claim", "contrast, points", "margin", "p (Holm)", "n", "verdict"), line(*["---"] * 6)]
+    for r in verdict_rows(claims.evaluate(run, family), family):
+        verdict = f"{r['verdict']}: {r['reason']}" if r["verdict"] == "undecided" else r["verdict"]
+        out.append(line(r["says"], r["contrast"], r["margin"], r["p"], r["n"], verdict))
+    return out
+
+
+def rates_table(run: xr.DataTree) -> list[str]:
+    """Refusal and degenerate rates of every condition on harmful prompts and on harmless ones; the random controls of a
+    place in the grid on a single line with their mean and range."""
+    sets = {harmful: rows(run, harmful) for harmful in (True, False) if analysis.asked(run, harmful).any()}
+    lines = list(zip(*sets.values(), strict=True))  # a condition's row on each set of prompts
+    paper = " (B*)" if any(same[0]["paper"] for same in lines) else ""
+    named = {True: "harmful", False: f"harmless{paper}"}
+    head = [f"{label}, {named[harmful]}" for harmful in sets for label in ("refusal", "degenerate")]
+    out = [line("condition", "n", *head), line(*["---"] * (2 + len(head)))]
+    for (_, stem), together in itertools.groupby(lines, lambda same: place(same[0])):
+        members = list(together)
+        out += [_controls_line(list(zip(*members, strict=True)))] if stem else map(_condition_line, members)
+    return out
+
+
+def _condition_line(same: Sequence[Row]) -> str:
+    """A condition's row on each set of prompts."""
+    rates = [cell for r in same for cell in (r["refusal"], r["degenerate"])]
+    return line(f"`{shown(same[0])}`", "+".join(str(r["n"]) for r in same), *rates)
+
+
+def _controls_line(sets: Sequence[Sequence[Row]]) -> str:
+    """The random controls of a place, their rows on each set of prompts."""
+    first = sets[0][0]
+    stem = f"{first['paper']} {first['family']}-random".strip()
+    rates = [spread([r["shares"][label] for r in rows]) for rows in sets for label in ("refusal", "degenerate")]
+    return line(f"`{stem}` ({len(sets[0])} directions)", "+".join(str(rows[0]["n"]) for rows in sets), *rates)
+
+
+def spread(shares: Sequence[float]) -> str:
+    """Mean and range over random directions, in percent."""
+    known = 100 * np.array([s for s in shares if not np.isnan(s)])
+    return f"{known.mean():.0f}% ({known.min():.0f} to {known.max():.0f})" if known.size else "missing"

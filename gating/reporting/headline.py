@@ -1,0 +1,67 @@
+"""A run in a few sentences: each condition's rate, its difference to the baseline, and its random controls beside
+it."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from gating import analysis
+from gating.analysis import stats
+from gating.analysis.wording import interval, percent, points, signed
+from gating.reporting.rows import headline_set
+
+SENTENCES = 6
+
+
+def headline(run: xr.DataTree) -> list[str]:
+    """A sentence for each of the first steered and named conditions: rates, difference, interval, n, and the random
+    controls beside it; then how many more there are."""
+    harmful = headline_set(run)
+    rates, effects = analysis.refusal_rate(run, harmful=harmful), analysis.contrast(run, harmful=harmful)
+    nulls, controls = analysis.random_null(run, harmful=harmful), dict(analysis.controlled(run))
+    baseline, shown = interval(rates.sel(condition="baseline")), analysis.shown_names(run)
+    names = analysis.conditions_of_kind(run, ("steered", "named"))
+    out = []
+    for name in names[:SENTENCES]:
+        rate, effect = rates.sel(condition=name), effects.sel(condition=name)
+        if int(effect["n"]) == 0:
+            out.append(f"{shown[name]}: no prompt has an answer both here and at baseline.")
+            continue
+        if str(rate["kind"].item()) == "steered":
+            beside = _moved(nulls.sel(condition=name))
+        else:
+            beside = _ended(rate, rates.sel(condition=controls.get(name, [])))
+        out.append(
+            f"{shown[name]}: refusal {interval(rate)} against {baseline} at baseline, a paired difference "
+            f"of {points(effect)} points (n = {int(effect['n'])}).{beside}"
+        )
+    if len(names) > SENTENCES:
+        out.append(f"{len(names) - SENTENCES} more conditions stand in the table.")
+    return out
+
+
+def _moved(null: xr.Dataset) -> str:
+    """How far a steered condition's controls moved refusal. null: a condition's part of `analysis.random_null`."""
+    k = int(null["k"])
+    if not k:
+        return " It has no random controls."
+    return (
+        f" Its {k} random control{'s' if k > 1 else ''} moved it by {signed(float(null['null_low']))} to "
+        f"{signed(float(null['null_high']))} points (permutation p = {float(null['p']):.2f}, at least "
+        f"{1 / (k + 1):.2f} with {k})."
+    )
+
+
+def _ended(rate: xr.Dataset, controls: xr.Dataset) -> str:
+    """Where a named condition's controls ended. They share its other interventions, so that a knock-out that does
+    nothing leaves them far from the baseline: what counts is how far the condition is from them."""
+    rates = controls["rate"].values
+    p, k = stats.unusual(float(rate["rate"]), rates)
+    if not k:
+        return " It has no random controls."
+    ends = f"{percent(np.nanmin(rates))} to {percent(np.nanmax(rates))}"
+    return (
+        f" With {k} random direction{'s' if k > 1 else ''} in its place: {ends} (permutation p = {p:.2f} either way, "
+        f"at least {1 / (k + 1):.2f} with {k})."
+    )
