@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def hidden_states(body: torch.nn.Module, batch: Sequence[Row], pad: int) -> torch.Tensor:
     """Final hidden states that predict the batch's target tokens: [token, hidden], row after row.
 
-    What the prompts begin with in common (the template's system message) is computed once for all rows.
+    The prompts' common beginning (the template's system message) is computed once for all rows.
     """
     columns = zip(*(r.prompt[:-1] for r in batch), strict=False)
     shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
