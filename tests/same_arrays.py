@@ -1,7 +1,7 @@
 """`python -m tests.same_arrays OLD NEW`: are two stores' arrays equal, value by value? Made for changes that move code.
 
-Arrays are matched by path; RENAMED maps what an earlier schema called otherwise. Prints what stands in one store alone, and
-exits with 1 where an array that stands in both differs in dtype, shape or any value (NaN equals NaN).
+Arrays are matched by path; RENAMED maps what an earlier schema called otherwise. Prints what stands in one store
+alone, and exits with 1 where an array that stands in both differs in dtype, shape or any value (NaN equals NaN).
 """
 
 from __future__ import annotations

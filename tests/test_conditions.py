@@ -41,7 +41,8 @@ def test_an_ablation_takes_out_all_of_it_where_no_coefficient_is_given_and_an_ad
 
 def test_every_direction_that_is_referred_to_is_extracted():
     run, _, _ = compose(
-        "model=tiny-llama", "steer.gate=evil", "+conditions.a=[{direction: formal+terse, op: ablate, layers: 1, norm: playful}]",
+        "model=tiny-llama", "steer.gate=evil",
+        "+conditions.a=[{direction: formal+terse, op: ablate, layers: 1, norm: playful}]",
         "+directions.derived.rest={of: compliant, orthogonal_to: cautious}", "+directions.extra=[sycophantic]",
     )  # fmt: skip
     names = conditions.resolve(run).direction_names
@@ -50,7 +51,8 @@ def test_every_direction_that_is_referred_to_is_extracted():
 
 @pytest.mark.parametrize(
     ("override", "culprit"),
-    [("+conditions.a=[mp]", "parts"), ("+conditions.a={do: []}", "conditions.a"), ("+conditions.a=[5]", r"conditions.a\[0\]"),
+    [("+conditions.a=[mp]", "parts"), ("+conditions.a={do: []}", "conditions.a"),
+     ("+conditions.a=[5]", r"conditions.a\[0\]"),
      ("+conditions.a={system: '', do: []}", "system"), ("+conditions.a=[{direction: compliant}]", "layers is missing"),
      ("+conditions.a=[{direction: compliant, layers: 1, strength: 2}]", "strength"),
      ("+conditions.a=[{direction: compliant, layers: 1, random: -1}]", "random"),

@@ -77,7 +77,8 @@ def test_permuted_labels_give_directions_that_forget_the_planted_one(planted):
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("evil", ("evil", "model", "last")), ("evil:user@-2", ("evil", "user", "-2")), ("refusal", ("refusal", "refusal", "last")),
+    [("evil", ("evil", "model", "last")), ("evil:user@-2", ("evil", "user", "-2")),
+     ("refusal", ("refusal", "refusal", "last")),
      ("a/b.yaml:i_thou", ("a/b.yaml", "i_thou", "last")), ("a:b/c.yaml", ("a:b/c.yaml", "model", "last"))],
 )  # fmt: skip
 def test_a_name_may_carry_a_role_and_a_position(name, parts):

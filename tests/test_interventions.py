@@ -209,7 +209,8 @@ def test_a_set_of_directions_is_a_subspace_of_orthonormal_vectors(made):
 
 def test_lists_in_named_conditions_are_axes_and_controls_share_their_points_place():
     out = named_conditions(
-        {"ko": [{"direction": "compliant", "layers": [1, 2]}, {"direction": "compliant", "op": "ablate", "layers": [2, 3],
+        {"ko": [{"direction": "compliant", "layers": [1, 2]},
+                {"direction": "compliant", "op": "ablate", "layers": [2, 3],
          "random": 2}], "only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 2}]}, NAMES, 4, first=5,
     )  # fmt: skip
     assert [c.name for c in out[:3]] == [
@@ -222,7 +223,8 @@ def test_lists_in_named_conditions_are_axes_and_controls_share_their_points_plac
 
 def test_the_conditions_table_holds_every_intervention_in_full():
     out = table([Condition("baseline"), *named_conditions(
-        {"both": {"do": [{"direction": "compliant", "layers": "1+3"}, {"direction": "random", "op": "ablate", "layers": 2}],
+        {"both": {"do": [{"direction": "compliant", "layers": "1+3"},
+                         {"direction": "random", "op": "ablate", "layers": 2}],
          "system": "S"}}, NAMES, 4)], 4)  # fmt: skip
     both = out.sel(condition="both")
     assert both["iv_layers"].values.tolist() == ["1+3", "2"] and both["iv_op"].values.tolist() == ["add", "ablate"]

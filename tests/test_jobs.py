@@ -1,4 +1,5 @@
-"""A job's way to a server and back, with a server that is made up: what is tried again, what is not, and for how long."""
+"""A job's way to a server and back, with a server that is made up: what is tried again, what is not, and for how
+long."""
 
 import io
 import threading
@@ -95,7 +96,8 @@ def test_a_job_is_asked_for_until_it_is_done_ever_more_slowly(remote):
 
 
 @pytest.mark.parametrize("host", [
-    Host([EVICTED]), Host(first="unknown"), Host(first=QUEUED), Host(results=[Lost("expired")]), Host(results=[b"not a result"]),
+    Host([EVICTED]), Host(first="unknown"), Host(first=QUEUED), Host(results=[Lost("expired")]),
+    Host(results=[b"not a result"]),
 ])  # fmt: skip
 def test_a_job_that_came_to_nothing_is_sent_once_more(remote, host):
     one = remote(host)

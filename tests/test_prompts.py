@@ -61,9 +61,12 @@ def test_csv_json_and_jsonl_files_give_the_same_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "culprit"),
     [("a.csv", "wrong\nx\n", "column called"), ("a.jsonl", '{"prompt": "x"}\n{oops\n', "not valid jsonl"),
-     ("a.json", '{"prompt": "x"}', "one list"), ("a.jsonl", '{"prompt": " "}\n', "entry 1"), ("a.csv", "prompt\n", "no prompts"),
-     ("a.txt", "hello", "ends in"), ("a.json", "[3]", "int"), ("a.json", '[{"prompt": "x", "harmful": "maybe"}]', "harmful is"),
-     ("a.json", '[{"prompt": "x", "harmful": false}]', "of their own"), ("a.json", '[{"prompt": "x", "split": "dev"}]', "split is")],
+     ("a.json", '{"prompt": "x"}', "one list"), ("a.jsonl", '{"prompt": " "}\n', "entry 1"),
+     ("a.csv", "prompt\n", "no prompts"),
+     ("a.txt", "hello", "ends in"), ("a.json", "[3]", "int"),
+     ("a.json", '[{"prompt": "x", "harmful": "maybe"}]', "harmful is"),
+     ("a.json", '[{"prompt": "x", "harmful": false}]', "of their own"),
+     ("a.json", '[{"prompt": "x", "split": "dev"}]', "split is")],
 )  # fmt: skip
 def test_a_bad_file_is_named_with_its_line_and_the_remedy(tmp_path, name, content, culprit):
     path = tmp_path / name

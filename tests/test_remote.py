@@ -212,7 +212,8 @@ def test_the_public_server_without_a_key_is_refused_before_anything_is_sent():
 
 
 @pytest.mark.parametrize(("url", "key", "warned"), [
-    ("http://gpu.example.org:8401", KEY, True), ("http://gpu.example.org:8401", "", False), ("http://127.0.0.1:8401", KEY, False),
+    ("http://gpu.example.org:8401", KEY, True), ("http://gpu.example.org:8401", "", False),
+    ("http://127.0.0.1:8401", KEY, False),
     ("https://gpu.example.org", KEY, False),
 ])  # fmt: skip
 def test_a_key_that_would_travel_in_the_clear_is_warned_of(url, key, warned, monkeypatch):
@@ -282,7 +283,8 @@ def test_edits_and_projections_are_exact_under_autocast():
 
     def all_of_it():
         return (
-            ops.apply_edits(h, [edit], 0, mask, mask, {}, 0), ops.read_projection({"last": h[:, -1], "probes": u[0]}), ops.pool(h, weights),
+            ops.apply_edits(h, [edit], 0, mask, mask, {}, 0), ops.read_projection({"last": h[:, -1], "probes": u[0]}),
+            ops.pool(h, weights),
         )  # fmt: skip
 
     plain = all_of_it()

@@ -32,7 +32,8 @@ def batches(folder):
 
 
 def run(processes, folder, kill_after=None):
-    """Run in a process of its own; `kill_after` (batches begun, further seconds) kills it there. Did it end by itself?"""
+    """Run in a process of its own; `kill_after` (batches begun, further seconds) kills it there. Did it end by
+    itself?"""
     folder.mkdir(exist_ok=True)
     before = len(batches(folder))
     child = processes.Process(target=killable.go, args=(str(folder), *SETTINGS))

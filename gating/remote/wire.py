@@ -110,8 +110,8 @@ class Wire:
                 f"(HTTP {code}: {detail}); get a key at {LOGIN} and put it into the environment variable NDIF_API_KEY."
             )
         return GatingError(
-            f"backend.host: {self.url} refuses this client (HTTP {code}: {detail}); install the versions that the server "
-            "asks for, or choose another host."
+            f"backend.host: {self.url} refuses this client (HTTP {code}: {detail}); install the versions that the "
+            "server asks for, or choose another host."
         )
 
 

@@ -1,5 +1,5 @@
-"""The project's own models as an NDIF server loads them: folders of the Hugging Face cache, and beside them the client's
-part (configuration and tokenizer, no weights)."""
+"""The project's own models as an NDIF server loads them: folders of the Hugging Face cache, and beside them the
+client's part (configuration and tokenizer, no weights)."""
 
 from __future__ import annotations
 

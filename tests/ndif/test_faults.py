@@ -1,4 +1,5 @@
-"""What can happen to long remote jobs, injected for real: nothing finished is lost, nothing hangs, one message says why."""
+"""What can happen to long remote jobs, injected for real: nothing finished is lost, nothing hangs, one message says
+why."""
 
 from __future__ import annotations
 
@@ -196,7 +197,8 @@ def test_an_expired_result_is_computed_again(serving, backend):
     job = next(iter(remote.ledger._jobs.values()))
     remove = (
         "import boto3,sys; s=boto3.client('s3',endpoint_url=sys.argv[1],aws_access_key_id='test',"
-        "aws_secret_access_key='testtest',region_name='us-east-1'); s.delete_object(Bucket='ndif-results',Key=sys.argv[2])"
+        "aws_secret_access_key='testtest',region_name='us-east-1');"
+        "s.delete_object(Bucket='ndif-results',Key=sys.argv[2])"
     )
     subprocess.run([serving.python, "-c", remove, f"http://127.0.0.1:{serving.port + 3}", f"{job}.pt"], check=True)
     assert here.generate(ROWS, {}, 4).tokens == expected

@@ -1,4 +1,5 @@
-"""NDIF's API with its key checks on: the same app on the same Redis, its key table a dictionary instead of PostgreSQL."""
+"""NDIF's API with its key checks on: the same app on the same Redis, its key table a dictionary instead of
+PostgreSQL."""
 
 import uuid
 
