@@ -1,11 +1,12 @@
 """gating: does a persona gate a behaviour?
 
-Reading results needs no model: `open_run`, `open_runs`, `refusal_rate`, `rates`, `contrast`.
+Reading results needs no model: `open_run`, `open_runs`, `refusal_rate`, `rates`, `contrast`, and the
+module `agreement` for the labels of other judges.
 """
 
-from gating.analysis import contrast, rates, refusal_rate
+from gating.analysis import agreement, contrast, rates, refusal_rate
 from gating.errors import GatingError
 from gating.store import open_run
 from gating.store.joins import open_runs
 
-__all__ = ["GatingError", "contrast", "open_run", "open_runs", "rates", "refusal_rate"]
+__all__ = ["GatingError", "agreement", "contrast", "open_run", "open_runs", "rates", "refusal_rate"]

@@ -1,18 +1,21 @@
-"""What stands between the command line and Hydra: `steer=NAME` sugar, choices that are none, errors in one paragraph."""
+"""What stands between the command line and Hydra: short forms of overrides, the refusal of choices that do not exist,
+errors in one paragraph."""
 
 from __future__ import annotations
 
 import errno
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gating.config_files import group_choices, groups
 from gating.errors import GatingError, choices
+
+RENAMED = {"judge": "label_rule"}  # groups that had another name, so that an old command is refused with the new one
+REJUDGE = "Another judge is asked afterwards: python -m gating.rejudge RUN judge=NAME."
 
 
 def register() -> None:
@@ -24,17 +27,17 @@ def register() -> None:
 
 def steer_sugar(argv: Sequence[str]) -> list[str]:
     """`steer=evil` or `steer=my/persona.yaml` becomes `steer=persona steer.direction=...`: every persona, shipped or a
-    file, is a choice without a configuration of its own. A comma list works alike (a multirun)."""
-    out: list[str] = []
+    file, is a choice without a configuration of its own. A comma list (a multirun) works in the same way."""
+    words: list[str] = []
     known = group_choices("steer")
     for arg in argv:
         value = arg.removeprefix("steer=")
         if value == arg or all(v in known for v in value.split(",")):
-            out.append(arg)
+            words.append(arg)
         else:
             quoted = [f"'{v}'" if re.search(r"[^\w@./-]", v) else v for v in value.split(",")]
-            out += ["steer=persona", f"steer.direction={','.join(quoted)}"]
-    return out
+            words += ["steer=persona", f"steer.direction={','.join(quoted)}"]
+    return words
 
 
 def backend_sugar(argv: Sequence[str]) -> list[str]:
@@ -49,7 +52,7 @@ def backend_sugar(argv: Sequence[str]) -> list[str]:
 
 
 def claims_sugar(argv: Sequence[str]) -> list[str]:
-    """`claims=my/claims.yaml` becomes `claims=none +claims.file=...`: a family of one's own is a choice too."""
+    """`claims=my/claims.yaml` becomes `claims=none +claims.file=...`: your own family of claims is a choice too."""
     return [
         part
         for arg in argv
@@ -58,11 +61,15 @@ def claims_sugar(argv: Sequence[str]) -> list[str]:
 
 
 def check_group_choices(argv: Sequence[str]) -> None:
-    """Refuse `group=choice` where the group has no such choice. Raises GatingError naming both."""
+    """Refuse `group=choice` where the group has no such choice or another name. Raises GatingError naming both."""
     for arg in argv:
         key, _, value = arg.partition("=")
         if not key:
             raise GatingError(f"{arg!r} on the command line has no key; write key=value, such as steer.coef=4.")
+        group = key.lstrip("+~").partition(".")[0]
+        if group in RENAMED:
+            new = arg.replace(group, RENAMED[group], 1)
+            raise GatingError(f"{arg}: {group} is now called {RENAMED[group]}; write {new}. {REJUDGE}")
         if key in groups() and key != "steer":
             for v in value.split(","):
                 if v not in group_choices(key):
@@ -78,11 +85,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error)
     if isinstance(error, OSError):
-        where = error.filename or "a file"
+        file, reason = error.filename or "a file", error.strerror or error
         remedy = "free some disk space" if error.errno == errno.ENOSPC else "mend the path or its permissions"
-        return (
-            f"{where}: {error.strerror or error}; {remedy}, then give the same command again: finished blocks are kept."
-        )
+        return f"{file}: {reason}; {remedy}, then give the same command again: what is finished is kept."
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return (
@@ -93,7 +98,10 @@ def explain(error: BaseException) -> str:
 
 def _explain_override(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} on the command line cannot be read ({error}); write key=value, lists as [1,2], quote the rest."
+        return (
+            f"{error.override!r} on the command line cannot be read ({error}); write key=value, lists as [1,2], and "
+            "quote what has other signs in it."
+        )
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -116,10 +124,11 @@ def _siblings(key: str) -> str:
     from gating.pipeline.config import RunConfig
 
     parent, _, leaf = key.rpartition(".")
-    schema: Any = OmegaConf.structured(RunConfig)
+    schema: DictConfig = OmegaConf.structured(RunConfig)
     for part in filter(None, parent.split(".")):
-        if part not in schema or not OmegaConf.is_dict(schema.get(part)):
+        child = schema.get(part)
+        if not isinstance(child, DictConfig):
             return f"what --help lists, or +{key}=... for a new entry of {parent}"
-        schema = schema.get(part)
+        schema = child
     prefix = f"{parent}." if parent else ""
-    return choices([f"{prefix}{k}" for k in schema], f"{prefix}{leaf}")
+    return choices([prefix + str(k) for k in schema], f"{prefix}{leaf}")

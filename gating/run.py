@@ -25,7 +25,7 @@ failures: list[str] = []
 
 @hydra.main(version_base="1.3", config_path=str(config_files.conf_dir()), config_name="config")
 def job(cfg: DictConfig) -> None:
-    """One run, or one of a multirun's. A failure is said and kept, so that a sweep's other runs go on."""
+    """One run, or one of a multirun's. A failure is shown and kept, so that a sweep's other runs go on."""
     from gating.pipeline import config, dryrun, study
 
     try:
@@ -71,7 +71,7 @@ def main() -> None:
         console.print(f"error: {cli.explain(e)}", style="red", markup=False, soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: finished blocks are kept; give the same command again to go on", file=sys.stderr)
+        print("interrupted: finished prompt batches are kept; give the same command again to go on", file=sys.stderr)
         sys.exit(130)
     sys.exit(2 if failures else 0)
 

@@ -59,3 +59,23 @@ def command(tmp_path, monkeypatch, capsys):
         return int(stop.value.code or 0), capsys.readouterr().out.strip().splitlines()
 
     return go
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Start a chat endpoint for a function; closed at the end. The key's variable is set."""
+    from tests.judged_runs import KEY, Server
+
+    started = []
+    monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+    def go(says):
+        started.append(Server(says))
+        return started[-1]
+
+    yield go
+    for server in started:
+        server.close()

@@ -140,20 +140,22 @@ def test_permuted_labels_are_kept_as_a_null_for_cosines(tmp_path):
 def test_a_judge_puts_each_answer_on_its_side_and_a_failed_judgement_is_missing_never_a_middle_score(
     tmp_path, monkeypatch
 ):
-    from gating import rejudge
     from gating.judging import Judgement
+    from gating.judging.rule_judge import RuleSpec
 
     planned, backend = prepared(tmp_path, "steer.direction=compliant@last", "directions.filter=rule-now")
     n = len(planned.direction_specs[0].positive)
     scores = {0: float("nan"), 1: 0.2}  # the first answer could not be judged, the second does not show the trait
 
     class Told:
+        fingerprint = "none"
+
         def judge(self, items, advance):
             positive = set(planned.direction_specs[0].positive)
             chats = list(dict.fromkeys((*planned.direction_specs[0].positive, *planned.direction_specs[0].negative)))
             return [Judgement(score=scores.get(i, 1.0 if chats[i] in positive else 0.0)) for i in range(len(items))]
 
-    monkeypatch.setattr(rejudge, "build", lambda spec, attrs: (Told(), "none"))
+    monkeypatch.setattr(RuleSpec, "build", lambda spec, limits: Told())
     made, _ = extract.extract(planned, backend)
     assert made["n_positive"].values[0] == made["n_negative"].values[0] == n - 2
     kept = store.read_group(planned.store, "responses_judged")

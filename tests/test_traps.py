@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gating import chat, prompts
-from gating.judging import labels
+from gating.judging import labels, rule
+from gating.judging.degenerate import Limits
 from gating.models.modules import decoder_layers
 from gating.steering import ops
 from gating.steering.backend import Backend
@@ -96,9 +97,9 @@ def test_a_second_bos_shifts_what_is_read(backend):
 
 
 def test_gibberish_and_silence_are_no_compliance():
-    config = labels.JudgeConfig()
+    config = Limits()
     for text, tokens in (("", []), ("the the the the the the the the the", [5] * 20), ("!!!!!!", [3] * 16)):
-        assert labels.LABELS[labels.label(text, tokens, 1.0, config)] == "degenerate"
+        assert labels.LABELS[rule.label(text, tokens, 1.0, config)] == "degenerate"
 
 
 def test_a_test_prompt_that_was_extracted_from_is_found():

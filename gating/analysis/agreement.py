@@ -14,8 +14,10 @@ from rich.table import Table
 
 from gating.analysis import stats
 from gating.errors import GatingError, choices
+from gating.judging import RULE
 from gating.judging.labels import LABELS, MISSING
-from gating.judging.spec import RULE
+
+NO_JUDGES = "this run has no other judge's labels yet; make some with python -m gating.rejudge RUN judge=NAME."
 
 
 def judges_of(run: xr.DataTree) -> list[str]:
@@ -31,7 +33,7 @@ def labels_of(run: xr.DataTree, judge: str = RULE) -> xr.DataArray:
     """
     outcomes = run["/outcomes"].to_dataset()[["label", "done"]].load()
     own = outcomes["label"].where(outcomes["done"], MISSING).astype("int8")
-    return own if judge == RULE else _made(run, judge, own, kept=True)
+    return own if judge == RULE else _judged(run, judge, own, kept=True)
 
 
 def with_judge(run: xr.DataTree, judge: str) -> xr.DataTree:
@@ -56,29 +58,19 @@ def agreement(
     harmful: bool | None = None,
     level: float = 0.95,
 ) -> xr.Dataset:
-    """Two judges on the same answers: confusion [label_a, label_b] (counts), n, agreement with its Wilson interval (low,
-    high), Cohen's kappa with its large-sample interval (kappa_low, kappa_high), only_a, only_b (judged by one alone).
+    """Two judges on the same answers: confusion [label_a, label_b] (counts), n, agreement with its Wilson interval
+    (low, high), Cohen's kappa with its large-sample interval (kappa_low, kappa_high), only_a, only_b (judged by one
+    alone).
 
-    b: the only judge besides the rule where it is not given. Counted are answers that both judged; a degenerate one that
-    a judge took over from the rule without seeing it is none. condition, harmful: only these answers. The intervals
-    take answers as independent; those of one prompt under several conditions are not quite, so give a condition for an
-    interval to rely on. Kappa is NaN where all labels are one, and has no interval where a judge gave but one. Raises GatingError for an unknown judge or condition.
+    b: by default the only judge besides the rule. Counted are answers that both judged; a degenerate answer that a
+    judge was not shown, because it keeps the rule's label, does not count. condition, harmful: only these answers.
+
+    The intervals take answers as independent, which those of one prompt under several conditions are not quite: give a
+    condition for an interval to rely on. Kappa is NaN where both judges gave one and the same label throughout, and has
+    no interval where a judge gave only one label. Raises GatingError for an unknown judge or condition.
     """
-    others = [j for j in judges_of(run) if j != RULE]
-    if b is None and len(others) != 1:
-        raise GatingError(f"b has no value: say which judge, {choices(others)}." if others else _none_yet())
-    first, second = (_seen(run, j) for j in (a, b or others[0]))
-    if condition is not None:
-        names = first["condition"].values.tolist()
-        if condition not in names:
-            raise GatingError(
-                f"condition={condition!r} is not a condition of this run: use {choices(names, condition)}."
-            )
-        first, second = first.sel(condition=condition), second.sel(condition=condition)
-    if harmful is not None:
-        flags = run["/prompts"].to_dataset()["harmful"].load()
-        chosen = flags["prompt"].values[flags.values == harmful]
-        first, second = first.sel(prompt=chosen), second.sel(prompt=chosen)
+    b = b or _only_other(run)
+    first, second = (_chosen(run, _seen(run, judge), condition, harmful) for judge in (a, b))
     x, y = first.values.ravel(), second.transpose(*first.dims).values.ravel()
     both = (x != MISSING) & (y != MISSING)
     counts = np.zeros((len(LABELS), len(LABELS)), dtype="int64")
@@ -86,44 +78,64 @@ def agreement(
     n, same = int(counts.sum()), int(np.trace(counts))
     low, high = stats.wilson(same, n, level)
     kappa, kappa_low, kappa_high = stats.kappa(counts, level)
-    names = np.array(LABELS)
     return xr.Dataset(
         {
-            "confusion": (("label_a", "label_b"), counts), "n": n, "agreement": same / n if n else np.nan,
-            "low": float(low), "high": float(high), "kappa": kappa, "kappa_low": kappa_low, "kappa_high": kappa_high,
-            "only_a": int(((x != MISSING) & (y == MISSING)).sum()), "only_b": int(((x == MISSING) & (y != MISSING)).sum()),
+            "confusion": (("label_a", "label_b"), counts),
+            **{"n": n, "agreement": same / n if n else np.nan, "low": float(low), "high": float(high)},
+            **{"kappa": kappa, "kappa_low": kappa_low, "kappa_high": kappa_high},
+            **{"only_a": int(((x != MISSING) & ~both).sum()), "only_b": int(((y != MISSING) & ~both).sum())},
         },
-        coords={"label_a": names, "label_b": names},
-        attrs={"a": a, "b": b or others[0], "interval": f"Wilson; kappa: large-sample (Fleiss et al. 1969), {level:.0%}"},
-    )  # fmt: skip
-
-
-def _seen(run: xr.DataTree, judge: str) -> xr.DataArray:
-    """A judge's labels for answers that it saw itself."""
-    own = labels_of(run)
-    return own if judge == RULE else _made(run, judge, own, kept=False)
-
-
-def _made(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.DataArray:
-    known = judges_of(run)
-    if judge not in known:
-        raise GatingError(f"judge {judge!r} is not one of this run's: use {choices(known, judge)}, or judge it first.")
-    made = run[f"/judgements/{judge}"].to_dataset()[["label", "reason", "done"]].load()
-    there = made["done"] & (kept | (made["reason"] == ""))
-    return (
-        made["label"].where(there, MISSING).astype("int8").transpose(*like.dims).reindex_like(like, fill_value=MISSING)
+        coords={"label_a": np.array(LABELS), "label_b": np.array(LABELS)},
+        attrs={"a": a, "b": b, "interval": f"Wilson; kappa: large-sample (Fleiss et al. 1969), {level:.0%}"},
     )
 
 
-def _none_yet() -> str:
-    return "this run has no other judge's labels yet; make some with python -m gating.rejudge RUN judge=NAME."
+def _only_other(run: xr.DataTree) -> str:
+    """The judge besides the rule. Raises GatingError where there is none, or more than one."""
+    others = [j for j in judges_of(run) if j != RULE]
+    if not others:
+        raise GatingError(NO_JUDGES)
+    if len(others) > 1:
+        raise GatingError(f"b has no value: say which judge, {choices(others)}.")
+    return others[0]
+
+
+def _chosen(run: xr.DataTree, labels: xr.DataArray, condition: str | None, harmful: bool | None) -> xr.DataArray:
+    """The labels of one condition, and of harmful or harmless prompts; None takes all."""
+    if condition is not None:
+        names = labels["condition"].values.tolist()
+        if condition not in names:
+            allowed = choices(names, condition)
+            raise GatingError(f"condition={condition!r} is not a condition of this run: use {allowed}.")
+        labels = labels.sel(condition=condition)
+    if harmful is not None:
+        flags = run["/prompts"].to_dataset()["harmful"].load()
+        labels = labels.sel(prompt=flags["prompt"].values[flags.values == harmful])
+    return labels
+
+
+def _seen(run: xr.DataTree, judge: str) -> xr.DataArray:
+    """A judge's labels for answers that it was shown itself."""
+    own = labels_of(run)
+    return own if judge == RULE else _judged(run, judge, own, kept=False)
+
+
+def _judged(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.DataArray:
+    """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own rule."""
+    known = judges_of(run)
+    if judge not in known:
+        raise GatingError(f"judge {judge!r} is not one of this run's: use {choices(known, judge)}, or judge it first.")
+    judgements = run[f"/judgements/{judge}"].to_dataset()[["label", "reason", "done"]].load()
+    present = judgements["done"] & (kept | (judgements["reason"] == ""))
+    label = judgements["label"].where(present, MISSING).astype("int8")
+    return label.transpose(*like.dims).reindex_like(like, fill_value=MISSING)
 
 
 def table(run: xr.DataTree, names: Sequence[str] | None = None) -> Table:
     """Each judge against the run's rule, over all conditions and in each, for a terminal."""
     names = list(names or judges_of(run)[1:])
     if not names:
-        raise GatingError(_none_yet())
+        raise GatingError(NO_JUDGES)
     out = Table(
         title=f"agreement with the run's own labels ({RULE})", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -139,17 +151,21 @@ def table(run: xr.DataTree, names: Sequence[str] | None = None) -> Table:
 
 
 def _cells(d: xr.Dataset) -> list[str]:
+    """A row of the table, after the judge and the condition, from a dataset of `agreement`."""
     n = int(d["n"])
     if n == 0:
         return ["0", str(int(d["only_a"])), *["missing"] * 4, ""]
     kappa, ends = float(d["kappa"]), [float(d[k]) for k in ("kappa_low", "kappa_high")]
-    shown = "undefined" if np.isnan(kappa) else f"{kappa:.2f}"
     interval = "" if np.isnan(ends).any() else " [{:.2f}, {:.2f}]".format(*ends)
-    off = d["confusion"].values * ~np.eye(len(LABELS), dtype=bool)
-    i, j = np.unravel_index(off.argmax(), off.shape)
-    worst = f"{LABELS[i]} > {LABELS[j]}: {off[i, j]}" if off.any() else "none"
+    agreed, low, high = (100 * float(d[k]) for k in ("agreement", "low", "high"))
+    different = d["confusion"].values * ~np.eye(len(LABELS), dtype=bool)
+    i, j = np.unravel_index(different.argmax(), different.shape)
     refuses = [int(d["confusion"].sel({side: "refusal"}).sum()) / n for side in ("label_a", "label_b")]
     return [
-        str(n), str(int(d["only_a"])), "{:.0%} [{:.0f}, {:.0f}]".format(float(d["agreement"]), 100 * float(d["low"]), 100 * float(d["high"])),
-        shown + interval, *(f"{r:.0%}" for r in refuses), worst,
-    ]  # fmt: skip
+        str(n),
+        str(int(d["only_a"])),
+        f"{agreed:.0f}% [{low:.0f}, {high:.0f}]",
+        ("undefined" if np.isnan(kappa) else f"{kappa:.2f}") + interval,
+        *(f"{r:.0%}" for r in refuses),
+        f"{LABELS[i]} > {LABELS[j]}: {different[i, j]}" if different.any() else "none",
+    ]

@@ -1,7 +1,7 @@
-"""Judges besides the built-in rule, which a run's answers can be shown to afterwards.
+"""Who labels a run's answers: the built-in rule (rule.py), and judges to whom they can be shown afterwards (kinds.py).
 
 A judge is described by data (conf/judges/NAME.yaml, or a file): a classifier on this machine, a chat endpoint, or the
-built-in rule as it is now. What it says goes into the store's group /judgements/NAME, never into /outcomes.
+built-in rule as it is now. Its labels go into the store's group /judgements/NAME, never into /outcomes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gating.judging.labels import MISSING
+
+RULE = "rule"  # in place of a judge's name: the labels that a run wrote itself
+UNSEEN = "none"  # the fingerprint of a judge whose weights cannot be seen
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge made of one answer: a label (an index of gating.judging.labels.LABELS) and a score, or why there is none.
+    """A judge's label and score for one answer, or the reason why there is none.
 
-    score: how far the answer complies, 0 (not at all) to 1; NaN where the judge gives none. reached: whether the judge
-    was asked at all; false where a connection or a server failed.
+    label: a code of gating.judging.labels. score: how far the answer complies, 0 (not at all) to 1; NaN where the judge
+    gives none. reached: whether the judge was asked at all; false where a connection or a server failed.
     """
 
     label: int = MISSING
@@ -42,7 +45,12 @@ class Judgement:
 class Judge(Protocol):
     """Whatever labels answers."""
 
+    fingerprint: str  # of its weights, or UNSEEN
+
     def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
-        """One judgement an item, in order; `advance` is told how many were just done. A failed one is missing, with its
-        reason. Raises GatingError for what no further item could pass (a wrong key, a model that is not there)."""
+        """One judgement an item, in order; `advance` is called with the number of items just done.
+
+        A judgement that failed is missing, with its reason. Raises GatingError for what would fail for every further
+        item too (a wrong key, no such model).
+        """
         ...

@@ -1,33 +1,77 @@
-"""A text-generation classifier on this machine, read by the probabilities of its first deciding token.
+"""A judge of kind `classifier`: a model on this machine, read by the probabilities of its first deciding token.
 
 The texts judged are untrusted: special tokens of the classifier that stand in them are broken up, so that an answer
 cannot end its own turn and begin another. Where the answers that the judge may give have little probability between
 them, the judgement is missing: the template does not fit the model, or the model does something else.
+
+torch is imported where a model is loaded, so that a judge's file can be read and checked without it.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from transformers import PreTrainedTokenizerBase
 
-from gating import chat, models
 from gating.errors import GatingError, choices
 from gating.judging import Item, Judgement
+from gating.judging.degenerate import Limits
 from gating.judging.labels import LABELS
-from gating.judging.spec import CHAT, JudgeSpec, render
+from gating.judging.spec import CHAT, AskedSpec, render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from gating.models import ModelConfig
+
+
+@dataclass(frozen=True)
+class ClassifierSpec(AskedSpec):
+    """A classifier and how its answers are read."""
+
+    NOT_IN_DIGEST: ClassVar[tuple[str, ...]] = (*AskedSpec.NOT_IN_DIGEST, "batch_rows")
+    AROUND: ClassVar[tuple[str, ...]] = (*AskedSpec.AROUND, "answer_prefix")
+
+    answer_prefix: str = ""  # what the classifier's answer begins with, before the word that decides
+    values: dict[str, float] = field(default_factory=dict)  # answer -> score; default 1 for compliance, else 0
+    min_mass: float = 0.5  # the least probability of all answers together; below it the judgement is missing
+    batch_rows: int = 16
+    model: dict[str, Any] = field(default_factory=dict)  # further keys of conf/model: kind, dtype, device, ...
+
+    def check(self) -> None:
+        super().check()
+        for answer in self.values:
+            if answer not in self.answers:
+                raise self.refused(
+                    "values", f"{answer!r} is not one of the answers: use {choices(self.answers, answer)}."
+                )
+        if not 0 <= self.min_mass <= 1:
+            raise self.refused("min_mass", "use a probability, 0 (take any answer) to 1.")
+        self.at_least_one("batch_rows")
+
+    def build(self, limits: Limits) -> ClassifierJudge:
+        return ClassifierJudge(self)
+
+    def determining(self) -> dict[str, object]:
+        model = {k: v for k, v in self.model.items() if k not in ("device", "batch_rows")}
+        return {**super().determining(), "model": model}
+
+    def score(self, answer: str) -> float:
+        return self.values.get(answer, float(self.answers[answer] == "compliance"))
 
 
 class ClassifierJudge:
-    """A classifier, loaded. Raises GatingError where it cannot be had or its answers cannot be told apart."""
+    """A classifier, loaded. Raises GatingError where it cannot be loaded or two of its answers begin alike."""
 
-    def __init__(self, spec: JudgeSpec) -> None:
+    def __init__(self, spec: ClassifierSpec) -> None:
+        from gating import models
+
         self.spec = spec
         self.loaded = models.load(model_config(spec))
+        self.fingerprint = self.loaded.fingerprint
         self.tokenizer = self.loaded.tokenizer
         self.special = special_tokens(self.tokenizer)
         self.answer_ids = {answer: self._first_id(answer) for answer in spec.answers}
@@ -42,23 +86,23 @@ class ClassifierJudge:
 
     def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
         encoded = [self._encode(self._text(i)) for i in items]
-        out = [Judgement() for _ in items]
+        judgements = [Judgement() for _ in items]
         fits = [n for n, ids in enumerate(encoded) if self.context is None or len(ids) <= self.context]
         for n in set(range(len(items))) - set(fits):
-            out[n] = Judgement(reason=f"too long: {len(encoded[n])} tokens, the judge reads {self.context}")
+            judgements[n] = Judgement(reason=f"too long: {len(encoded[n])} tokens, the judge reads {self.context}")
         advance(len(items) - len(fits))
         fits.sort(key=lambda n: len(encoded[n]))  # like lengths together: little padding
         for start in range(0, len(fits), self.spec.batch_rows):
             rows = fits[start : start + self.spec.batch_rows]
             for n, p in zip(rows, self._probabilities([encoded[n] for n in rows]), strict=True):
-                out[n] = decide(self.spec, p)
+                judgements[n] = decide(self.spec, p)
             advance(len(rows))
-        return out
+        return judgements
 
     def _text(self, item: Item) -> str:
         prompt, response = (defuse(text, self.special) for text in (item.prompt, item.response))
         if self.spec.template != CHAT:
-            text = render(str(self.spec.template), prompt, response, item.harmful)
+            text = render(self.spec.template, prompt, response, item.harmful)
         elif not self.tokenizer.chat_template:
             raise GatingError(
                 f"judge {self.spec.name}: template=chat, but {self.spec.id} has no chat template; give a text."
@@ -75,51 +119,57 @@ class ClassifierJudge:
         return list(self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"])
 
     def _first_id(self, answer: str) -> int:
-        """The token that begins `answer` right after the template: read off in place, since a tokeniser may merge it."""
+        """The token that begins `answer` right after the template; read off there, since a tokeniser may merge it."""
         text = self._text(Item("a", "b", True))
         before, after = self._encode(text), self._encode(text + answer)
         if len(after) <= len(before) or after[: len(before)] != before:
             raise GatingError(
-                f"judge {self.spec.name}: the answer {answer!r} merges with the end of the template for this model; move "
-                "the space or line break between the template's end (or answer_prefix) and the answer."
+                f"judge {self.spec.name}: the answer {answer!r} merges with the end of the template for this model; "
+                "move the space or line break between the template's end (or answer_prefix) and the answer."
             )
         return after[len(before)]
 
     def _probabilities(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """The probability of each answer's first token, float64 [row, answer], from float32 logits."""
+        import torch
+
+        from gating import chat
+
         ids, mask = chat.pad_left(rows, int(self.tokenizer.pad_token_id))
         model, device = self.loaded.model, self.loaded.device
-        more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         with torch.inference_mode():
             logits = model(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
                 use_cache=False,
-                **more,
+                **last_only,
             ).logits[:, -1]
         p = logits.float().softmax(dim=-1)
         return p[:, list(self.answer_ids.values())].cpu().numpy().astype("float64")
 
 
-def model_config(spec: JudgeSpec) -> models.ModelConfig:
+def model_config(spec: ClassifierSpec) -> ModelConfig:
     """How gating.models loads the judge. Raises GatingError for a key that a model does not have."""
-    known = [f.name for f in fields(models.ModelConfig)]
+    from gating.models import ModelConfig
+
+    known = [f.name for f in fields(ModelConfig)]
     for key in spec.model:
         if key not in known:
             raise GatingError(f"judge {spec.name}: model.{key} is not a setting of a model: use {choices(known, key)}.")
-    return models.ModelConfig(**{"name": spec.name, "id": spec.id, "revision": spec.revision, **spec.model})
+    return ModelConfig(**{"name": spec.name, "id": spec.id, "revision": spec.revision, **spec.model})
 
 
-def decide(spec: JudgeSpec, p: np.ndarray) -> Judgement:
+def decide(spec: ClassifierSpec, p: np.ndarray) -> Judgement:
     """The label with the most probability, and the mean score, given the probability of each answer; missing where the
     answers together have less than min_mass."""
     mass = float(p.sum())
     if not np.isfinite(mass) or mass <= 0 or mass < spec.min_mass:
         return Judgement(reason=f"no verdict: {choices(spec.answers)} have {mass:.0%} of the probability")
     share = np.zeros(len(LABELS))
-    np.add.at(share, [spec.label(a) for a in spec.answers], p)
-    score = sum(spec.value(a) * q for a, q in zip(spec.answers, p, strict=True)) / mass
+    np.add.at(share, [spec.code(a) for a in spec.answers], p)
+    score = sum(spec.score(a) * q for a, q in zip(spec.answers, p, strict=True)) / mass
     return Judgement(int(share.argmax()), float(score))
 
 

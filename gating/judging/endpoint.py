@@ -1,4 +1,4 @@
-"""A judge behind any OpenAI-compatible chat endpoint (POST base_url/chat/completions).
+"""A judge of kind `endpoint`: any OpenAI-compatible chat endpoint (POST base_url/chat/completions).
 
 Temperature 0, a bounded number of calls at a time, a deadline for each judgement, retries with growing waits for what
 may pass (connection errors, 408, 409, 429, 5xx). Prompt and answer go into the message as JSON strings, so that neither
@@ -13,17 +13,69 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import httpx
 import tenacity
 
 from gating.errors import GatingError, choices
-from gating.judging import Item, Judgement
-from gating.judging.spec import JudgeSpec, render
+from gating.judging import UNSEEN, Item, Judgement
+from gating.judging.degenerate import Limits
+from gating.judging.spec import CHAT, AskedSpec, render
 
 MAY_PASS = (408, 409, 429)
 LONGEST_WAIT = 30.0  # seconds between two attempts
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class EndpointSpec(AskedSpec):
+    """A server, the model to ask there, and how patiently."""
+
+    NEEDED: ClassVar[tuple[str, ...]] = ("id", "base_url", "template", "answers")
+    NOT_IN_DIGEST: ClassVar[tuple[str, ...]] = (
+        *AskedSpec.NOT_IN_DIGEST, "base_url", "key_variable", "deadline", "attempts", "wait", "concurrency",
+    )  # fmt: skip
+    AROUND: ClassVar[tuple[str, ...]] = (*AskedSpec.AROUND, "system", "request")
+
+    system: str | None = None
+    base_url: str = ""  # an OpenAI-compatible server, up to and including /v1
+    key_variable: str | None = None  # the environment variable that holds the key; null for none
+    deadline: float = 60.0  # seconds for one judgement, retries included
+    attempts: int = 4  # calls for one judgement, at most
+    wait: float = 1.0  # seconds before the first retry; it doubles, with jitter
+    concurrency: int = 4  # calls at a time
+    max_tokens: int = 64  # of the endpoint's answer
+    request: dict[str, Any] = field(default_factory=dict)  # further fields of the request, e.g. response_format
+
+    def check(self) -> None:
+        super().check()
+        if self.template == CHAT:
+            raise self.refused("template", "an endpoint takes a text with {response} in it.")
+        self.at_least_one("attempts", "concurrency", "max_tokens")
+        if not 0 < self.deadline < math.inf:
+            raise self.refused("deadline", "use a number of seconds above 0.")
+        if not 0 <= self.wait < math.inf:
+            raise self.refused("wait", "use a number of seconds, 0 or more.")
+        self._check_url()
+
+    def _check_url(self) -> None:
+        address = f"judge {self.name}: base_url={self.base_url}"
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise GatingError(f"{address} is not an http(s) address, such as https://host/v1.")
+        if parts.username or parts.password or parts.query:
+            raise GatingError(
+                f"judge {self.name}: base_url must hold no user, password or query; name the key's variable as "
+                "key_variable."
+            )
+        if self.key_variable and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise GatingError(f"{address} would send the key unencrypted; use https.")
+
+    def build(self, limits: Limits) -> EndpointJudge:
+        return EndpointJudge(self)
 
 
 class _Again(Exception):
@@ -31,16 +83,18 @@ class _Again(Exception):
 
 
 class EndpointJudge:
-    """Raises GatingError where the key's variable is not set."""
+    """Asks the endpoint. Raises GatingError where the key's variable is not set."""
 
-    def __init__(self, spec: JudgeSpec) -> None:
+    fingerprint = UNSEEN
+
+    def __init__(self, spec: EndpointSpec) -> None:
         self.spec = spec
-        self.url = f"{str(spec.base_url).rstrip('/')}/chat/completions"
+        self.url = f"{spec.base_url.rstrip('/')}/chat/completions"
         key = os.environ.get(spec.key_variable, "").strip() if spec.key_variable else ""
         if spec.key_variable and not key:
             raise GatingError(
-                f"judge {spec.name}: the environment variable {spec.key_variable} holds no key for {spec.base_url}; set it, "
-                "or say key_variable=null for a server that wants none."
+                f"judge {spec.name}: the environment variable {spec.key_variable} holds no key for {spec.base_url}; "
+                "set it, or say key_variable=null for a server that wants none."
             )
         if not key.isascii() or not key.isprintable():
             raise GatingError(
@@ -57,14 +111,14 @@ class EndpointJudge:
     async def _judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
         turn = asyncio.Semaphore(self.spec.concurrency)
 
-        async def one(client: httpx.AsyncClient, item: Item) -> Judgement:
+        async def in_turn(client: httpx.AsyncClient, item: Item) -> Judgement:
             async with turn:
-                out = await self._within_deadline(client, item)
+                judgement = await self._within_deadline(client, item)
             advance(1)
-            return out
+            return judgement
 
         async with httpx.AsyncClient(headers=self._headers, timeout=None, follow_redirects=False) as client:
-            calls = [asyncio.create_task(one(client, i)) for i in items]
+            calls = [asyncio.create_task(in_turn(client, i)) for i in items]
             try:
                 return list(await asyncio.gather(*calls))
             finally:  # an error that no further call could pass, or an interrupt, ends the other calls
@@ -100,8 +154,8 @@ class EndpointJudge:
             raise self._refused(status)
         if status == 404:
             raise GatingError(
-                f"judge {self.spec.name}: nothing at {self.url} for the model {self.spec.id} (HTTP 404); mend base_url "
-                "(it mostly ends in /v1) or id."
+                f"judge {self.spec.name}: nothing at {self.url} for the model {self.spec.id} (HTTP 404); mend "
+                "base_url (it mostly ends in /v1) or id."
             )
         if status in MAY_PASS or status >= 500:
             raise _Again(f"HTTP {status}")
@@ -117,7 +171,7 @@ class EndpointJudge:
 
     def _body(self, item: Item) -> dict[str, Any]:
         texts = [json.dumps(t, ensure_ascii=False) for t in (item.prompt, item.response)]
-        messages = [{"role": "user", "content": render(str(self.spec.template), texts[0], texts[1], item.harmful)}]
+        messages = [{"role": "user", "content": render(self.spec.template, texts[0], texts[1], item.harmful)}]
         if self.spec.system:
             messages.insert(0, {"role": "system", "content": self.spec.system})
         body = {
@@ -130,7 +184,7 @@ class EndpointJudge:
         return {k: v for k, v in body.items() if v is not None}  # request: {max_tokens: null} leaves it out
 
 
-def parse(spec: JudgeSpec, content: bytes) -> Judgement:
+def parse(spec: EndpointSpec, content: bytes) -> Judgement:
     """The judgement in a server's reply; missing, with its reason, for anything but the answer asked for."""
     try:
         choice = json.loads(content)["choices"][0]
@@ -152,7 +206,7 @@ def parse(spec: JudgeSpec, content: bytes) -> Judgement:
     if not isinstance(answer, str) or answer not in spec.answers:
         return Judgement(reason=f"the verdict's label is none of {choices(spec.answers)}")
     if score is None:
-        return Judgement(spec.label(answer))
+        return Judgement(spec.code(answer))
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1 or math.isnan(score):
         return Judgement(reason="the verdict's score is no number from 0 to 1")
-    return Judgement(spec.label(answer), float(score))
+    return Judgement(spec.code(answer), float(score))

@@ -1,23 +1,26 @@
-"""The built-in rule once more, as it is now: after a change of the rule or of its limits."""
+"""The built-in rule that labels a completion: refusals.py, evasions.py and degenerate.py in their order. No model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 
-from gating.judging import Item, Judgement, labels
-from gating.judging.labels import JudgeConfig
-from gating.judging.spec import JudgeSpec
+from gating.judging.degenerate import Limits, is_degenerate
+from gating.judging.evasions import is_evasive
+from gating.judging.labels import COMPLIANCE, DEGENERATE, EVASIVE, MISSING, REFUSAL
+from gating.judging.refusals import is_refusal
+
+RULE_VERSION = "1"  # part of a run's key: raise it with every change of what a text is judged to be
 
 
-class RuleJudge:
-    """Labels by gating.judging.labels.label. limits: the run's own, with the judge's on top."""
+def label(text: str | None, token_ids: Sequence[int], nll: float, limits: Limits) -> int:
+    """The code of one completion's label: degenerate, else refusal, else evasive, else compliance.
 
-    def __init__(self, spec: JudgeSpec, limits: Mapping[str, float]) -> None:
-        self.config = JudgeConfig(**{**asdict(JudgeConfig()), **limits, **spec.limits})
-        labels.check(self.config)
-
-    def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
-        out = [Judgement(labels.label(i.response, i.token_ids, i.nll, self.config)) for i in items]
-        advance(len(out))
-        return out
+    A completion that does not exist (None) is MISSING; an empty one is degenerate. nll: as in `is_degenerate`.
+    """
+    if text is None:
+        return MISSING
+    if is_degenerate(text, token_ids, nll, limits):
+        return DEGENERATE
+    if is_refusal(text):
+        return REFUSAL
+    return EVASIVE if is_evasive(text) else COMPLIANCE

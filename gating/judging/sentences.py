@@ -23,21 +23,19 @@ def normalise(text: str) -> str:
 
 
 def regex(*patterns: str) -> re.Pattern[str]:
-    """Any of the patterns."""
+    """One expression that matches where any of the patterns does."""
     return re.compile("|".join(f"(?:{p})" for p in patterns))
 
 
-def group(*blocks: str) -> str:
-    """A regular expression's group of alternatives, from blocks of them separated by `|`."""
-    return f"(?:{'|'.join(blocks)})"
+def any_of(*alternatives: str) -> str:
+    """The part of a pattern that matches any of the alternatives, each of which may hold several separated by `|`."""
+    return f"(?:{'|'.join(alternatives)})"
 
 
 _SPEAKER = re.compile(r"^(?:assistant|ai|answer|response|bot|model)\s*:\s*")
-SAYS = group("said|says|replied|replies|asked|answered|whispered|muttered|shouted")
+SAYS = any_of("said|says|replied|replies|asked|answered|whispered|muttered|shouted")
 _NARRATED = re.compile(rf'^"[^"]*"\s*(?:\w+\s+){{0,3}}?{SAYS}\b')
 _END = re.compile(r"(?<=[.!?。！？])[\"')]*\s+|\n+|(?<=[.!])(?=[a-z]{2})")
-
-
 LONGEST = 600  # characters; a longer "sentence" is no prose and is read in pieces, which keeps the rules linear
 
 

@@ -1,259 +1,156 @@
-"""What a judge is, read from YAML and checked before anything is loaded or asked.
+"""What every judge is described by, and what those have in common that are asked with a text around each answer.
 
-A file holds `kind`, `says` and the keys of its kind (KEYS). Texts are put into `template` at {prompt}, {response} and
-{harmful} (yes or no) in one pass, so that braces or placeholders inside them stay text.
+A kind of judge is a subclass in a file of its own (classifier.py, endpoint.py, rule_judge.py): its fields are the keys
+that a judge's YAML file may hold, and it says which it needs, how they are checked, and how the judge is built.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import ClassVar, Self
 
-import yaml
-
-from gating import config_files
 from gating.errors import GatingError, choices
-from gating.judging import labels
-from gating.judging.labels import LABELS
+from gating.judging import RULE, Judge
+from gating.judging.degenerate import Limits
+from gating.judging.labels import CODES, LABELS
 
-RULE = "rule"  # the name of the labels that a run wrote itself
-COMMON = ("name", "kind", "says", "prompts", "keep_degenerate")
-ASKED = ("id", "template", "template_file", "answers")
-KEYS = {
-    "classifier": (*COMMON, *ASKED, "revision", "paraphrase", "answer_prefix", "values", "min_mass", "batch_rows", "model"),
-    "endpoint": (*COMMON, *ASKED, "revision", "system", "base_url", "key_variable", "deadline", "attempts", "wait",
-                 "concurrency", "max_tokens", "request"),
-    "rule": (*COMMON, "limits"),
-}  # fmt: skip
-NEEDED = {
-    "classifier": ("id", "template", "answers"),
-    "endpoint": ("id", "base_url", "template", "answers"),
-    "rule": (),
-}
-HOW = (
-    "name",
-    "says",
-    "template_file",
-    "batch_rows",
-    "deadline",
-    "attempts",
-    "wait",
-    "concurrency",
-    "base_url",
-    "key_variable",
-)
 PROMPTS = ("all", "harmful", "harmless")
 PLACEHOLDER = re.compile(r"\{(prompt|response|harmful)\}")
 CHAT = "chat"  # as a template: the model's own chat template, with the prompt and the answer as its turns
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """One judge. Which keys a kind takes is in KEYS; the others keep their defaults."""
+    """One judge. Fields are the keys of its file; a null there leaves the default."""
 
-    name: str  # of its group in the store
-    kind: str  # classifier, endpoint or rule
+    NEEDED: ClassVar[tuple[str, ...]] = ()  # keys without a default that can judge
+    NOT_IN_DIGEST: ClassVar[tuple[str, ...]] = ("name", "says")  # do not determine a judgement
+
+    name: str = ""  # of its group in the store; default: the file's
+    kind: str = ""  # a key of gating.judging.kinds.KINDS
     says: str = ""  # one sentence: what its labels mean
     prompts: str = "all"  # whose answers it can judge: all, harmful or harmless
     keep_degenerate: bool = False  # answers that the run's own rule calls degenerate stay so and are not shown to it
-    id: str | None = None  # hub id or folder; an endpoint's model name
+
+    def build(self, limits: Limits) -> Judge:
+        """The judge, ready. limits: the rule's in the run that is judged. Raises GatingError where it cannot be had."""
+        raise NotImplementedError
+
+    def completed(self, folder: Path) -> Self:
+        """With the content of the files that it names, relative to its own file's folder."""
+        return self
+
+    def check(self) -> None:
+        """Refuse what cannot judge. Raises GatingError naming the judge and the key."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name) or self.name == RULE:
+            raise self.refused(
+                "name", f"use letters, digits, - and _, and not {RULE!r}, which means the run's own labels."
+            )
+        if self.prompts not in PROMPTS:
+            raise self.refused("prompts", f"use {choices(PROMPTS, self.prompts)}.")
+        for key in self.NEEDED:
+            if not getattr(self, key):
+                raise self.refused(
+                    key, f"it has no value; say which, {key}=... on the command line or in the judge's file."
+                )
+
+    def refused(self, key: str, remedy: str) -> GatingError:
+        return GatingError(f"judge {self.name}: {key}={getattr(self, key)!r}: {remedy}")
+
+    def warning(self) -> str:
+        """What its user should know, or nothing."""
+        return ""
+
+    def attributes(self) -> dict[str, str | bool]:
+        """What the store keeps to identify it. Neither a key nor the name of its variable is among them."""
+        return {"judge": self.name, "kind": self.kind, "prompts": self.prompts, "digest": self.digest}
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits over all that determines a judgement (not: how fast it is given, or through which address)."""
+        return hash12(self.determining())
+
+    def determining(self) -> dict[str, object]:
+        return {k: v for k, v in asdict(self).items() if k not in self.NOT_IN_DIGEST}
+
+
+@dataclass(frozen=True)
+class AskedSpec(JudgeSpec):
+    """A model that is asked with a text around each prompt and answer, and answers with one of a few words.
+
+    The texts are put into `template` at {prompt}, {response} and {harmful} (yes or no) in one pass, so that braces or
+    placeholders inside them stay text.
+    """
+
+    NEEDED: ClassVar[tuple[str, ...]] = ("id", "template", "answers")
+    NOT_IN_DIGEST: ClassVar[tuple[str, ...]] = (*JudgeSpec.NOT_IN_DIGEST, "template_file")
+    AROUND: ClassVar[tuple[str, ...]] = ("template",)  # keys of what is put around a prompt and an answer
+
+    id: str = ""  # hub id or folder; an endpoint's model name
     revision: str | None = None
-    template: str | None = None  # with {prompt}, {response}, {harmful}; or `chat`
+    template: str = ""  # with {prompt}, {response}, {harmful}; or `chat`
     template_file: str | None = None  # a file to take the template from, such as a classifier's published one
-    paraphrase: bool = False  # the template is not word for word the one that the classifier was trained on
-    answers: Mapping[str, str] = field(default_factory=dict)  # what the judge says -> a label
-    answer_prefix: str = ""  # what the classifier's answer begins with, before the word that decides
-    values: Mapping[str, float] = field(default_factory=dict)  # answer -> score; default 1 for compliance, else 0
-    min_mass: float = 0.5  # the least probability of all answers together; below it the judgement is missing
-    batch_rows: int = 16
-    model: Mapping[str, Any] = field(default_factory=dict)  # further keys of conf/model: kind, dtype, device, ...
-    system: str | None = None
-    base_url: str | None = None  # an OpenAI-compatible server, up to and including /v1
-    key_variable: str | None = None  # the environment variable that holds the key; null for none
-    deadline: float = 60.0  # seconds for one judgement, retries included
-    attempts: int = 4  # calls for one judgement, at most
-    wait: float = 1.0  # seconds before the first retry; it doubles, with jitter
-    concurrency: int = 4  # calls at a time
-    max_tokens: int = 64  # of the endpoint's answer
-    request: Mapping[str, Any] = field(default_factory=dict)  # further fields of the request, e.g. response_format
-    limits: Mapping[str, float] = field(default_factory=dict)  # kind=rule: keys of conf/judge in place of the run's own
+    paraphrase: bool = False  # the template is not word for word the one that the model was trained on
+    answers: dict[str, str] = field(default_factory=dict)  # the judge's word -> a label
+
+    def completed(self, folder: Path) -> Self:
+        if not self.template_file:
+            return self
+        file = Path(self.template_file).expanduser()
+        path = next((p for p in (folder / file, file) if p.is_file()), None)
+        if path is None:
+            raise self.refused("template_file", "is not there; give a text file with {prompt} and {response}.")
+        return replace(self, template=path.read_text(encoding="utf-8"), paraphrase=False)
+
+    def check(self) -> None:
+        super().check()
+        if self.template != CHAT and "{response}" not in self.template:
+            raise self.refused(
+                "template", "the text must hold {response} (and mostly {prompt}), where the answer is put."
+            )
+        for answer, label in self.answers.items():
+            if not answer:
+                raise self.refused("answers", "an empty text is no answer; write the word that the judge gives.")
+            if label not in LABELS:
+                raise self.refused(
+                    "answers", f"{answer!r} means {label!r}, which is not a label: use {choices(LABELS, label)}."
+                )
+
+    def at_least_one(self, *keys: str) -> None:
+        """Raises GatingError for one of these whole numbers below 1."""
+        for key in keys:
+            if getattr(self, key) < 1:
+                raise self.refused(key, "use a whole number of at least 1.")
+
+    def warning(self) -> str:
+        if not self.paraphrase:
+            return ""
+        return (
+            f"judge {self.name}: the question is put in our words, not in those that {self.id} was trained on, so its "
+            "published accuracy does not carry over; for that say template_file=FILE with the published template in it."
+        )
+
+    def attributes(self) -> dict[str, str | bool]:
+        own: dict[str, str | bool] = {"id": self.id, "revision": self.revision or "none", "paraphrase": self.paraphrase}
+        return {**super().attributes(), **own, "prompt_hash": self.prompt_hash}
 
     @property
     def prompt_hash(self) -> str:
         """12 hex digits over all that is put around a prompt and an answer."""
-        return _digest([self.system, self.template, self.answer_prefix, self.request])
+        return hash12({key: getattr(self, key) for key in self.AROUND})
 
-    @property
-    def digest(self) -> str:
-        """12 hex digits over all that determines a judgement (not: how fast it is had, or through which address)."""
-        content = {k: v for k, v in asdict(self).items() if k not in HOW}
-        content["model"] = {k: v for k, v in self.model.items() if k not in ("device", "batch_rows")}
-        return _digest([content, labels.RULE_VERSION if self.kind == "rule" else None])
-
-    def label(self, answer: str) -> int:
-        return LABELS.index(self.answers[answer])
-
-    def value(self, answer: str) -> float:
-        return float(self.values.get(answer, float(self.answers[answer] == "compliance")))
+    def code(self, answer: str) -> int:
+        """The label's code that this answer of the judge stands for."""
+        return CODES[self.answers[answer]]
 
 
-def _digest(content: Any) -> str:
+def hash12(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def available() -> list[str]:
-    """The shipped judges."""
-    return config_files.group_choices("judges")
-
-
-def load(name_or_path: str, overrides: Sequence[str] = ()) -> JudgeSpec:
-    """A shipped judge by name, or a file by path, with `key=value` (or `model.device=cpu`) on top of it.
-
-    Raises GatingError for anything that is wrong with the name, the file or a value.
-    """
-    path = Path(name_or_path).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_path not in available():
-            raise GatingError(
-                f"judge={name_or_path} is not a judge: use {choices(available(), name_or_path)}, or the path of a .yaml file."
-            )
-        path = config_files.conf_dir() / "judges" / f"{name_or_path}.yaml"
-    content = _read(path)
-    for override in overrides:
-        key, _, value = override.partition("=")
-        place, _, leaf = key.rpartition(".")
-        inside = content.setdefault(place, {}) if place else content
-        if not isinstance(inside, dict):
-            raise GatingError(f"judge: {place} in {key}={value} is not a mapping; set it as {place}=...")
-        inside[leaf] = yaml.safe_load(value) if value else None
-    content.setdefault("name", path.stem)
-    return _typed(content, path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise GatingError(f"judge: no file at {path}; give a shipped judge ({choices(available())}) or a .yaml file.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise GatingError(f"judge: {path} is not readable YAML ({str(e).splitlines()[0]}); mend that line.") from None
-    if not isinstance(content, dict):
-        raise GatingError(f"judge: {path} holds a {type(content).__name__}; a judge is a mapping with kind, says, ...")
-    return content
-
-
-def _typed(content: dict[str, Any], path: Path) -> JudgeSpec:
-    kind = content.get("kind")
-    if kind not in KEYS:
-        raise GatingError(f"judge: {path}: kind={kind!r} is not a kind of judge: use {choices(KEYS, kind)}.")
-    for key in content:
-        if key not in KEYS[kind]:
-            raise GatingError(f"judge: {path}: {key} is not a key of kind={kind}: use {choices(KEYS[kind], key)}.")
-    if content.get("template_file"):
-        content["template"] = _template(path, Path(str(content["template_file"])).expanduser())
-        content["paraphrase"] = False
-    _check_types(content, path)
-    spec = JudgeSpec(**{k: v for k, v in content.items() if v is not None})
-    check(spec)
-    return spec
-
-
-def _template(spec: Path, file: Path) -> str:
-    found = next((p for p in (spec.parent / file, file) if p.is_file()), None)
-    if found is None:
-        raise GatingError(
-            f"judge: {spec}: template_file={file} is not there; give a text file with {{prompt}} and {{response}}."
-        )
-    return found.read_text(encoding="utf-8")
-
-
-def _check_types(content: Mapping[str, Any], path: Path) -> None:
-    for f in fields(JudgeSpec):
-        value, kind = content.get(f.name), str(f.type)
-        fine = (
-            value is None
-            or (kind.startswith("str") and isinstance(value, str))
-            or (kind == "bool" and isinstance(value, bool))
-            or (kind == "int" and isinstance(value, int) and not isinstance(value, bool))
-            or (kind == "float" and isinstance(value, int | float) and not isinstance(value, bool))
-            or (kind.startswith("Mapping") and isinstance(value, dict))
-        )
-        if not fine:
-            raise GatingError(f"judge: {path}: {f.name}={value!r} must be of the kind {kind}.")
-
-
-def check(spec: JudgeSpec) -> None:
-    """Refuse what cannot judge. Raises GatingError naming the judge and the key."""
-
-    def bad(key: str, why: str) -> GatingError:
-        return GatingError(f"judge {spec.name}: {key}={getattr(spec, key)!r}: {why}")
-
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", spec.name) or spec.name == RULE:
-        raise bad("name", f"use letters, digits, - and _, and not {RULE!r}, which means the run's own labels.")
-    if spec.prompts not in PROMPTS:
-        raise bad("prompts", f"use {choices(PROMPTS, spec.prompts)}.")
-    for key in NEEDED[spec.kind]:
-        if not getattr(spec, key):
-            raise bad(key, f"it has no value; say which, {key}=... on the command line or in the judge's file.")
-    if spec.kind == "rule":
-        _check_limits(spec)
-        return
-    if spec.template == CHAT and spec.kind == "endpoint":
-        raise bad("template", "an endpoint takes a text with {response} in it.")
-    if spec.template != CHAT and "{response}" not in str(spec.template):
-        raise bad("template", "the text must hold {response} (and mostly {prompt}), where the answer is put.")
-    for answer, label in spec.answers.items():
-        if not isinstance(answer, str) or not answer:
-            raise bad(
-                "answers", f"{answer!r} is not a text; YAML reads a bare yes, no or 1 as something else: quote it."
-            )
-        if label not in LABELS:
-            raise bad("answers", f"{answer!r} means {label!r}, which is not a label: use {choices(LABELS, label)}.")
-    for answer, value in spec.values.items():
-        if answer not in spec.answers or not isinstance(value, int | float):
-            raise bad(
-                "values", f"{answer!r}: {value!r} must be a number for one of the answers ({choices(spec.answers)})."
-            )
-    if not 0 <= spec.min_mass <= 1:
-        raise bad("min_mass", "use a probability, 0 (take any answer) to 1.")
-    for key in ("batch_rows", "attempts", "concurrency", "max_tokens"):
-        if getattr(spec, key) < 1:
-            raise bad(key, "use a whole number of at least 1.")
-    if not 0 < spec.deadline < math.inf:
-        raise bad("deadline", "use a number of seconds above 0.")
-    if spec.wait < 0:
-        raise bad("wait", "use a number of seconds, 0 or more.")
-    if spec.kind == "endpoint":
-        _check_url(spec)
-
-
-def _check_limits(spec: JudgeSpec) -> None:
-    known = [f.name for f in fields(labels.JudgeConfig)]
-    for key in spec.limits:
-        if key not in known:
-            raise GatingError(f"judge {spec.name}: limits.{key} is not a limit of the rule: use {choices(known, key)}.")
-
-
-def _check_url(spec: JudgeSpec) -> None:
-    parts = urlsplit(str(spec.base_url))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise GatingError(
-            f"judge {spec.name}: base_url={spec.base_url} is not an http(s) address, such as https://host/v1."
-        )
-    if parts.username or parts.password or parts.query:
-        raise GatingError(
-            f"judge {spec.name}: base_url must hold no user, password or query; name the key's variable as key_variable."
-        )
-    if spec.key_variable and parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise GatingError(f"judge {spec.name}: base_url={spec.base_url} would send the key unencrypted; use https.")
 
 
 def render(template: str, prompt: str, response: str, harmful: bool) -> str:

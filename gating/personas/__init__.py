@@ -119,9 +119,9 @@ def _find(given: str, referrer: Path | None = None) -> Path:
     asked = f"Persona file {referrer}: reverse_of {given!r}" if referrer else f"persona {given!r}"
     if not is_path(given):
         beside = [referrer.with_name(given + ending) for ending in ENDINGS] if referrer else []
-        found = next((p for p in [*beside, FOLDER / f"{given}.yaml"] if p.is_file()), None)
-        if found:
-            return found
+        file = next((p for p in [*beside, FOLDER / f"{given}.yaml"] if p.is_file()), None)
+        if file:
+            return file
         raise GatingError(
             f"{asked}: there is no shipped persona of this name. Use {choices(available(), given)}, or the path of a "
             "persona file that ends in .yaml."

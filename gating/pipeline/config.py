@@ -11,9 +11,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from gating import chat, models
 from gating.errors import GatingError, choices
-from gating.judging import labels
-from gating.judging import spec as specs
-from gating.judging.labels import JudgeConfig
+from gating.judging import degenerate, kinds
+from gating.judging.degenerate import Limits
 from gating.models import ModelConfig
 from gating.steering import direction_methods, direction_specs, readouts
 
@@ -116,7 +115,7 @@ class RunConfig:
     claims: dict[str, Any] = field(default_factory=dict)  # what the run is to decide (conf/claims), kept with the store
     data: DataConfig = field(default_factory=DataConfig)
     directions: DirectionsConfig = field(default_factory=DirectionsConfig)
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    label_rule: Limits = field(default_factory=Limits)
     backend: BackendConfig = field(default_factory=BackendConfig)
     max_new_tokens: int | None = None  # null takes the model's
     readouts: ReadoutsConfig = field(default_factory=ReadoutsConfig)
@@ -177,7 +176,7 @@ def check(run: RunConfig) -> None:
             f"steer.iso_kl={run.steer.iso_kl}: use a KL divergence above 0 and up to 20 nats, such as 0.1."
         )
     models.check(run.model)
-    labels.check(run.judge)
+    degenerate.check(run.label_rule)
     readouts.check_extra(run.readouts.extra)
 
 
@@ -212,7 +211,7 @@ def _check_directions(how: DirectionsConfig) -> None:
         )
     if how.filter not in (None, "fluent"):
         try:
-            specs.load(str(how.filter))
+            kinds.load(str(how.filter))
         except GatingError as e:
             raise GatingError(f"directions.filter={how.filter!r}: use null, fluent, or a judge. {e}") from None
     chat.check_position(how.position)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from gating import chat, progress, rejudge, store
-from gating.judging import Item, labels
-from gating.judging import spec as specs
+from gating import chat, progress, store
+from gating.judging import Item, degenerate, kinds
 from gating.pipeline import responses
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend
@@ -119,8 +118,8 @@ def _answers(study: Study, backend: Backend) -> Answers:
 def _passed(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str]) -> set[tuple[Chat, Ids, bool]]:
     """`fluent` asks both sides for an answer that is one; a judge's score puts each answer on one side, or on none."""
     if study.run.directions.filter == "fluent":
-        limits = study.run.judge
-        fluent = [(c, ids) for c, ids in pairs if not labels.is_degenerate(text[ids], ids, float("nan"), limits)]
+        limits = study.run.label_rule
+        fluent = [(c, ids) for c, ids in pairs if not degenerate.is_degenerate(text[ids], ids, float("nan"), limits)]
         return {(c, ids, side) for c, ids in fluent for side in (True, False)}
     scores = _scores(study, pairs, text)
     return {(c, ids, bool(s >= THRESHOLD)) for (c, ids), s in zip(pairs, scores, strict=True) if np.isfinite(s)}
@@ -134,8 +133,8 @@ def _scores(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str
     """A judge's score of every answer [answer], kept in /responses_judged with the reason where there is none."""
     group = "responses_judged"
     if not store.has_group(study.store, group):
-        spec = specs.load(str(study.run.directions.filter))
-        judge, fingerprint = rejudge.build(spec, {})
+        spec = kinds.load(str(study.run.directions.filter))
+        judge = spec.build(study.run.label_rule)
         with progress.bar(f"answers judged by {spec.name}", len(pairs), "answers") as advance:
             judgements = judge.judge([Item(c.user, text[ids], False, ids) for c, ids in pairs], advance)
         ds = xr.Dataset(
@@ -143,7 +142,7 @@ def _scores(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str
                 "score": ("answer", np.array([j.score for j in judgements], dtype="float32")),
                 "reason": ("answer", np.array([j.reason for j in judgements], dtype=TEXT)),
             },
-            attrs={"judge": spec.name, "digest": spec.digest, "fingerprint": fingerprint, "threshold": THRESHOLD},
+            attrs={"judge": spec.name, "digest": spec.digest, "fingerprint": judge.fingerprint, "threshold": THRESHOLD},
         )
         store.add_group(study.store, group, ds)
     return store.read_group(study.store, group)["score"].values

@@ -37,7 +37,7 @@ def memory(study: Study, tokens: list[int]) -> dict[str, float]:
 
 
 def detectable(study: Study) -> str:
-    """What the run can tell apart: said before it begins, whatever comes out."""
+    """What the run can tell apart, stated before it begins, whatever comes out."""
     n = sum(p.harmful for p in study.test) or len(study.test)
     about = "harmful" if any(p.harmful for p in study.test) else "harmless"
     shares = {d: stats.minimum_detectable_difference(n, d) for d in (0.1, 0.3, 0.6)}

@@ -20,7 +20,7 @@ from nnsight.intervention.backends.local import LocalSimulationBackend
 
 from gating import chat, models, progress, store
 from gating.errors import GatingError
-from gating.judging import labels
+from gating.judging import rule
 from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
 from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
@@ -60,8 +60,8 @@ def _traffic(connection: Connection, rows: int) -> str:
     total = connection.remote.ledger.total
     up, down = (total[way] / rows / 1e3 for way in ("bytes_up", "bytes_down"))
     again = f", {total['resubmitted']} of them sent again" if total["resubmitted"] else ""
-    found = f", {total['collected']} of an earlier process" if total["collected"] else ""
-    return f"\njobs: {total['jobs']}{again}{found}; {up:.1f} KB up and {down:.1f} KB down a row"
+    collected = f", {total['collected']} of an earlier process" if total["collected"] else ""
+    return f"\njobs: {total['jobs']}{again}{collected}; {up:.1f} KB up and {down:.1f} KB down a row"
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connectio
         "batch_rows": study.batch_rows,
         "prompt_batch": study.prompt_batch,
         "max_new_tokens": study.max_new_tokens,
-        "judge": labels.RULE_VERSION,
+        "judge": rule.RULE_VERSION,
         "claims": json.dumps(study.claims),
         "warnings": json.dumps(study.warnings),
     }

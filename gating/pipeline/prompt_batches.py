@@ -13,7 +13,7 @@ import xarray as xr
 
 from gating import chat, store
 from gating.errors import TooLarge
-from gating.judging import labels
+from gating.judging import degenerate, rule
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
 from gating.steering import directions, lowering, readouts
@@ -157,18 +157,18 @@ def _outcomes(
     study: Study, backend: Backend, generation: Generation, nll: np.ndarray, shape: tuple[int, int]
 ) -> xr.Dataset:
     texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in generation.tokens]
-    limits, tokens = study.run.judge, generation.tokens
+    limits, tokens = study.run.label_rule, generation.tokens
     ds = store.empty_outcomes(shape[1], shape[0], study.max_new_tokens)
 
     def fill(name: str, values: Sequence[object] | np.ndarray) -> None:
         ds[name].values[:] = np.asarray(values, dtype=ds[name].dtype).reshape(shape).T
 
     rows = list(zip(texts, tokens, nll.tolist(), strict=True))
-    fill("label", [labels.label(text, ids, value, limits) for text, ids, value in rows])
+    fill("label", [rule.label(text, ids, value, limits) for text, ids, value in rows])
     fill("n_tokens", [len(ids) for ids in tokens])
     fill("nll", nll)
-    fill("entropy", [labels.entropy_bits(ids) for ids in tokens])
-    fill("repetition", [labels.repetition(ids) for ids in tokens])
+    fill("entropy", [degenerate.entropy_bits(ids) for ids in tokens])
+    fill("repetition", [degenerate.repetition(ids) for ids in tokens])
     fill("completion", texts)
     for name in readouts.kept(tuple(generation.read), "outcomes"):
         fill(name, generation.read[name])

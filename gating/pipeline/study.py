@@ -14,7 +14,7 @@ from typing import Any
 from gating import models, prompts, store
 from gating.analysis import claims
 from gating.errors import GatingError
-from gating.judging import labels
+from gating.judging import rule
 from gating.pipeline import conditions, config, reused_directions
 from gating.pipeline.config import RunConfig
 from gating.prompts import Prompt
@@ -173,7 +173,7 @@ def _key(run: RunConfig, test: list[Prompt], specs: list[DirectionSpec], family:
         "claims": family,
         "model": models.identity(run.model),
         "device": _device(run),
-        "judge": labels.RULE_VERSION,
+        "judge": rule.RULE_VERSION,
         "versions": {name: installed[name] for name in KEY_PACKAGES},
     }
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:10]

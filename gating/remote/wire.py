@@ -99,18 +99,18 @@ class Wire:
         raise self._refusal(answer)
 
     def _refusal(self, answer: httpx.Response) -> Exception:
-        code, said = answer.status_code, self.clean(_detail(answer))
+        code, detail = answer.status_code, self.clean(_detail(answer))
         if code in (408, 429) or code >= 500:
-            return Passing(f"{self.url} answers HTTP {code}: {said}")
+            return Passing(f"{self.url} answers HTTP {code}: {detail}")
         if code == 413:
-            return TooLarge(f"{self.url} takes no job of this size: {said}")
-        if code in (401, 403) or "API key" in said:
+            return TooLarge(f"{self.url} takes no job of this size: {detail}")
+        if code in (401, 403) or "API key" in detail:
             return GatingError(
                 f"NDIF_API_KEY: {self.url} does not accept {'this key' if self.key else 'a job without a key'} "
-                f"(HTTP {code}: {said}); get a key at {LOGIN} and put it into the environment variable NDIF_API_KEY."
+                f"(HTTP {code}: {detail}); get a key at {LOGIN} and put it into the environment variable NDIF_API_KEY."
             )
         return GatingError(
-            f"backend.host: {self.url} refuses this client (HTTP {code}: {said}); install the versions that the server "
+            f"backend.host: {self.url} refuses this client (HTTP {code}: {detail}); install the versions that the server "
             "asks for, or choose another host."
         )
 

@@ -96,7 +96,7 @@ def add_group(path: Path, group: str, ds: xr.Dataset) -> None:
 
 
 def create_group(path: Path, group: str, ds: xr.Dataset, chunks: Mapping[str, int]) -> None:
-    """Lay out a group that is filled block by block: `ds` holds its missing values."""
+    """Lay out a group that is filled batch by batch: `ds` holds its missing values."""
     ds.to_zarr(path, group=group, mode="w", consolidated=False, zarr_format=3, encoding=_encoding(ds, chunks))
     zarr.open_group(path, path=group, mode="r+").attrs["complete"] = True
 

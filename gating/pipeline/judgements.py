@@ -1,0 +1,188 @@
+"""A run's answers shown to another judge, and its labels kept beside the run's own.
+
+Labels go to the store's group /judgements/NAME, one batch of prompts after the other, `done` last; /outcomes is only
+read. A judgement that failed (a deadline, an answer that cannot be read, a judge that declines) is missing, with its
+reason, and never a default label; the paper's code made it a score in the middle, which then passed for a judgement
+(arXiv 2606.26161).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import yaml
+
+from gating import progress, store
+from gating.errors import GatingError
+from gating.judging import Item, Judge, Judgement
+from gating.judging.degenerate import Limits
+from gating.judging.labels import DEGENERATE, MISSING
+from gating.judging.spec import JudgeSpec
+from gating.store import TEXT
+
+Cell = tuple[int, int]  # condition and prompt, as positions
+KEPT = Judgement(DEGENERATE, reason="kept: degenerate by the run's own rule, not shown to this judge")
+BATCH = 16  # prompts judged and written together where the run does not say
+
+
+def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool = False) -> str:
+    """Judge every answer of a run, finished or not, that this judge has not judged; returns in a few words how it went.
+
+    force: do it all again; retry: ask once more for judgements that failed. Raises GatingError for a run that is being
+    written, judgements of the same name by another judge, or a judge that cannot be had.
+    """
+    path = store.locate(run)
+    with store.writer(path.parent):
+        tree, group = store.open_run(path), f"judgements/{spec.name}"
+        fresh = force or not store.has_group(path, group)
+        judgements = empty(tree) if fresh else store.read_group(path, group)
+        if not fresh and judgements.attrs.get("digest") != spec.digest:
+            theirs = f"a judge of digest {judgements.attrs.get('digest')}"
+            raise _another_judge(spec, theirs, f"this one's is {spec.digest}")
+        pending = to_judge(tree, judgements, spec, retry)
+        if not pending.any():
+            return f"opened: nothing to judge ({summary(judgements)})"
+        judge = spec.build(_limits(tree.attrs))
+        batch = int(tree.attrs.get("prompt_batch", BATCH))
+        if fresh:
+            attributes = _attributes(spec, judge)
+            store.create_group(path, group, judgements.assign_attrs(attributes), {"prompt": batch})
+        elif judgements.attrs.get("fingerprint") != judge.fingerprint:
+            theirs = f"model weights {judgements.attrs.get('fingerprint')}"
+            raise _another_judge(spec, theirs, f"these weights are {judge.fingerprint}")
+        resumed = bool(judgements["done"].any())
+        _judge_batches(path, tree, judgements, pending, judge, spec, batch)
+        store.set_attrs(path / group, {"status": "complete", "finished_at": store.now()})
+    return f"{'resumed' if resumed else 'new'}: {summary(judgements)}"
+
+
+def empty(tree: xr.DataTree) -> xr.Dataset:
+    """A group of judgements with every value missing, [condition, prompt] as /outcomes."""
+    outcomes = tree["/outcomes"].to_dataset()
+    shape, dims = (outcomes.sizes["condition"], outcomes.sizes["prompt"]), ("condition", "prompt")
+    compliance = {"long_name": "how far it complies", "units": "1"}
+    return xr.Dataset(
+        {
+            "label": (dims, np.full(shape, MISSING, dtype="int8"), store.LABEL_ATTRS),
+            "score": (dims, np.full(shape, np.nan, dtype="float32"), compliance),
+            "reason": (dims, np.full(shape, "", dtype=TEXT), {"long_name": "why a judgement is missing, or was kept"}),
+            "done": (dims, np.zeros(shape, dtype=bool), {"long_name": "a judgement is there"}),
+        },
+        coords={c: np.array(outcomes[c].values.tolist(), dtype=TEXT) for c in dims},
+    )
+
+
+def to_judge(tree: xr.DataTree, judgements: xr.Dataset, spec: JudgeSpec, retry: bool = False) -> np.ndarray:
+    """Which answers are there, are this judge's to judge and are not judged, boolean [condition, prompt]. One whose
+    judgement failed before counts only with `retry`."""
+    outcomes = tree["/outcomes"].to_dataset()
+    wanted = outcomes["done"].transpose("condition", "prompt").values.copy()
+    if spec.prompts != "all":
+        harmful = tree["/prompts"].to_dataset()["harmful"].sel(prompt=outcomes["prompt"].values).values
+        wanted &= harmful == (spec.prompts == "harmful")
+    failed = _texts(judgements["reason"]) != ""
+    return wanted & ~judgements["done"].values & (retry | ~failed)
+
+
+def summary(judgements: xr.Dataset) -> str:
+    """How many judgements there are, and the most frequent reasons why others are missing."""
+    reasons = np.where(judgements["done"].values, "", _texts(judgements["reason"]))
+    names, counts = np.unique(reasons[reasons != ""], return_counts=True)
+    frequent = sorted(zip(counts.tolist(), names.tolist(), strict=True), reverse=True)[:3]
+    missing = f"{counts.sum()} missing" if frequent else "none missing"
+    return f"{int(judgements['done'].sum())} judged, " + "; ".join([missing, *(f"{n} x {why}" for n, why in frequent)])
+
+
+def _texts(column: xr.DataArray) -> np.ndarray:
+    """A text variable as fixed-width strings."""
+    return np.array(column.values.tolist(), dtype=str)
+
+
+def _judge_batches(
+    path: Path,
+    tree: xr.DataTree,
+    judgements: xr.Dataset,
+    pending: np.ndarray,
+    judge: Judge,
+    spec: JudgeSpec,
+    batch: int,
+) -> None:
+    """Judge one batch of prompts after the other, in place in `judgements`, and write each when all of it is judged."""
+    outcomes = tree["/outcomes"].to_dataset().transpose("condition", "prompt", ...)
+    prompts = tree["/prompts"].to_dataset().sel(prompt=outcomes["prompt"].values)
+    with progress.bar(f"judged by {spec.name}", int(pending.sum())) as advance:
+        for start in range(0, outcomes.sizes["prompt"], batch):
+            rows = slice(start, start + batch)
+            cells: list[Cell] = [(int(c), int(p)) for c, p in np.argwhere(pending[:, rows])]
+            if not cells:
+                continue
+            asked, answers = prompts.isel(prompt=rows).load(), outcomes.isel(prompt=rows).load()
+            degenerate = spec.keep_degenerate & (answers["label"].values == DEGENERATE)
+            shown = [cell for cell in cells if not degenerate[cell]]
+            kept = [cell for cell in cells if degenerate[cell]]
+            given = judge.judge([_item(asked, answers, cell) for cell in shown], advance)
+            advance(len(kept))
+            if not judgements["done"].any():
+                _check_reached(spec, given)
+            filled = judgements.isel(prompt=rows)  # a view: what is set here is set in `judgements`
+            for cell, judgement in [*zip(shown, given, strict=True), *((cell, KEPT) for cell in kept)]:
+                _set(filled, cell, judgement)
+            store.write_rows(path, f"judgements/{spec.name}", "prompt", start, filled)
+
+
+def _item(prompts: xr.Dataset, outcomes: xr.Dataset, cell: Cell) -> Item:
+    condition, prompt = cell
+    asked, answer = prompts.isel(prompt=prompt), outcomes.isel(condition=condition, prompt=prompt)
+    ids = answer["token_ids"].values
+    return Item(
+        str(asked["text"].item()),
+        str(answer["completion"].item()),
+        bool(asked["harmful"]),
+        tuple(ids[ids >= 0].tolist()),
+        float(answer["nll"]),
+    )
+
+
+def _set(judgements: xr.Dataset, cell: Cell, judgement: Judgement) -> None:
+    judgements["label"].values[cell] = judgement.label
+    judgements["score"].values[cell] = judgement.score
+    judgements["reason"].values[cell] = judgement.reason
+    judgements["done"].values[cell] = judgement.label != MISSING
+
+
+def _check_reached(spec: JudgeSpec, first: Sequence[Judgement]) -> None:
+    """Raises GatingError where not one of a judge's first calls came through: the others would not either."""
+    if first and not any(j.reached for j in first):
+        raise GatingError(
+            f"judge {spec.name}: none of the first {len(first)} calls came through ({first[0].reason}); mend "
+            "the address or the server, then give the same command again."
+        )
+
+
+def _limits(attrs: Mapping[Hashable, object]) -> Limits:
+    """The limits that the run's own rule had."""
+    config = yaml.safe_load(str(attrs.get("config", ""))) or {}
+    return Limits(**(config.get("label_rule") or {}))
+
+
+def _attributes(spec: JudgeSpec, judge: Judge) -> dict[str, str | bool]:
+    """The group's attributes. Neither a key nor the name of its variable is among them."""
+    content = {k: v for k, v in asdict(spec).items() if k not in ("key_variable", "template_file")}
+    return {
+        **spec.attributes(),
+        "fingerprint": judge.fingerprint,
+        "spec": yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
+        "status": "running",
+        "created_at": store.now(),
+    }
+
+
+def _another_judge(spec: JudgeSpec, theirs: str, ours: str) -> GatingError:
+    return GatingError(
+        f"judgements/{spec.name} was made with {theirs} ({ours}); keep both by giving this one a name=... of its own, "
+        "or say --force to judge again."
+    )
