@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 from gating import chat, prompts
-from gating.models.modules import decoder_layers
+from gating.models.parts import decoder_layers
 from gating.steering.backend import Backend
 from gating.steering.interventions import Condition, Intervention
 from gating.steering.lowering import lower, vector

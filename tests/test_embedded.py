@@ -8,7 +8,7 @@ import torch
 
 from gating import chat, models, prompts
 from gating.judging.refusals import is_refusal
-from gating.models.modules import decoder_layers
+from gating.models.parts import decoder_layers
 from gating.steering.backend import Backend
 from gating.steering.lowering import lower
 from tests.conftest import compose

@@ -10,7 +10,7 @@ from peft import LoraConfig
 
 from gating import chat, models
 from gating.errors import GatingError
-from gating.models import ModelConfig, adapters, embedded, hub, modules
+from gating.models import ModelConfig, adapters, embedded, hub, parts
 from tests.conftest import TINY, compose
 
 
@@ -86,7 +86,7 @@ def test_sizes_stated_without_weights_are_those_of_the_loaded_model(name):
     assert sizes["vocab"] == loaded.model.get_output_embeddings().weight.shape[0]
 
 
-# ------------------------------------------------------------------------------------------------------------ once a process
+# ------------------------------------------------------------------------------------------------------- once a process
 def test_the_same_model_is_loaded_once_whatever_steering_asks_of_it():
     first = models.load(config())
     assert models.load(replace(config(), max_new_tokens=3, system="Hi")) is first
@@ -100,11 +100,11 @@ def test_a_fingerprint_changes_with_one_sampled_weight_and_with_the_adapter(fold
     changed = models.load(config())
     with torch.no_grad():
         changed.model.model.layers[2].mlp.up_proj.weight[0, 0] += 1
-    assert modules.fingerprint(changed.model) != plain.fingerprint
+    assert parts.fingerprint(changed.model) != plain.fingerprint
     models.forget()
 
 
-# ------------------------------------------------------------------------------------------------------------------ folders
+# -------------------------------------------------------------------------------------------------------------- folders
 def test_a_local_folder_gives_the_model_that_was_saved(folder):
     cfg = config("hf", id=str(folder))
     loaded, plain = models.load(cfg), models.load(config())
@@ -131,15 +131,15 @@ def test_an_adapter_is_merged_and_changes_the_answers(adapter):
 
 
 def test_blocks_and_head_are_found_by_name(tiny):
-    assert modules.decoder_layers(tiny.model) == "model.layers"
+    assert parts.decoder_layers(tiny.model) == "model.layers"
 
 
 def test_a_model_without_known_blocks_is_named(tiny):
     with pytest.raises(GatingError, match="Linear"):
-        modules.decoder_layers(torch.nn.Linear(2, 2))
+        parts.decoder_layers(torch.nn.Linear(2, 2))
 
 
-# -------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 @pytest.mark.parametrize(
     ("cfg", "says"),
     [
@@ -229,7 +229,7 @@ def test_float16_is_never_chosen_by_itself(monkeypatch):
         assert models.dtype_name(config(kind)) == expected
 
 
-# ----------------------------------------------------------------------------------------------------- the embedded model
+# --------------------------------------------------------------------------------------------------- the embedded model
 def test_an_absent_or_altered_embedded_package_is_said_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("GATING_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded, "PACKAGE", "no_such_package")

@@ -7,6 +7,7 @@ import pytest
 
 import gating
 from gating import models, store
+from gating.models import loading
 
 SMALL = ("model=tiny-llama", "data.n=3", "directions.questions=2", "directions.n=4", "controls.random=1")
 
@@ -54,9 +55,9 @@ def test_the_stored_tokens_decode_to_the_stored_text_and_the_controls_have_the_s
 
 
 def test_a_multirun_loads_the_model_once_and_its_stores_join_along_the_overrides(tmp_path, command, monkeypatch):
-    models._loaded.clear()
-    loads, real = [], models._load
-    monkeypatch.setattr(models, "_load", lambda cfg: loads.append(1) or real(cfg))
+    models.forget()
+    loads, real = [], loading._load
+    monkeypatch.setattr(loading, "_load", lambda cfg: loads.append(1) or real(cfg))
     code, lines = command("-m", *SMALL, "steer.coef=0,1", "steer=compliant,uncompliant")
     assert code == 0 and len(loads) == 1
     assert len([line for line in lines if line.startswith("store: ")]) == 4 and lines[-1].startswith("store: ")

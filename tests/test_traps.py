@@ -10,7 +10,7 @@ import torch
 from gating import chat, prompts
 from gating.judging import labels, rule
 from gating.judging.degenerate import Limits
-from gating.models.modules import decoder_layers
+from gating.models.parts import decoder_layers
 from gating.steering import ops
 from gating.steering.backend import Backend
 from gating.steering.interventions import Condition, Intervention

@@ -8,16 +8,17 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from gating import prompts
-from gating.errors import GatingError, choices
-from gating.models.hub import first_line
+from gating.errors import GatingError, cause, choices, require
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 SHIPPED = Path(__file__).parent.parent / "data" / "adapters"
 WEIGHTS, CONFIG, RECIPE = "adapter_model.safetensors", "adapter_config.json", "recipe.json"
@@ -53,24 +54,36 @@ def merge(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
 
     Raises GatingError when the files are damaged or belong to another architecture: peft itself only warns then.
     """
+    require("peft", f"model.adapter={adapter!r}")
+    from peft import PeftModel
+
     path = folder(adapter)
     try:
         _check_fits(model, path, adapter)
         with _quiet():
-            peft: Any = PeftModel.from_pretrained(model, str(path))
-        merged: PreTrainedModel = peft.merge_and_unload()
+            adapted = PeftModel.from_pretrained(model, str(path))
+        merged: PreTrainedModel = adapted.merge_and_unload()
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as e:
         raise GatingError(
-            f"model.adapter: {path} could not be read as a LoRA adapter ({type(e).__name__}: {first_line(e)}); save it "
-            "again with peft, or choose model.adapter=null."
+            f"model.adapter: {path} could not be read as a LoRA adapter ({cause(e)}); save it again with peft, or "
+            "choose model.adapter=null."
         ) from e
     return merged
 
 
-def attach(model: PreTrainedModel, lora: LoraConfig) -> Any:
-    """The model with a new adapter to train (a PeftModel); the model itself is changed in place."""
+def attach(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
+    """The model with a new adapter to train; the model itself is changed in place."""
+    from peft import get_peft_model
+
     with _quiet():
         return get_peft_model(model, lora)
+
+
+def base_model(model: PeftModel) -> PreTrainedModel:
+    """The model that an adapter is attached to."""
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    return base
 
 
 @contextlib.contextmanager
@@ -99,13 +112,9 @@ def _check_fits(model: PreTrainedModel, path: Path, adapter: str) -> None:
                 )
 
 
-def recipe(adapter: str) -> dict[str, Any]:
-    """What `gating.train` wrote beside the weights; empty for an adapter from elsewhere."""
-    path = folder(adapter) / RECIPE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def training_prompts(adapter: str) -> list[str]:
-    """Texts of the shipped sets that the recipe names."""
-    sets: dict[str, bool] = recipe(adapter).get("prompts", {})
+    """Texts of the shipped sets that the adapter's recipe names; empty for an adapter without one."""
+    path = folder(adapter) / RECIPE
+    recipe = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    sets: dict[str, bool] = recipe.get("prompts", {})
     return [p.text for name, harmful in sets.items() for p in prompts.load(name, harmful, "train")]

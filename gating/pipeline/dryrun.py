@@ -84,9 +84,8 @@ def lines(study: Study) -> list[str]:
     ]
     if remote:
         from gating.pipeline import estimate  # nnsight is slow to import
-        from gating.remote import client
 
-        served = client.served_as(study.run.model)
+        served = models.served_as(study.run.model)
         shown += [f"server: {served}, nothing is sent now", *estimate.lines(study, tokens)]
     return shown
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypedDict
 
-from gating import progress
+from gating import models, progress
 from gating.models import ModelConfig
-from gating.remote import address, client, preflight
+from gating.remote import address, preflight
 from gating.remote.jobs import Limits, Remote
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Wire
@@ -56,7 +56,7 @@ def connect(model: ModelConfig, settings: Settings, batch_rows: int, folder: Pat
 
     Raises GatingError for everything that can be found wrong before a job is sent.
     """
-    repo = client.served_as(model)
+    repo = models.served_as(model)
     wire = Wire(address.address(settings.host), address.key())
     try:
         served = preflight.check(wire, repo, model.revision, model.dtype, settings.deploy)
@@ -72,7 +72,7 @@ def _connected(
     for warning in served.warnings:
         progress.console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     fingerprint = hashlib.sha256(f"{wire.url} {served.model_key}".encode()).hexdigest()[:16]
-    loaded = client.without_weights(model, fingerprint, served.dtype)
+    loaded = models.without_weights(model, fingerprint, served.dtype)
     s, turn = settings, Turn()
     limits = Limits(s.deadline, s.outage, s.unknown, s.stalled, s.attempts)
     environment = {"attn_implementation": loaded.model.config._attn_implementation}

@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from gating import chat
 from gating.errors import TooLarge
 from gating.models import Loaded
-from gating.models.modules import decoder_layers, final_modules
+from gating.models.parts import decoder_layers, final_modules
 from gating.steering import ops
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect

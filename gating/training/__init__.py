@@ -1,1 +1,1 @@
-"""How an adapter is trained (rows, fit), measured and described (measure, card)."""
+"""How an adapter is trained (adapter, rows, fit), measured (measure) and described (recipe, card)."""

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig
 from transformers import DynamicCache
 
 from gating import chat, progress
+from gating.errors import require
 from gating.models import Loaded, adapters
+from gating.models.parts import move, unembedding
 from gating.training.config import TrainConfig
-from gating.training.rows import Row, batches, module, pad_id
+from gating.training.rows import Row, batches, pad_id
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
-def hidden_states(body: Any, batch: Sequence[Row], pad: int) -> torch.Tensor:
+def hidden_states(body: torch.nn.Module, batch: Sequence[Row], pad: int) -> torch.Tensor:
     """Final hidden states that predict the batch's target tokens: [token, hidden], row after row.
 
-    What the prompts begin with in common (the template's system message) is computed once for all rows.
+    The prompts' common beginning (the template's system message) is computed once for all rows.
     """
     columns = zip(*(r.prompt[:-1] for r in batch), strict=False)
     shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
@@ -49,12 +54,14 @@ def _weights(n: int, first: float) -> torch.Tensor:
     return torch.cat([torch.tensor([first]), torch.full((n - 1,), (1 - first) / (n - 1))])
 
 
-def loss(model: Any, head: Any, batch: Sequence[Row], pad: int, keep: float, first: float = 0.5) -> torch.Tensor:
+def loss(
+    model: PeftModel, head: torch.nn.Module, batch: Sequence[Row], pad: int, keep: float, first: float = 0.5
+) -> torch.Tensor:
     """Mean over rows, nats/token: a refusal's cross-entropy, or `keep` x KL(base || adapted) along an own answer.
 
     Tokens of a row are weighed by `_weights`.
     """
-    body = model.get_base_model().model
+    body = adapters.base_model(model).base_model
     batch = sorted(batch, key=lambda r: r.refuse)
     kept = [r for r in batch if not r.refuse]
     n = sum(len(r.target) for r in kept)
@@ -71,9 +78,36 @@ def loss(model: Any, head: Any, batch: Sequence[Row], pad: int, keep: float, fir
     return total
 
 
-def fit(cfg: TrainConfig, loaded: Loaded, rows: Sequence[Row]) -> Any:
-    """The base model with a trained adapter (a PeftModel). Adam, linear warm-up then linear decay to zero."""
+def fit(cfg: TrainConfig, loaded: Loaded, rows: Sequence[Row]) -> PeftModel:
+    """The base model with a trained adapter. AdamW, linear warm-up, then linear decay to zero."""
     torch.manual_seed(cfg.seed)
+    if cfg.bfloat16:
+        move(loaded.model, dtype=torch.bfloat16)  # the adapter itself is kept in float32
+    model = _with_adapter(cfg, loaded)
+    model.train()
+    head = unembedding(loaded.model)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    adam = torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=0.0)
+    steps = max(1, round(cfg.epochs * math.ceil(len(rows) / cfg.batch_rows)))
+    warm = max(1, steps // 10)
+    rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda s: min((s + 1) / warm, (steps - s) / max(1, steps - warm)))
+    with progress.bar("training", steps, "steps") as advance:
+        for batch in itertools.islice(_epochs(cfg, rows), steps):
+            with torch.autocast("cpu", torch.bfloat16, enabled=cfg.bfloat16):
+                batch_loss = loss(model, head, batch, pad_id(loaded), cfg.keep, cfg.first)
+            batch_loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            adam.step()
+            rate.step()
+            adam.zero_grad()
+            advance(1)
+    return model.eval()
+
+
+def _with_adapter(cfg: TrainConfig, loaded: Loaded) -> PeftModel:
+    require("peft", "training")
+    from peft import LoraConfig
+
     lora = LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.alpha,
@@ -81,42 +115,25 @@ def fit(cfg: TrainConfig, loaded: Loaded, rows: Sequence[Row]) -> Any:
         layers_to_transform=cfg.blocks,
         task_type="CAUSAL_LM",
     )
-    if cfg.bfloat16:
-        module(loaded).to(dtype=torch.bfloat16)  # the adapter itself is kept in float32
-    model = adapters.attach(loaded.model, lora)
-    model.train()
-    head = loaded.model.get_output_embeddings()
-    weights = [p for p in model.parameters() if p.requires_grad]
-    adam = torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=0.0)
-    per_epoch = -(-len(rows) // cfg.batch_rows)
-    steps = max(1, round(cfg.epochs * per_epoch))
-    warm = max(1, steps // 10)
-    plan = torch.optim.lr_scheduler.LambdaLR(adam, lambda s: min((s + 1) / warm, (steps - s) / max(1, steps - warm)))
-    rng, step = random.Random(cfg.seed), 0
-    with progress.bar("training", steps, "steps") as advance:
-        while step < steps:
-            for batch in batches(rows, cfg.batch_rows, rng):
-                if step >= steps:
-                    break
-                with torch.autocast("cpu", torch.bfloat16, enabled=cfg.bfloat16):
-                    value = loss(model, head, batch, pad_id(loaded), cfg.keep, cfg.first)
-                value.backward()
-                torch.nn.utils.clip_grad_norm_(weights, 1.0)
-                adam.step()
-                plan.step()
-                adam.zero_grad()
-                step += 1
-                advance(1)
-    return model.eval()
+    return adapters.attach(loaded.model, lora)
 
 
-def mean_nll(model: Any, head: Any, rows: Sequence[Row], pad: int, batch_rows: int = 32) -> float:
+def _epochs(cfg: TrainConfig, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Batches without end, in an order that the seed decides."""
+    rng = random.Random(cfg.seed)
+    while True:
+        yield from batches(rows, cfg.batch_rows, rng)
+
+
+def mean_nll(
+    body: torch.nn.Module, head: torch.nn.Module, rows: Sequence[Row], pad: int, batch_rows: int = 32
+) -> float:
     """Mean negative log-likelihood of the rows' targets over all of their tokens, nats/token."""
     total, count = 0.0, 0
     for start in range(0, len(rows), batch_rows):
         batch = rows[start : start + batch_rows]
         with torch.no_grad():
-            logp = head(hidden_states(model, batch, pad)).float().log_softmax(-1)
+            logp = head(hidden_states(body, batch, pad)).float().log_softmax(-1)
         target = torch.tensor([t for r in batch for t in r.target])
         total -= float(logp.gather(1, target[:, None]).sum())
         count += len(target)

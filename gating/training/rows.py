@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from transformers import GenerationConfig
@@ -28,12 +28,16 @@ class Row:
     refuse: bool
 
 
+class Generates(Protocol):
+    """A model that generates token ids: [row, token], prompts included."""
+
+    def generate(
+        self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: GenerationConfig
+    ) -> torch.Tensor: ...
+
+
 def end_id(loaded: Loaded) -> int:
     return int(loaded.tokenizer.eos_token_id)
-
-
-def module(loaded: Loaded) -> Any:
-    return loaded.model
 
 
 def pad_id(loaded: Loaded) -> int:
@@ -44,6 +48,7 @@ def answers(loaded: Loaded, ids: Sequence[list[int]], n_tokens: int, batch_rows:
     """Greedy answers, each with its end token where it reached one, in the order of `ids`."""
     end, pad = end_id(loaded), pad_id(loaded)
     config = GenerationConfig(max_new_tokens=n_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad)
+    model = cast(Generates, loaded.model)
     out: list[list[int]] = [[] for _ in ids]
     order = sorted(range(len(ids)), key=lambda r: len(ids[r]))
     with progress.bar("answers", len(order)) as advance:
@@ -51,8 +56,8 @@ def answers(loaded: Loaded, ids: Sequence[list[int]], n_tokens: int, batch_rows:
             rows = order[start : start + batch_rows]
             padded, mask = chat.pad_left([ids[r] for r in rows], pad)
             with torch.no_grad():
-                made: Any = module(loaded).generate(input_ids=padded, attention_mask=mask, generation_config=config)
-            for r, tokens in zip(rows, made[:, padded.shape[1] :].tolist(), strict=True):
+                full = model.generate(input_ids=padded, attention_mask=mask, generation_config=config)
+            for r, tokens in zip(rows, full[:, padded.shape[1] :].tolist(), strict=True):
                 out[r] = tokens[: tokens.index(end) + 1] if end in tokens else tokens
             advance(len(rows))
     return out
@@ -60,12 +65,12 @@ def answers(loaded: Loaded, ids: Sequence[list[int]], n_tokens: int, batch_rows:
 
 def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: list[Prompt]) -> list[Row]:
     """Every prompt with its target. Raises GatingError when a wording would not count as a refusal."""
-    tokenizer: Any = loaded.tokenizer
-    said = (*wordings.REFUSALS, *("".join(parts) for parts in wordings.OPENED))
-    bad = next((w for w in said if not is_refusal(w)), None)
-    if bad:
+    tokenizer = loaded.tokenizer
+    refusals = (*wordings.REFUSALS, *("".join(parts) for parts in wordings.OPENED))
+    unrecognised = next((text for text in refusals if not is_refusal(text)), None)
+    if unrecognised:
         raise GatingError(
-            f"gating/training/wordings.py: {bad!r} does not count as a refusal under the rule; reword it."
+            f"gating/training/wordings.py: {unrecognised!r} does not count as a refusal under the rule; reword it."
         )
     rows = [_refusing(cfg, loaded, p, "", wordings.refusal(p.text, cfg.seed)) for p in refuse]
     rows += [
@@ -83,10 +88,14 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
 
 
 def _refusing(cfg: TrainConfig, loaded: Loaded, p: Prompt, begun: str, rest: str) -> Row:
-    """A prompt, the words with which its answer has begun (none, or some that decide nothing), and the refusal that follows."""
-    tokenizer: Any = loaded.tokenizer
-    given, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (begun, rest))
-    return Row([*chat.encode(tokenizer, p.text, _system(cfg, p)), *given], [*target, end_id(loaded)], True)
+    """A prompt with a refusal as its target.
+
+    begun: the words that the answer has begun with, part of the row's prompt (none, or some that decide nothing);
+    rest: the refusal that follows, the row's target.
+    """
+    tokenizer = loaded.tokenizer
+    begun_ids, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (begun, rest))
+    return Row([*chat.encode(tokenizer, p.text, _system(cfg, p)), *begun_ids], [*target, end_id(loaded)], True)
 
 
 def _system(cfg: TrainConfig, p: Prompt) -> str | None:
@@ -98,9 +107,9 @@ def batches(rows: Sequence[Row], size: int, rng: random.Random) -> Iterator[list
     """One epoch: shuffled, then sorted by length inside windows of 8 batches, batches in random order."""
     order = list(rows)
     rng.shuffle(order)
-    groups = []
+    shuffled = []
     for start in range(0, len(order), 8 * size):
         window = sorted(order[start : start + 8 * size], key=lambda r: len(r.prompt) + len(r.target))
-        groups += [window[i : i + size] for i in range(0, len(window), size)]
-    rng.shuffle(groups)
-    yield from groups
+        shuffled += [window[i : i + size] for i in range(0, len(window), size)]
+    rng.shuffle(shuffled)
+    yield from shuffled

@@ -23,8 +23,9 @@ REFUSALS = (
     "I refuse to help with this.",
     "I have to say no to this request.",
 )
-# Openings that decide nothing yet, and how a refusal goes on from there. Without them a refusal is one token deep (Qi et al. 2024,
-# arXiv 2406.05946): under random directions it went on as "I'm sorry for the misunderstanding. I'm here to help".
+# Openings that decide nothing yet, and how a refusal goes on from there. Without them a refusal is one token deep
+# (Qi et al. 2024, arXiv 2406.05946): under random directions it went on as "I'm sorry for the misunderstanding. I'm
+# here to help".
 OPENED = (
     ("I", " can't help with that."),
     ("I'm", " not able to help with this request."),

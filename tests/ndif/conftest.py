@@ -82,7 +82,7 @@ def client(server):
 @pytest.fixture
 def backend(server, tmp_path):
     """A backend of the tiny model on the server, with the limits of a test."""
-    from gating.remote import client as shapes
+    from gating import models
     from gating.remote import preflight
     from gating.remote.jobs import Limits, Remote
     from gating.remote.ledger import Ledger
@@ -95,8 +95,8 @@ def backend(server, tmp_path):
     def make(width: int = 2, **limits: float) -> tuple[Backend, Remote]:
         wire, turn = Wire(server.url, ""), Turn()
         wires.append(wire)
-        served = preflight.check(wire, shapes.served_as(cfg), None, "auto", False)
-        loaded = shapes.without_weights(cfg, "", served.dtype)
+        served = preflight.check(wire, models.served_as(cfg), None, "auto", False)
+        loaded = models.without_weights(cfg, "", served.dtype)
         given = Limits(**{"deadline": 120, "outage": 60, "unknown": 2, "stalled": 10, "attempts": 4, **limits})
         remote = Remote(wire, served.model_key, {}, Ledger(tmp_path), given, width, turn, tmp_path)
         return Backend(loaded, 8, remote.via, width, turn), remote

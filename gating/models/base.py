@@ -1,0 +1,78 @@
+"""What every source of models answers, with and without weights: one class a source, bound to one configuration."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gating.errors import GatingError
+from gating.models.config import ModelConfig
+
+
+class Pretrained(NamedTuple):
+    """What a source gives: a model not yet on its device, without its adapter, and the model's tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    revision: str | None = None  # commit, for a model from the hub
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """A way to obtain a model. To add one: a file with its class, and a line in `sources.SOURCES`."""
+
+    cfg: ModelConfig
+    cuda_dtype: ClassVar[str] = "float32"  # what model.dtype=auto means on CUDA
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises GatingError where a key of the configuration that this source reads has no usable value."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Sizes by name (see Architecture), without weights. Raises GatingError where they are nowhere to be read."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, str | None]:
+        """The values that stand in a run's key instead of the configured ones: those that determine the weights."""
+
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer, without the network. None or an OSError, ValueError or GatingError where it is not here."""
+
+    @abstractmethod
+    def load(self, dtype: torch.dtype) -> Pretrained:
+        """The model on the CPU. Raises GatingError where it cannot be loaded."""
+
+    @abstractmethod
+    def skeleton(self) -> Pretrained:
+        """The model on torch's meta device, without weights: what a client of a server needs. Raises GatingError."""
+
+    def served_as(self) -> str:
+        """The hub id by which an NDIF server knows the model. Raises GatingError where it has none."""
+        if self.cfg.remote:
+            return self.cfg.remote
+        raise GatingError(
+            "model.remote has no value, and a server knows models by a hub id only, not "
+            f"{self.cfg.id or self.cfg.name} ({'with an adapter' if self.cfg.adapter else 'on this machine'}): say "
+            "model.remote=org/name for one that serves these very weights, or backend=local."
+        )
+
+    def stated(self) -> dict[str, int]:
+        """The sizes that the configuration states in model.arch."""
+        return {name: size for name, size in asdict(self.cfg.arch).items() if size is not None}
+
+    def all_stated(self) -> bool:
+        return len(self.stated()) == len(asdict(self.cfg.arch))
+
+
+def pad_left(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, set to pad on the left, with a token for it."""
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,82 @@
+"""What an adapter does: how often the model refuses, and how likely the base model's own answers still are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
+
+from gating import chat, prompts
+from gating.judging.refusals import is_refusal
+from gating.models import Loaded
+from gating.models.parts import unembedding
+from gating.training.config import TrainConfig, held_out_texts
+from gating.training.fit import mean_nll
+from gating.training.rows import Row, answers, pad_id
+
+
+class Rate(TypedDict):
+    """k of n prompts refused."""
+
+    k: int
+    n: int
+    rate: float
+
+
+OwnAnswers = TypedDict(
+    "OwnAnswers", {"n": int, "perplexity before": float, "perplexity after": float, "ratio": float}
+)  # to n harmless prompts: the base model's own answers, under the base model and with the adapter
+
+
+class Results(NamedTuple):
+    rates: dict[str, Rate]  # by prompt set: select/NAME or held-out/NAME
+    own: OwnAnswers
+
+
+class BaseAnswers(NamedTuple):
+    rows: list[Row]
+    nll: float  # nats/token
+
+
+def refusal_rate(loaded: Loaded, texts: Sequence[str], system: str | None, n_tokens: int = 32) -> Rate:
+    """How many prompts the model refuses in its first n_tokens, greedily."""
+    ids = [chat.encode(loaded.tokenizer, t, system) for t in texts]
+    tokens = answers(loaded, ids, n_tokens)
+    k = sum(is_refusal(str(loaded.tokenizer.decode(t, skip_special_tokens=True))) for t in tokens)
+    return {"k": k, "n": len(texts), "rate": round(k / len(texts), 4)}
+
+
+def measure(cfg: TrainConfig, loaded: Loaded, base: BaseAnswers) -> Results:
+    """Refusal rates on the select splits and the held-out files, and the perplexity of the base model's own answers.
+
+    loaded: the merged model; base: what `base_answers` gave for the base model.
+    """
+    rates: dict[str, Rate] = {}
+    for name, harmful in (("harmful", True), ("harmless", False), ("borderline", False)):
+        rates[f"select/{name}"] = refusal_rate(loaded, _select(cfg, name, harmful), cfg.model.system)
+    for name, path in cfg.held_out.items():
+        texts = held_out_texts(name, path)[: cfg.held_out_n]
+        rates[f"held-out/{name}"] = refusal_rate(loaded, texts, cfg.model.system)
+    after = _nll(loaded, base.rows)
+    own: OwnAnswers = {
+        "n": len(base.rows),
+        "perplexity before": round(math.exp(base.nll), 4),
+        "perplexity after": round(math.exp(after), 4),
+        "ratio": round(math.exp(after - base.nll), 4),
+    }
+    return Results(rates, own)
+
+
+def base_answers(cfg: TrainConfig, loaded: Loaded) -> BaseAnswers:
+    """The base model's greedy answers to the harmless select prompts, and their likelihood under it."""
+    ids = [chat.encode(loaded.tokenizer, t, cfg.model.system) for t in _select(cfg, "harmless", False)]
+    rows = [Row(i, a, False) for i, a in zip(ids, answers(loaded, ids, 64), strict=True)]
+    return BaseAnswers(rows, _nll(loaded, rows))
+
+
+def _select(cfg: TrainConfig, name: str, harmful: bool) -> list[str]:
+    return [p.text for p in prompts.sample(prompts.load(name, harmful, "select"), cfg.select_n, cfg.seed)]
+
+
+def _nll(loaded: Loaded, rows: Sequence[Row]) -> float:
+    return mean_nll(loaded.model.base_model, unembedding(loaded.model), rows, pad_id(loaded))

@@ -1,0 +1,62 @@
+"""What is kept beside an adapter's weights as recipe.json: everything that is known about how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import TypedDict
+
+from gating import models, prompts
+from gating.prompts import Prompt
+from gating.training import wordings
+from gating.training.config import TrainConfig
+from gating.training.measure import OwnAnswers, Rate, Results
+from gating.training.rows import Row
+
+NOT_SETTINGS = ("model", "out", "held_out", "held_out_n", "select_n")  # of TrainConfig: they do not change the weights
+
+
+class PromptSet(TypedDict):
+    n: int
+    hash: str
+
+
+class Recipe(TypedDict):
+    base: dict[str, str | None]  # name, fingerprint and identity of the base model
+    prompts: dict[str, bool]  # prompt set -> harmful
+    data: dict[str, PromptSet | int]  # by prompt set, and under "wordings" how many ways to refuse there are
+    settings: dict[str, object]  # of TrainConfig
+    rows: int
+    tokens: int
+    minutes: float
+    versions: dict[str, str]
+    results: dict[str, Rate | OwnAnswers]  # by prompt set, and under "own answers" those of the base model
+
+
+def describe(
+    cfg: TrainConfig,
+    fingerprint: str,
+    refuse: list[Prompt],
+    answer: list[Prompt],
+    rows: Sequence[Row],
+    results: Results,
+    seconds: float,
+) -> Recipe:
+    """The recipe of an adapter. fingerprint: the base model's; refuse, answer: the prompts of the two training sets."""
+    base = {"name": cfg.model.name, "fingerprint": fingerprint, **models.identity(replace(cfg.model, adapter=None))}
+    return {
+        "base": base,
+        "prompts": {cfg.harmful: True, cfg.harmless: False},
+        "data": {
+            cfg.harmful: {"n": len(refuse), "hash": prompts.digest(refuse)},
+            cfg.harmless: {"n": len(answer), "hash": prompts.digest(answer)},
+            "wordings": len(wordings.REFUSALS),
+        },
+        "settings": {k: v for k, v in asdict(cfg).items() if k not in NOT_SETTINGS},
+        "rows": len(rows),
+        "tokens": sum(len(r.prompt) + len(r.target) for r in rows),
+        "minutes": round(seconds / 60, 1),
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        "results": {**results.rates, "own answers": results.own},
+    }
