@@ -1,0 +1,55 @@
+"""The house keeps its shape: imports go one way, files and functions stay small, readers need no torch."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gating"
+FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
+# From the ground up; a room may import rooms before it. What stands in one tuple does not import each other.
+FLOORS = (
+    ("errors", "progress", "config_files"),
+    ("prompts", "personas", "chat"),
+    ("models",),
+    ("judging",),
+    ("steering",),
+    ("store",),
+    ("analysis",),
+    ("remote",),
+    ("pipeline",),
+    ("training",),
+    ("figures",),
+    ("reporting",),
+    ("cli",),
+    ("run", "train", "report", "results", "rejudge", "selection", "__main__"),
+)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms of this package that a file imports, wherever in it."""
+    rooms: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "gating":
+            rooms |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gating."):
+            rooms.add(str(node.module).split(".")[1])
+    return rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_rooms_below_it(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    (floor,) = (i for i, names in enumerate(FLOORS) if room in names)
+    below = {name for names in FLOORS[:floor] for name in names}
+    assert rooms_imported(path) - {room, "__version__"} <= below
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_and_no_function_is_too_long_to_take_in(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    assert not [f.name for f in functions if (f.end_lineno or f.lineno) - f.lineno + 1 > 50]
