@@ -120,8 +120,8 @@ def _prompt(path: Path, line: int, record: object, harmful: bool, source: str, k
     column = next((c for c in TEXT_COLUMNS if c in fields), None)
     if column is None:
         raise GatingError(
-            f"{key}: {path}, entry {line} has the columns {', '.join(fields) or 'none'}; the prompt's text must be in a "
-            f"column called {choices(TEXT_COLUMNS)}."
+            f"{key}: {path}, entry {line} has the columns {', '.join(fields) or 'none'}; the prompt's text must be in "
+            f"a column called {choices(TEXT_COLUMNS)}."
         )
     text = fields[column]
     if not isinstance(text, str) or not text.strip():
@@ -152,7 +152,8 @@ def _public(name: str, key: str) -> list[Prompt]:
     except Exception as e:  # the library raises a dozen types for "not reachable", all with the same remedy
         raise GatingError(
             f"{key}={name!r}: the public set {hub_id} could not be loaded ({type(e).__name__}); it needs a reachable "
-            "Hugging Face hub or a filled cache (and HF_TOKEN for a gated set). Or give a file: data=file data.harmful=PATH."
+            "Hugging Face hub or a filled cache (and HF_TOKEN for a gated set). Or give a file: "
+            "data=file data.harmful=PATH."
         ) from None
     kept = [r for r in rows if all(r[column] == value for column, value in wanted.items())]
     return [Prompt(r[text].strip(), str(r[category]) if category else "none", hub_id, harmful) for r in kept]

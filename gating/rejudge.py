@@ -51,7 +51,7 @@ def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool =
         if not pending.any():
             return f"opened: nothing to judge ({summary(judged)})"
         judge, fingerprint = build(spec, tree.attrs)
-        block = int(tree.attrs.get("block", BLOCK))
+        block = int(tree.attrs.get("prompt_batch", BLOCK))
         if force or not laid_out:
             store.create_group(path, group, judged.assign_attrs(_described(spec, fingerprint)), {"prompt": block})
         elif judged.attrs.get("fingerprint") != fingerprint:

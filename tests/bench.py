@@ -92,7 +92,7 @@ def main() -> None:
         "every block steered / transformers' own generate": (run(everywhere), plain),
         "readouts at every block / without": (run(middle, readouts=Readouts(probes)), run(middle)),
         "with the logit lens and every token / without": (
-            run(middle, readouts=Readouts(probes, [5], lens=True, every_step=True)),
+            run(middle, readouts=Readouts(probes, [5], extra=("lens_score", "step_projection"))),
             run(middle, readouts=Readouts(probes)),
         ),
         "scoring answers that conditions share / all different": (

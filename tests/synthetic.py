@@ -7,8 +7,16 @@ import xarray as xr
 
 from gating import store
 from gating.pipeline.conditions import table
+from gating.steering import condition_grid
+from gating.steering.condition_grid import NamedSpec
 from gating.steering.interventions import Condition, Intervention
 from gating.store import TEXT
+
+
+def named_conditions(specs, directions, n_layers, first=0) -> list[Condition]:
+    """Named conditions from lists of interventions, or from mappings of `do` and `system`."""
+    full = {k: NamedSpec(v["do"], v.get("system")) if isinstance(v, dict) else NamedSpec(v) for k, v in specs.items()}
+    return condition_grid.named(full, directions, n_layers, first)
 
 
 def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, categories: list[str] | None = None,
@@ -21,11 +29,11 @@ def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, catego
     hashes = np.array([f"p{i}" for i in range(n)], dtype=TEXT)
     add = Intervention("add", "compliant", (2,), 4.0)
     known = conditions or [
-        Condition(c)
+        Condition(c, family=c)
         if c == "baseline"
-        else Condition(c, "random", (add,), 0, "2", int(c.rpartition("-")[2]))
+        else Condition(c, "random", (add,), 0, "2", int(c.rpartition("-")[2]), family="compliant", controls="compliant")
         if "random" in c
-        else Condition(c, "steered", (add,), 0, "2")
+        else Condition(c, "steered", (add,), 0, "2", family=c)
         for c in names
     ]
     out = store.empty_outcomes(len(names), n, 2).assign_coords(condition=np.array(names, dtype=TEXT), prompt=hashes)
@@ -45,7 +53,13 @@ def tree(labels: dict[str, list[int]], harmful: list[bool] | None = None, catego
         },
         coords={"prompt": hashes},
     )
-    groups = {"/prompts": prompts, "/conditions": table(known), "/outcomes": out}
+    groups = {
+        "/prompts": prompts,
+        "/conditions": table(
+            known, max([layers, *(b + 1 for c in known for iv in c.interventions for b in iv.layers)])
+        ),
+        "/outcomes": out,
+    }
     if directions:
         groups["/readouts"] = _readouts(out, directions, layers, steps)
         groups["/directions"], geometry = _directions(directions, layers, permutations)
@@ -61,7 +75,7 @@ def _readouts(out: xr.Dataset, directions: list[str], layers: int, steps: int) -
     rng = np.random.default_rng(0)
     c, p, d = out.sizes["condition"], out.sizes["prompt"], len(directions)
     shapes = {
-        "projection": (c, p, layers, d), "resid_norm": (c, p, layers), "relative_change": (c, p, layers), "kl": (c, p),
+        "projection": (c, p, layers, d), "residual_norm": (c, p, layers), "relative_change": (c, p, layers), "kl": (c, p),
         "lens_score": (c, p, layers), "step_projection": (c, p, steps, layers, d),
     }  # fmt: skip
     dims = {4: ("layer", "direction"), 5: ("step", "layer", "direction"), 3: ("layer",), 2: ()}

@@ -104,8 +104,8 @@ def test_a_coefficient_of_zero_is_bit_identical_to_no_steering(tiny, made):
     probes = made["vector"].transpose("layer", "direction", "hidden").values
     off, on = (backend.generate(ids, e, NEW, Readouts(probes, [1, 5])) for e in ({}, lower(zero, made, 0)))
     assert off.tokens == on.tokens
-    for name in ("score", "projection", "residual_norm"):
-        assert np.array_equal(getattr(off, name), getattr(on, name))
+    for name in ("refusal_score", "projection", "residual_norm"):
+        assert np.array_equal(off.read[name], on.read[name])
 
 
 def test_every_row_of_a_batch_moves_by_its_own_vector(tiny, made):
@@ -117,9 +117,9 @@ def test_every_row_of_a_batch_moves_by_its_own_vector(tiny, made):
     probes = np.zeros((tiny.n_layers, 1, tiny.hidden), dtype="float32")
     probes[1, 0] = unit / norm
     off, on = (backend.generate(ids, e, 1, Readouts(probes)) for e in ({}, lower(steered, made, 0)))
-    moved = on.projection[:, 0, 1, 0] - off.projection[:, 0, 1, 0]
+    moved = on.read["projection"][:, 1, 0] - off.read["projection"][:, 1, 0]
     assert np.allclose(moved, norm * np.arange(1, 6), rtol=1e-4)
-    assert np.array_equal(on.projection[:, 0, 0], off.projection[:, 0, 0])  # block 0 comes before
+    assert np.array_equal(on.read["projection"][:, 0], off.read["projection"][:, 0])  # block 0 comes before
 
 
 def test_a_batch_captures_what_each_prompt_gives_alone_and_what_transformers_reports(tiny):
@@ -151,7 +151,7 @@ def test_the_first_token_score_and_the_nll_are_those_of_transformers_alone(tiny)
         with torch.no_grad():
             logits = tiny.model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].double()
         p = logits[len(prompt) - 1].softmax(-1)[[4, 9]].sum()
-        assert np.isclose(out.score[r], torch.log(p / (1 - p)), atol=1e-4)
+        assert np.isclose(out.read["refusal_score"][r], torch.log(p / (1 - p)), atol=1e-4)
         lp = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(answer)), answer]
         assert np.isclose(nll[r], -lp.mean(), atol=1e-4)
 
@@ -184,7 +184,7 @@ def test_readouts_of_a_batch_are_those_that_transformers_gives_each_row_alone(ti
     rows = [c for _ in ids for c in (Condition("baseline"), steered)]
     unit = np.ascontiguousarray(made["vector"].transpose("layer", "direction", "hidden").values)
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
-    readouts = Readouts(unit, [4, 9], [0, 0, 2, 2, 4, 4], lens=True, every_step=True)
+    readouts = Readouts(unit, [4, 9], [0, 0, 2, 2, 4, 4], extra=("lens_score", "step_projection", "cosine"))
     out = backend.generate([i for i in ids for _ in (0, 1)], lower(rows, made, 0), 4, readouts)
     v = torch.from_numpy(vector(steered.interventions[0], 1, made, 0)[0]).float()
     layers = operator.attrgetter(decoder_layers(tiny.model))(tiny.model)
@@ -201,17 +201,25 @@ def test_readouts_of_a_batch_are_those_that_transformers_gives_each_row_alone(ti
             handle.remove()
         at = range(len(prompt) - 1, len(prompt) + len(out.tokens[r]))  # the last prompt token, then each generated one
         expected = np.stack([[states[b][t].numpy() @ unit[b].T for b in range(tiny.n_layers)] for t in at])
-        seen = out.projection[r][: len(expected)]
+        seen = out.read["step_projection"][r][: len(expected)]
         assert np.allclose(seen, expected[: len(seen)], atol=2e-3)
-        assert np.isnan(out.projection[r][len(expected) :]).all()
+        assert np.isnan(out.read["step_projection"][r][len(expected) :]).all()
+        norms = [float(states[b][len(prompt) - 1].norm()) for b in range(tiny.n_layers)]
+        assert np.allclose(out.read["cosine"][r], expected[0] / np.array(norms)[:, None], atol=1e-4)
+        assert np.allclose(out.read["residual_norm"][r], norms, rtol=1e-4)
         last = logits[len(prompt) - 1].log_softmax(-1)
         if not condition.interventions:
             base, before = last, states[1][len(prompt) - 1]
         kl = float((base.exp() * (base - last)).sum())
-        assert np.isclose(out.kl[r], kl, atol=1e-4) and (out.kl[r] == 0) is not bool(condition.interventions)
-        assert np.isclose(out.lens[r, -1], out.score[r], atol=1e-3)  # the last block's stream is what the head reads
+        row = {name: values[r] for name, values in out.read.items()}
+        assert np.isclose(row["kl"], kl, atol=1e-4) and (row["kl"] == 0) is not bool(condition.interventions)
+        # the last block's stream is what the head reads
+        assert np.isclose(row["lens_score"][-1], row["refusal_score"], atol=1e-3)
         change = float(v.norm() / before.norm()) if condition.interventions else 0.0
-        assert np.isclose(out.change[r, 1], change, rtol=1e-3) and (np.delete(out.change[r], 1) == 0).all()
+        assert (
+            np.isclose(row["relative_change"][1], change, rtol=1e-3)
+            and (np.delete(row["relative_change"], 1) == 0).all()
+        )
 
 
 def test_sampling_is_the_same_under_one_seed_and_differs_under_another(tiny):

@@ -14,7 +14,7 @@ PART = "+parts.mp={direction: compliant, layers: 2, coef: 3}"
 def of(*overrides):
     run, _, _ = compose("model=tiny-llama", "controls.random=0", *overrides)
     check(run)
-    return {c.name: c for c in conditions.of(run, 5)}
+    return {c.name: c for c in conditions.resolve(run).conditions(5)}
 
 
 def test_a_part_is_used_by_its_name_and_may_be_changed_in_place():
@@ -44,7 +44,7 @@ def test_every_direction_that_is_referred_to_is_extracted():
         "model=tiny-llama", "steer.gate=evil", "+conditions.a=[{direction: formal+terse, op: ablate, layers: 1, norm: playful}]",
         "+directions.derived.rest={of: compliant, orthogonal_to: cautious}", "+directions.extra=[sycophantic]",
     )  # fmt: skip
-    names = conditions.direction_names(run)
+    names = conditions.resolve(run).direction_names
     assert set(names) == {"compliant", "evil", "formal", "terse", "playful", "cautious", "sycophantic", "refusal"}
 
 
@@ -61,5 +61,4 @@ def test_what_cannot_be_is_refused_by_name(override, culprit):
     with pytest.raises(GatingError, match=culprit):
         run, _, _ = compose("model=tiny-llama", override)
         check(run)
-        conditions.check_directions(run)
-        conditions.of(run, 5)
+        conditions.resolve(run).conditions(5)

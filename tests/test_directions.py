@@ -5,8 +5,8 @@ import pytest
 
 from gating import personas, prompts
 from gating.errors import GatingError
-from gating.steering import directions
-from gating.steering.directions import Made
+from gating.steering import direction_methods, direction_specs, directions
+from gating.steering.directions import Extracted
 
 
 @pytest.fixture
@@ -21,25 +21,35 @@ def planted():
 def test_a_mean_difference_is_computed_in_float64_even_where_float32_means_lose_it():
     big = np.full((4000, 1, 2), 1e4, dtype="float32")
     big[:, 0, 1] += np.linspace(0, 1, 4000, dtype="float32")
-    out = directions.mean_difference(big + np.float32(0.0078125), big)
+    out = direction_methods.mean_difference(big + np.float32(0.0078125), big)
     assert np.allclose(out[0, 0], 0.0078125, atol=1e-9) and out.dtype == "float64"
 
 
-def test_both_methods_find_the_planted_direction_and_agree_on_its_norm(planted):
+def test_all_methods_find_the_planted_direction_and_agree_on_its_norm(planted):
     positive, negative, truth = planted
-    mean, normal = directions.mean_difference(positive, negative), directions.probe(positive, negative, 0)
+    mean, normal = direction_methods.mean_difference(positive, negative), direction_methods.probe(positive, negative, 0)
     for found in (mean, normal):
         assert found[0] @ truth / np.linalg.norm(found[0]) / 4 > 0.95
     assert np.allclose(np.linalg.norm(mean, axis=-1), np.linalg.norm(normal, axis=-1))
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_first_principal_component_of_differences_has_the_sign_and_norm_of_their_mean(planted, paired):
+    positive, negative, truth = planted
+    component = direction_methods.principal_component(positive, negative, paired)
+    swapped = direction_methods.principal_component(negative, positive, paired)
+    assert component[0] @ truth / np.linalg.norm(component[0]) / 4 > 0.95 and np.allclose(component, -swapped)
+    mean = direction_methods.mean_difference(positive, negative)
+    assert np.allclose(np.linalg.norm(component, axis=-1), np.linalg.norm(mean, axis=-1))
+
+
 def test_the_directions_group_keeps_norms_cosines_counts_and_the_sides_projections(planted):
     positive, negative, _ = planted
-    v = directions.mean_difference(positive, negative)
+    v = direction_methods.mean_difference(positive, negative)
     sides = (positive.mean(0, dtype="float64"), negative.mean(0, dtype="float64"))
     made = [
-        Made("x", v, "model", "last", "mean", "d", (3, 2), (3, 1), sides),
-        Made("y", -2 * v, "derived", "last", "mean", "d"),
+        Extracted("x", v, "model", "last", "mean", "d", (3, 2), (3, 1), sides),
+        Extracted("y", -2 * v, "derived", "last", "mean", "d"),
     ]
     ds = directions.assemble(made, np.array([1.0, 2.0]))
     assert np.allclose(ds["cosine"].sel(direction="x", other="y"), -1)
@@ -59,7 +69,7 @@ def test_a_part_along_and_the_rest_add_up_and_are_orthogonal(planted):
 
 def test_permuted_labels_give_directions_that_forget_the_planted_one(planted):
     positive, negative, truth = planted
-    real = directions.unit(directions.mean_difference(positive, negative))[0] @ truth / 4
+    real = directions.unit(direction_methods.mean_difference(positive, negative))[0] @ truth / 4
     for paired in (True, False):
         null = directions.unit(directions.permuted(positive, negative, paired, 50, 0))[:, 0] @ truth / 4
         assert real > 0.95 and np.abs(null).max() < real and abs(null.mean()) < 0.2
@@ -71,22 +81,22 @@ def test_permuted_labels_give_directions_that_forget_the_planted_one(planted):
      ("a/b.yaml:i_thou", ("a/b.yaml", "i_thou", "last")), ("a:b/c.yaml", ("a:b/c.yaml", "model", "last"))],
 )  # fmt: skip
 def test_a_name_may_carry_a_role_and_a_position(name, parts):
-    assert directions.split_name(name, "last") == parts
+    assert direction_specs.split_name(name, "last") == parts
 
 
 @pytest.mark.parametrize("name", ["evil:thou", "refusal:user"])
 def test_a_role_that_is_none_is_refused(name):
     with pytest.raises(GatingError, match="role"):
-        directions.split_name(name, "last")
+        direction_specs.split_name(name, "last")
 
 
 def test_uncompliant_is_the_exact_reverse_of_compliant():
-    a, b = (directions.contrast(n, "last", None, [], None) for n in ("compliant", "uncompliant"))
+    a, b = (direction_specs.direction_spec(n, "last", None, [], None) for n in ("compliant", "uncompliant"))
     assert set(a.positive) == set(b.negative) and set(a.negative) == set(b.positive)
 
 
 def test_fewer_questions_keep_both_sides_paired():
-    c = directions.contrast("evil", "last", None, [], 3)
+    c = direction_specs.direction_spec("evil", "last", None, [], 3)
     assert len(c.positive) == len(c.negative) == 3 * len(personas.load("evil").positive)
     assert [u for _, u in c.positive] == [u for _, u in c.negative]
 
@@ -94,6 +104,8 @@ def test_fewer_questions_keep_both_sides_paired():
 def test_the_refusal_direction_needs_both_sides_of_the_extract_split():
     harmful = prompts.load("harmful", True, "extract")
     with pytest.raises(GatingError, match=r"directions\.harmless"):
-        directions.contrast("refusal", "last", None, harmful, None)
-    both = directions.contrast("refusal@-2", "last", "S", harmful + prompts.load("harmless", False, "extract"), None)
+        direction_specs.direction_spec("refusal", "last", None, harmful, None)
+    both = direction_specs.direction_spec(
+        "refusal@-2", "last", "S", harmful + prompts.load("harmless", False, "extract"), None
+    )
     assert both.position == "-2" and both.name == "refusal@-2" and both.positive[0][0] == "S"

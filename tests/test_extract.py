@@ -34,7 +34,7 @@ def state(backend, ids, position):
 def test_the_user_persona_is_read_where_an_answer_is_the_users_message_and_i_thou_is_the_difference(tmp_path):
     planned, backend = prepared(tmp_path, "steer.direction=[compliant,'compliant:user','compliant:i_thou']")
     made, _ = extract.extract(planned, backend)
-    (contrast,) = [c for c in planned.contrasts if c.name == "compliant"]
+    (contrast,) = [c for c in planned.direction_specs if c.name == "compliant"]
     tokenizer, sides = backend.loaded.tokenizer, {}
     for name, side in (("positive", contrast.positive), ("negative", contrast.negative)):
         model, user = [], []
@@ -56,7 +56,7 @@ def test_a_response_mean_averages_over_the_answers_own_tokens(tmp_path):
     planned, backend = prepared(tmp_path, "steer.direction=compliant@response_mean")
     made, _ = extract.extract(planned, backend)
     sides = []
-    for side in (planned.contrasts[0].positive, planned.contrasts[0].negative):
+    for side in (planned.direction_specs[0].positive, planned.direction_specs[0].negative):
         means = []
         for system, question in side:
             ids = chat.encode(backend.loaded.tokenizer, question, system)
@@ -71,7 +71,7 @@ def test_samples_of_a_prompt_count_once_where_only_the_prompt_is_read(tmp_path):
     planned, backend = prepared(tmp_path, "steer.direction=[compliant@last,compliant@response_mean]", *more)
     made, _ = extract.extract(planned, backend)
     by = made.set_coords("position").swap_dims(direction="position")
-    n = len(planned.contrasts[0].positive)
+    n = len(planned.direction_specs[0].positive)
     assert made["n_positive"].values[:2].tolist() == [n, 3 * n]
     assert made["n_distinct_positive"].values[0] == n < made["n_distinct_positive"].values[1] <= 3 * n
     assert by.sizes["position"] == 3
@@ -80,7 +80,7 @@ def test_samples_of_a_prompt_count_once_where_only_the_prompt_is_read(tmp_path):
 def test_sampled_answers_are_the_same_when_a_killed_extraction_goes_on(tmp_path, monkeypatch):
     more = ("steer.direction=compliant@response_mean", "directions.temperature=1.0", "backend.batch_rows=4")
     whole, backend = prepared(tmp_path / "a", *more)
-    chats = list(dict.fromkeys((*whole.contrasts[0].positive, *whole.contrasts[0].negative)))
+    chats = list(dict.fromkeys((*whole.direction_specs[0].positive, *whole.direction_specs[0].negative)))
     expected = responses.answers(whole, backend, "responses", chats)
     killed, backend = prepared(tmp_path / "b", *more)
     real, calls = backend.generate, []
@@ -112,7 +112,7 @@ def test_an_empty_or_looping_answer_takes_its_partner_with_it(tmp_path, monkeypa
 
     monkeypatch.setattr(responses, "answers", some_bad)
     made, _ = extract.extract(planned, backend)
-    n = len(planned.contrasts[0].positive)
+    n = len(planned.direction_specs[0].positive)
     assert made["n_positive"].values[0] == made["n_negative"].values[0]
     assert made["n_positive"].values[0] <= n - 1
 
@@ -144,13 +144,13 @@ def test_a_judge_puts_each_answer_on_its_side_and_a_failed_judgement_is_missing_
     from gating.judging import Judgement
 
     planned, backend = prepared(tmp_path, "steer.direction=compliant@last", "directions.filter=rule-now")
-    n = len(planned.contrasts[0].positive)
+    n = len(planned.direction_specs[0].positive)
     scores = {0: float("nan"), 1: 0.2}  # the first answer could not be judged, the second does not show the trait
 
     class Told:
         def judge(self, items, advance):
-            positive = set(planned.contrasts[0].positive)
-            chats = list(dict.fromkeys((*planned.contrasts[0].positive, *planned.contrasts[0].negative)))
+            positive = set(planned.direction_specs[0].positive)
+            chats = list(dict.fromkeys((*planned.direction_specs[0].positive, *planned.direction_specs[0].negative)))
             return [Judgement(score=scores.get(i, 1.0 if chats[i] in positive else 0.0)) for i in range(len(items))]
 
     monkeypatch.setattr(rejudge, "build", lambda spec, attrs: (Told(), "none"))

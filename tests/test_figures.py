@@ -12,9 +12,10 @@ from gating import analysis
 from gating.analysis import stats
 from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, traces
 from gating.reporting import tables
-from gating.steering import interventions
+from gating.steering import condition_grid
 from gating.steering.interventions import Condition
 from tests import synthetic
+from tests.synthetic import named_conditions
 
 NAMES = ("compliant", "refusal")
 
@@ -22,7 +23,7 @@ NAMES = ("compliant", "refusal")
 @pytest.fixture
 def ko():
     """Two injections by two knock-outs, each with three random controls."""
-    made = interventions.named(
+    made = named_conditions(
         {"ko": [{"direction": "compliant", "layers": [1, 2]}, {"direction": "compliant", "op": "ablate", "layers": [2, 3], "random": 3}]},
         NAMES, 4,
     )  # fmt: skip
@@ -44,7 +45,7 @@ def test_a_knock_out_stands_beside_every_one_of_its_random_controls(ko):
 
 
 def test_random_directions_that_control_no_condition_are_shown_under_their_own_name():
-    made = interventions.named({"only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 3}]}, NAMES, 4)
+    made = named_conditions({"only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 3}]}, NAMES, 4)
     run = synthetic.tree(
         {c.name: [0, 1] for c in [Condition("baseline"), *made]}, conditions=[Condition("baseline"), *made]
     )
@@ -68,7 +69,7 @@ def test_block_by_coefficient_is_a_map_of_refusal_and_of_degenerate_answers():
         "scope": "all",
         "read": "same",
     }
-    conditions = interventions.grid(spec, NAMES, 4, 0, False)
+    conditions = condition_grid.grid(spec, NAMES, 4, 0, False)
     labels = {c.name: [0, 0, 0, 0] for c in conditions} | {"compliant[layers=2,coef=4]": [3, 3, 1, 0]}
     run = synthetic.tree(labels, conditions=conditions)
     refusal, degenerate = maps.grid(run, True).axes
@@ -119,11 +120,11 @@ def steered(**axes):
         "scope": "all",
         "read": "same",
     }
-    return interventions.grid({**spec, **axes}, NAMES, 6, 0, False)
+    return condition_grid.grid({**spec, **axes}, NAMES, 6, 0, False)
 
 
 def written(specs):
-    return [Condition("baseline"), *interventions.named(specs, NAMES, 6)]
+    return [Condition("baseline"), *named_conditions(specs, NAMES, 6)]
 
 
 def a_run(conditions, labels=(0, 1), **more):
@@ -208,7 +209,7 @@ def test_only_neighbouring_blocks_are_written_as_a_range(blocks, text):
 
 def test_a_dose_response_leaves_out_the_controls_of_named_conditions_and_says_how_many_lines_it_leaves_out():
     conditions = steered(coef=[1.0, 2.0, 40.0], layers=[str(b) for b in range(6)], scope=["all", "last"])
-    named = interventions.named({"any": [{**PERSONA, "direction": "random", "random": 3}]}, NAMES, 6, 99)
+    named = named_conditions({"any": [{**PERSONA, "direction": "random", "random": 3}]}, NAMES, 6, 99)
     run = a_run([*conditions, *named])
     ax = dose.dose(run, "coef", True).axes[0]
     assert [len(line.get_xdata()) for line in ax.lines if line.get_marker() == "."] == [0]
@@ -269,7 +270,7 @@ def many():
     knocked = {"direction": "compliant", "op": "ablate", "layers": [3, 4], "random": 6}
     specs = {"a-knock-out-with-a-long-name-of-its-own": [{**PERSONA, "layers": [1, 2]}, knocked], "any": [{**PERSONA, "direction": "random", "random": 6}],
              **{f"trait_{i}": [{**PERSONA, "coef": float(i)}] for i in range(1, 5)}}  # fmt: skip
-    conditions = [*grid, *interventions.named(specs, NAMES, 6, 50)]
+    conditions = [*grid, *named_conditions(specs, NAMES, 6, 50)]
     directions = ["compliant", "refusal", *(f"a-trait-called-{i}" for i in range(10))]
     rng = np.random.default_rng(2)
     labels = {c.name: rng.integers(0, 4, 8).tolist() for c in conditions}

@@ -6,8 +6,10 @@ import xarray as xr
 
 from gating.errors import GatingError
 from gating.pipeline.conditions import table
-from gating.steering.interventions import Condition, Intervention, grid, named, parse_layers
+from gating.steering.condition_grid import grid
+from gating.steering.interventions import Condition, Intervention, parse_layers
 from gating.steering.lowering import lower, measured, vector
+from tests.synthetic import named_conditions
 
 NAMES = ("compliant", "refusal")
 SPEC = {
@@ -115,12 +117,12 @@ def test_rows_of_different_conditions_share_slots_and_others_have_coefficient_ze
 
 
 def test_a_rows_own_interventions_keep_their_order_in_a_mixed_batch(made):
-    (both,) = named(
+    (both,) = named_conditions(
         {"both": [{"direction": "compliant", "layers": 1, "op": "ablate"}, {"direction": "refusal", "layers": "1-2"}]},
         NAMES,
         4,
     )
-    (other,) = named({"other": [{"direction": "compliant", "layers": 1}]}, NAMES, 4)
+    (other,) = named_conditions({"other": [{"direction": "compliant", "layers": 1}]}, NAMES, 4)
     edits = lower([other, both], made, 0)
     own = [[e["op"] for e in edits[1] if e["strength"][row]] for row in (0, 1)]
     assert own == [["add"], ["ablate", "add"]]
@@ -128,10 +130,22 @@ def test_a_rows_own_interventions_keep_their_order_in_a_mixed_batch(made):
 
 
 def test_the_conditions_table_says_what_each_condition_does():
-    out = table(grid({**SPEC, "coef": [1, 2]}, NAMES, 4, random=1, reverse=True))
+    out = table(grid({**SPEC, "coef": [1, 2]}, NAMES, 4, random=1, reverse=True), 4)
     assert out["kind"].values.tolist() == ["baseline"] + ["steered", "reversed", "random"] * 2
     assert np.isnan(out["coef"].sel(condition="baseline")) and out["seed"].sel(condition="baseline") == -1
     assert out["coef"].sel(condition="compliant-reversed[coef=2]") == -2
+
+
+def test_what_a_conditions_name_shows_stands_in_the_table_as_data():
+    axes = {**SPEC, "coef": [1, 2], "layers": ["1-2", 3]}
+    out = table(grid(axes, NAMES, 4, random=1, reverse=True), 4).sel(condition="compliant-random-0[layers=1-2,coef=2]")
+    assert out["family"] == "compliant" and out["point"] == "layers=1-2,coef=2"
+    assert out["controls"] == "compliant[layers=1-2,coef=2]"
+    assert out["iv_written"].sel(intervention=0).values.tolist() == [False, True, True, False]
+    free = table(
+        named_conditions({"only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 2}]}, NAMES, 4), 4
+    )
+    assert free["controls"].values.tolist() == ["", ""] and free["family"].values.tolist() == ["only", "only"]
 
 
 def test_a_norm_may_be_read_at_a_block_of_its_own(made):
@@ -141,7 +155,7 @@ def test_a_norm_may_be_read_at_a_block_of_its_own(made):
 
 def test_the_papers_convention_reads_one_block_before_it_writes_and_scales_by_another_directions_norm_there(made):
     # mp_only: h += 3 |IT_20| unit(MP_20) at block 20, with _20 = hidden_states[20] = resid_post[19]
-    (mp,) = named(
+    (mp,) = named_conditions(
         {"mp": [{"direction": "compliant", "layers": 2, "coef": 3.0, "norm": "refusal", "read": "previous"}]}, NAMES, 4
     )
     edits = lower([mp], made, 0)
@@ -160,19 +174,29 @@ def test_a_random_control_of_an_ablation_keeps_what_is_measured(made):
 
 def test_remove_takes_out_what_was_added_and_needs_something_to_take_out(made):
     add = {"direction": "compliant", "layers": "1-2", "coef": 2.0}
-    (c,) = named({"c": [add, {"direction": "compliant", "layers": 3, "op": "remove"}]}, NAMES, 4)
+    (c,) = named_conditions({"c": [add, {"direction": "compliant", "layers": 3, "op": "remove"}]}, NAMES, 4)
     edit = lower([c], made, 0)[3][0]
     assert (edit["write"][0, 0] * edit["strength"][0]).tolist() == [-(2 * 2 + 2 * 3), 0, 0]
     with pytest.raises(GatingError, match="no earlier add"):
-        named({"c": [{"direction": "compliant", "layers": 3, "op": "remove"}, add]}, NAMES, 4)
+        named_conditions({"c": [{"direction": "compliant", "layers": 3, "op": "remove"}, add]}, NAMES, 4)
 
 
 def test_a_clamp_leads_to_a_place_between_the_directions_own_sides(made):
-    (c,) = named({"c": [{"direction": "compliant", "layers": 1, "op": "clamp", "coef": 0.25}]}, NAMES, 4)
+    (c,) = named_conditions({"c": [{"direction": "compliant", "layers": 1, "op": "clamp", "coef": 0.25}]}, NAMES, 4)
     assert lower([c], made, 0)[1][0]["target"].tolist() == [0]  # -1 + 0.25 * (3 - -1)
-    (bad,) = named({"c": [{"direction": "refusal", "layers": 1, "op": "clamp"}]}, NAMES, 4)
+    (bad,) = named_conditions({"c": [{"direction": "refusal", "layers": 1, "op": "clamp"}]}, NAMES, 4)
     with pytest.raises(GatingError, match="no two sides"):
         lower([bad], made, 0)
+
+
+def test_the_strength_of_an_operation_is_how_far_its_coefficient_lies_from_the_neutral_one(made):
+    strengths = {}
+    for op, coef in (("add", 2.0), ("ablate", 0.5), ("scale", 3.0), ("scale", 1.0), ("rotate", 30.0), ("clamp", 0.25)):
+        (c,) = named_conditions({"c": [{"direction": "compliant", "layers": 1, "op": op, "coef": coef}]}, NAMES, 4)
+        strengths[op, coef] = lower([c], made, 0)[1][0]["strength"].tolist()
+    assert [v for (v,) in strengths.values()] == [2, 0.5, 2, 0, 30, 1]  # a factor of 1 changes nothing
+    with pytest.raises(GatingError, match="coef"):
+        named_conditions({"c": [{"direction": "compliant", "layers": 1, "op": "scale"}]}, NAMES, 4)
 
 
 def test_a_set_of_directions_is_a_subspace_of_orthonormal_vectors(made):
@@ -184,7 +208,7 @@ def test_a_set_of_directions_is_a_subspace_of_orthonormal_vectors(made):
 
 
 def test_lists_in_named_conditions_are_axes_and_controls_share_their_points_place():
-    out = named(
+    out = named_conditions(
         {"ko": [{"direction": "compliant", "layers": [1, 2]}, {"direction": "compliant", "op": "ablate", "layers": [2, 3],
          "random": 2}], "only": [{"direction": "random", "op": "ablate", "layers": 1, "random": 2}]}, NAMES, 4, first=5,
     )  # fmt: skip
@@ -197,9 +221,9 @@ def test_lists_in_named_conditions_are_axes_and_controls_share_their_points_plac
 
 
 def test_the_conditions_table_holds_every_intervention_in_full():
-    out = table([Condition("baseline"), *named(
+    out = table([Condition("baseline"), *named_conditions(
         {"both": {"do": [{"direction": "compliant", "layers": "1+3"}, {"direction": "random", "op": "ablate", "layers": 2}],
-         "system": "S"}}, NAMES, 4)])  # fmt: skip
+         "system": "S"}}, NAMES, 4)], 4)  # fmt: skip
     both = out.sel(condition="both")
     assert both["iv_layers"].values.tolist() == ["1+3", "2"] and both["iv_op"].values.tolist() == ["add", "ablate"]
     assert both["iv_seed"].values.tolist() == [-1, 0] and both["system"] == "S"

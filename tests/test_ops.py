@@ -37,6 +37,12 @@ def test_ablate_removes_the_projection_and_nothing_else():
     assert torch.equal(out[0, 0], h[0, 0])  # the pad
 
 
+def test_scale_multiplies_the_projection_and_leaves_the_rest():
+    h = torch.tensor([[[9.0, 9.0], [3.0, 4.0], [5.0, 0.0]]]).expand(2, 3, 2).clone()
+    out = apply(h, edit("scale", "all", [[1.0, 0.0], [1.0, 0.0]], [2.0 - 1, 0.0 - 1]))  # strength is factor - 1
+    assert out[0].tolist() == [[9, 9], [6, 4], [10, 0]] and out[1].tolist() == [[0, 9], [0, 4], [0, 0]]
+
+
 def test_a_coefficient_of_zero_is_bit_identical_in_every_dtype():
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -125,7 +131,7 @@ def test_relative_change_is_of_the_last_token_alone():
     before, after = torch.ones(1, 2, 4), torch.ones(1, 2, 4)
     after[0, 0] += 9
     after[0, 1, 0] += 1
-    assert torch.allclose(ops.relative_change(before, after), torch.tensor([0.5]))
+    assert torch.allclose(ops.read_relative_change({"before": before, "last": after[:, -1]}), torch.tensor([0.5]))
 
 
 def test_log_odds_is_the_log_of_p_over_one_minus_p():

@@ -53,7 +53,7 @@ def test_uncompliant_is_compliant_with_its_sides_swapped() -> None:
 
 def test_a_contrast_asks_every_question_under_every_pair_with_both_sides_adjacent() -> None:
     persona = personas.load("compliant")
-    rows = personas.contrast(persona)
+    rows = personas.paired_rows(persona)
     assert len(rows) == 2 * len(persona.positive) * len(persona.questions)
     for plus, minus in zip(rows[::2], rows[1::2], strict=True):
         assert (plus.sign, minus.sign) == (1, -1)
@@ -66,7 +66,7 @@ def test_a_users_file_works_by_path_like_a_shipped_one(tmp_path: Path) -> None:
     persona = personas.load(write(tmp_path, GOOD))
     assert persona.positive == tuple(GOOD["positive"])
     assert persona.source.endswith("calm.yaml")
-    assert len(personas.contrast(persona)) == 12
+    assert len(personas.paired_rows(persona)) == 12
 
 
 def test_the_digest_follows_sides_and_questions_and_nothing_else(tmp_path: Path) -> None:

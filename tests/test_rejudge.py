@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import yaml
 from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -37,7 +38,7 @@ def a_run(folder, n=6, conditions=("baseline", "add"), done=None, block=2):
     """A store with known prompts and answers: prompt i says `ask i`, its answer under condition c says `c answers i`."""
     tree = synthetic.tree({c: [i % 4 for i in range(n)] for c in conditions}, harmful=[i % 3 != 2 for i in range(n)],
                           texts=[f"ask {i}" for i in range(n)])  # fmt: skip
-    attrs = {**tree.attrs, "key": folder.name, "block": block}
+    attrs = {**tree.attrs, "key": folder.name, "prompt_batch": block}
     prompts, about = tree["/prompts"].to_dataset(), tree["/conditions"].to_dataset()
     folder.mkdir(parents=True, exist_ok=True)
     store.create(folder / store.STORE, prompts, about, 2, block, attrs)
@@ -45,7 +46,7 @@ def a_run(folder, n=6, conditions=("baseline", "add"), done=None, block=2):
     out["completion"].values[:] = [[f"{c} answers {i}" for i in range(n)] for c in conditions]
     out["nll"].values[:] = 1.0
     for start in range(0, n if done is None else done, block):
-        store.write_block(folder / store.STORE, start, {"outcomes": out.isel(prompt=slice(start, start + block))})
+        store.write_batch(folder / store.STORE, start, {"outcomes": out.isel(prompt=slice(start, start + block))})
     return folder
 
 
@@ -346,7 +347,7 @@ def test_a_partial_run_is_judged_as_far_as_it_is_and_the_rest_when_it_is_there(t
     assert judged(folder, "endpoint")["label"].values[:, 2:].tolist() == [[MISSING] * 4] * 2
     out = store.read_group(folder / store.STORE, "outcomes")
     out["label"].values[:], out["done"].values[:] = REFUSAL, True
-    store.write_block(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
+    store.write_batch(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
     assert rejudge.rejudge(folder, asking(server)) == "resumed: 12 judged, none missing"
     assert len(server.bodies) == 12
 
@@ -488,7 +489,7 @@ def test_weights_that_changed_are_another_judge(tmp_path, local):
     rejudge.rejudge(folder, a_classifier(local, tmp_path))
     out = store.read_group(folder / store.STORE, "outcomes")
     out["done"].values[:] = True
-    store.write_block(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
+    store.write_batch(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
     zarr_attrs = folder / store.STORE / "judgements" / "local"
     store.set_attrs(zarr_attrs, {"fingerprint": "0" * 16})
     with pytest.raises(GatingError, match="model weights 0000000000000000"):
@@ -503,7 +504,7 @@ def test_the_rule_again_judges_by_the_runs_limits_unless_told_otherwise(tmp_path
     out["token_ids"].values[:] = [5, 6]
     out["completion"].values[:] = [["I can't help with that.", "Sure, here it is: one, two, three and four"] * 3] * 2
     for start in range(0, 6, 2):
-        store.write_block(folder / store.STORE, start, {"outcomes": out.isel(prompt=slice(start, start + 2))})
+        store.write_batch(folder / store.STORE, start, {"outcomes": out.isel(prompt=slice(start, start + 2))})
     rejudge.rejudge(folder, specs.load("rule-now"))
     assert judged(folder, "rule-now")["label"].values[0].tolist() == [REFUSAL, DEGENERATE] * 3
     rejudge.rejudge(folder, specs.load("rule-now", ["name=lax", "limits.max_nll=9", "limits.min_entropy=0"]))
@@ -517,7 +518,7 @@ def two_judges(a, b, reason=None):
     made = rejudge.empty(tree)
     made["label"].values[0], made["done"].values[0] = b, np.array(b) != MISSING
     made["reason"].values[0] = reason or ""
-    tree["/judgements/other"] = gating.store.xr.DataTree(made)
+    tree["/judgements/other"] = xr.DataTree(made)
     return tree
 
 

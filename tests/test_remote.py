@@ -282,7 +282,7 @@ def test_edits_and_projections_are_exact_under_autocast():
 
     def all_of_it():
         return (
-            ops.apply_edits(h, [edit], 0, mask, mask, {}, 0), ops.last_token_readout(h, u[0]), ops.pool(h, weights),
+            ops.apply_edits(h, [edit], 0, mask, mask, {}, 0), ops.read_projection({"last": h[:, -1], "probes": u[0]}), ops.pool(h, weights),
         )  # fmt: skip
 
     plain = all_of_it()
@@ -299,7 +299,7 @@ def test_a_groups_sum_is_that_of_its_rows_and_a_missing_position_reaches_only_wh
     groups = torch.zeros(2, 3, 2, dtype=torch.float64)
     groups[0, 0, 0], groups[0, 1, 0] = 0.5, 0.5
     groups[1, 2, 1] = 1.0
-    out = ops.group_sums(pooled, groups)
+    out = ops.side_sums(pooled, groups)
     assert out[0].tolist() == [2.0, 3.0]
     assert out[1].isnan().all()
 

@@ -15,9 +15,9 @@ from gating import report, results, store
 from gating.analysis import claims
 from gating.figures import dose, gallery, rates
 from gating.reporting import tables
-from gating.steering import interventions
-from gating.steering.interventions import grid
-from tests.synthetic import tree
+from gating.steering.condition_grid import grid
+from gating.steering.interventions import Condition
+from tests.synthetic import named_conditions, tree
 
 SPEC = {
     "direction": "compliant",
@@ -128,8 +128,8 @@ KO = {
 def knocked():
     """A knock-out that restores refusal, eight random ones that do not."""
     persona = {"direction": "compliant", "layers": 2, "coef": 8.0}
-    made = interventions.named({"persona": [persona], "ko": [persona, KO]}, ["compliant"], 4)
-    conditions = [interventions.Condition("baseline"), *made]
+    made = named_conditions({"persona": [persona], "ko": [persona, KO]}, ["compliant"], 4)
+    conditions = [Condition("baseline"), *made]
     labels = {c.name: [1] * 8 if c.kind == "random" or c.name == "persona" else [0] * 8 for c in conditions}
     labels["ko"] = [0] * 7 + [1]
     return tree(labels, conditions=conditions)

@@ -131,6 +131,6 @@ def test_an_interrupt_keeps_the_finished_blocks(tmp_path, monkeypatch):
     study_ = planned(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         execute.execute(study_)
-    assert store.open_run(study_.folder)["outcomes"]["done"].all("condition").sum() == 3 * study_.block
+    assert store.open_run(study_.folder)["outcomes"]["done"].all("condition").sum() == 3 * study_.prompt_batch
     monkeypatch.setattr(Backend, "generate", real)
     assert execute.execute(study_).startswith("resumed: 6 of 60")

@@ -6,8 +6,9 @@ import xarray as xr
 
 from gating import selection
 from gating.errors import GatingError
-from gating.steering import interventions
+from gating.steering.interventions import Condition
 from tests import synthetic
+from tests.synthetic import named_conditions
 
 N = 10  # blocks
 
@@ -16,10 +17,10 @@ N = 10  # blocks
 def run():
     """Ten blocks; harmful prompts 0, 1 and harmless 2, 3. Block 4 is the best, each other one is bad in its own way."""
     spec = {"direction": "refusal", "layers": "each"}
-    conditions = interventions.named(
+    conditions = named_conditions(
         {"bypass": [{**spec, "op": "ablate", "layers": "all", "read": "each"}], "induce": [spec]}, ("refusal",), N
     )
-    conditions = [interventions.Condition("baseline"), *conditions]
+    conditions = [Condition("baseline"), *conditions]
     tree = synthetic.tree({c.name: [0, 0, 1, 1] for c in conditions}, [True, True, False, False], conditions=conditions)
     score = tree["outcomes"]["refusal_score"].values
     kl = np.zeros(score.shape, dtype="float32")

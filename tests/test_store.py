@@ -9,7 +9,7 @@ import yaml
 
 from gating import store
 from gating.errors import GatingError
-from gating.store import TEXT
+from gating.store import TEXT, writing
 from gating.store.joins import open_runs
 
 ATTRS = {"config": yaml.safe_dump({"steer": {"coef": 8}}), "choices": '{"steer": "compliant"}', "overrides": "[]"}
@@ -45,8 +45,8 @@ def test_a_new_store_is_missing_everywhere_and_keeps_its_dtypes(tmp_path):
 
 def test_a_block_fills_its_own_prompts_under_every_condition_and_no_other(tmp_path):
     path = lay_out(tmp_path)
-    store.write_block(path, 2, {"outcomes": filled(3, 2, 1)})
-    store.write_block(path, 4, {"outcomes": filled(3, 1, 2)})  # the last block is shorter
+    store.write_batch(path, 2, {"outcomes": filled(3, 2, 1)})
+    store.write_batch(path, 4, {"outcomes": filled(3, 1, 2)})  # the last block is shorter
     out = store.open_run(path)["outcomes"]
     assert out["label"].values.tolist() == [[-1, -1, 1, 1, 2]] * 3
     assert out["done"].values.tolist() == [[False, False, True, True, True]] * 3
@@ -56,7 +56,7 @@ def test_a_block_fills_its_own_prompts_under_every_condition_and_no_other(tmp_pa
 
 def test_done_is_written_last(tmp_path, monkeypatch):
     path = lay_out(tmp_path)
-    real, calls = store._region, []
+    real, calls = writing._region, []
 
     def dies_on_the_second_write(*args):
         calls.append(args[4])
@@ -64,9 +64,9 @@ def test_done_is_written_last(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(*args)
 
-    monkeypatch.setattr(store, "_region", dies_on_the_second_write)
+    monkeypatch.setattr(writing, "_region", dies_on_the_second_write)
     with pytest.raises(KeyboardInterrupt):
-        store.write_block(path, 0, {"outcomes": filled(3, 2, 1)})
+        store.write_batch(path, 0, {"outcomes": filled(3, 2, 1)})
     assert "done" not in calls[0] and list(calls[1]) == ["done"]
     assert not store.open_run(path)["outcomes"]["done"].any()
 
@@ -115,7 +115,7 @@ def sweep(tmp_path, values):
             "overrides": json.dumps(["steer.coef", "steer"]),
         }
         path = lay_out(tmp_path / f"{steer}-{coef}", names=["baseline", steer], **attrs)
-        store.write_block(path, 0, {"outcomes": filled(2, 2, int(coef))})
+        store.write_batch(path, 0, {"outcomes": filled(2, 2, int(coef))})
     return open_runs(tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_a_hook_that_reaches_row_0_only_is_seen(backend, made, monkeypatch):
     assert backend.generate(ids, edits, 8).tokens == expected
     monkeypatch.setattr(ops, "apply_edits", row_0)
     probes = np.ones((backend.loaded.n_layers, 1, backend.loaded.hidden), dtype="float32")
-    change = backend.generate(ids, edits, 8, Readouts(probes)).change[:, 1]
+    change = backend.generate(ids, edits, 8, Readouts(probes)).read["relative_change"][:, 1]
     assert change[0] > 0 and backend.generate(ids, edits, 8).tokens != expected
 
 

@@ -43,7 +43,7 @@ class Persona:
 
 
 class Row(NamedTuple):
-    """One prompt of a contrast. sign is 1 (positive side) or -1."""
+    """One question under one instruction. sign is 1 (positive side) or -1."""
 
     question_index: int
     pair_index: int
@@ -65,7 +65,7 @@ def load(name_or_path: str) -> Persona:
     return _load(_find(str(name_or_path)))
 
 
-def contrast(persona: Persona) -> list[Row]:
+def paired_rows(persona: Persona) -> list[Row]:
     """Every question under every pair, question by question, the two sides of a pair adjacent, positive first."""
     return [
         Row(q, p, sign, system, question)

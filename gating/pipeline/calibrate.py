@@ -1,9 +1,11 @@
-"""Iso-KL: the factor on each condition's strength at which its first-token KL from the baseline, on harmless prompts of the
-`select` split, reaches one value for all, so that directions are compared at equal disturbance, not at equal norm."""
+"""Iso-KL: the factor on each condition's strength at which its first-token KL from the baseline, on harmless prompts
+of the `select` split, reaches one value for all, so that directions are compared at equal disturbance, not at equal
+norm."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -23,18 +25,18 @@ STEPS = 10  # halvings, in the logarithm of the factor: a precision of 0.6% of a
 LOW, HIGH = -4.0, 3.0
 
 
-def scales(study: Study, backend: Backend, made: xr.Dataset) -> dict[str, float]:
+def scales(study: Study, backend: Backend, extracted: xr.Dataset) -> dict[str, float]:
     """Factors by condition, from the store where they stand there, else by bisection; written with the KL reached.
 
     Raises GatingError for a condition that cannot reach the value within a factor of 1/16 to 8.
     """
     if not store.has_group(study.store, "calibration"):
-        store.add_group(study.store, "calibration", _calibrated(study, backend, made))
+        store.add_group(study.store, "calibration", _calibrated(study, backend, extracted))
     kept = store.read_group(study.store, "calibration")
     return dict(zip(kept["condition"].values.tolist(), kept["scale"].values.tolist(), strict=True))
 
 
-def _calibrated(study: Study, backend: Backend, made: xr.Dataset) -> xr.Dataset:
+def _calibrated(study: Study, backend: Backend, extracted: xr.Dataset) -> xr.Dataset:
     target = float(study.run.steer.iso_kl or 0)
     chosen = prompts.sample(prompts.load("harmless", False, "select"), N, study.run.seed)
     ids = [chat.encode(backend.loaded.tokenizer, p.text, study.run.model.system) for p in chosen]
@@ -44,7 +46,7 @@ def _calibrated(study: Study, backend: Backend, made: xr.Dataset) -> xr.Dataset:
 
         def measure(power: np.ndarray) -> np.ndarray:
             factors = {c.name: 2.0**x for c, x in zip(moved, power.tolist(), strict=True)}
-            kl = _kl(study, backend, made, ids, moved, factors)
+            kl = _kl(study, backend, extracted, ids, moved, factors)
             advance(len(moved))
             return kl
 
@@ -74,10 +76,18 @@ def scaled(study: Study) -> list[Condition]:
     return [c for c in study.conditions if c.interventions and c.kind in ("steered", "reversed", "random")]
 
 
-def parts(conditions: int, prompts: int, rows: int) -> list[tuple[list[int], int, int]]:
-    """Batches of at most `rows` (one prompt's conditions where those are more): conditions, and prompts from, to."""
+class Part(NamedTuple):
+    """One batch of a calibration: conditions, and prompts from start to stop."""
+
+    conditions: list[int]
+    start: int
+    stop: int
+
+
+def parts(conditions: int, prompts: int, rows: int) -> list[Part]:
+    """Batches of at most `rows`, or of one prompt's conditions where those are more."""
     return [
-        (chosen, start, min(start + step, prompts))
+        Part(chosen, start, min(start + step, prompts))
         for chosen in prompt_batches.batches(conditions, rows)
         for step in [max(1, rows // len(chosen))]
         for start in range(0, prompts, step)
@@ -87,23 +97,28 @@ def parts(conditions: int, prompts: int, rows: int) -> list[tuple[list[int], int
 def _kl(
     study: Study,
     backend: Backend,
-    made: xr.Dataset,
+    extracted: xr.Dataset,
     ids: Sequence[list[int]],
     conditions: Sequence[Condition],
     factors: Mapping[str, float],
 ) -> np.ndarray:
-    """Mean first-token KL of each condition over the prompts, nats: [condition]. They share each prompt's baseline row."""
-    every = [Condition("baseline"), *conditions]
-    kl = np.full((len(ids), len(every)), np.nan)
+    """Mean first-token KL of each condition over the prompts, nats: [condition]. They share each prompt's baseline
+    row."""
+    with_baseline = [Condition("baseline"), *conditions]
+    kl = np.full((len(ids), len(with_baseline)), np.nan)
 
-    def one(part: tuple[list[int], int, int]) -> np.ndarray:
-        chosen, start, stop = part
-        n, some, asked = len(chosen), [every[c] for c in chosen], ids[start:stop]
-        edits = lowering.lower(some * len(asked), made, study.run.seed, factors)
-        readouts = Readouts(score_ids=[0], reference=[p * n for p in range(len(asked)) for _ in some])
-        out = backend.generate([i for i in asked for _ in some], edits, 1, readouts, about="strengths being calibrated")
-        return out.kl.reshape(len(asked), n)
+    def measure(part: Part) -> np.ndarray:
+        n, applied, asked = (
+            len(part.conditions),
+            [with_baseline[c] for c in part.conditions],
+            ids[part.start : part.stop],
+        )
+        edits = lowering.lower(applied * len(asked), extracted, study.run.seed, factors)
+        readouts = Readouts(score_ids=[0], reference=[p * n for p in range(len(asked)) for _ in applied])
+        rows = [i for i in asked for _ in applied]
+        generation = backend.generate(rows, edits, 1, readouts, about="strengths being calibrated")
+        return generation.read["kl"].reshape(len(asked), n)
 
-    for (chosen, start, stop), found in backend.each(one, parts(len(every), len(ids), study.batch_rows)):
-        kl[start:stop, chosen] = found
+    for part, measured in backend.each(measure, parts(len(with_baseline), len(ids), study.batch_rows)):
+        kl[part.start : part.stop, part.conditions] = measured
     return kl[:, 1:].mean(axis=0)

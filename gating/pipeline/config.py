@@ -15,7 +15,7 @@ from gating.judging import labels
 from gating.judging import spec as specs
 from gating.judging.labels import JudgeConfig
 from gating.models import ModelConfig
-from gating.steering import directions
+from gating.steering import direction_methods, direction_specs, readouts
 
 
 @dataclass
@@ -85,6 +85,7 @@ class ReadoutsConfig:
     last: bool = True  # projections, norms, relative change, KL: at the last prompt token
     tokens: bool = False  # projections at every generated token too
     lens: bool = False  # refusal score at every block (logit lens)
+    extra: list[str] = field(default_factory=list)  # further ones by name (docs/schema.md), such as cosine
 
 
 @dataclass
@@ -156,6 +157,31 @@ def as_list(value: Any) -> list[Any]:
 
 def check(run: RunConfig) -> None:
     """Refuse impossible values that need neither a model nor a file. Raises GatingError naming the key."""
+    _check_numbers(run)
+    if run.backend.name not in BACKENDS:
+        raise GatingError(f"backend.name={run.backend.name!r}: use {choices(BACKENDS, run.backend.name)}.")
+    for key in ("deadline", "outage", "unknown", "stalled"):
+        if not 0 < getattr(run.backend, key) <= 7 * 86400:
+            raise GatingError(f"backend.{key}={getattr(run.backend, key)}: use a number of seconds, up to a week.")
+    if run.data.split not in ("extract", "select", "test"):
+        raise GatingError(
+            f"data.split={run.data.split!r}: use {choices(['extract', 'select', 'test'], run.data.split)}."
+        )
+    if not (run.data.harmful or run.data.harmless or run.data.borderline):
+        raise GatingError(
+            "data: no prompts are asked for; give at least one of data.harmful, data.harmless, data.borderline."
+        )
+    _check_directions(run.directions)
+    if run.steer.iso_kl is not None and not 0 < run.steer.iso_kl <= 20:
+        raise GatingError(
+            f"steer.iso_kl={run.steer.iso_kl}: use a KL divergence above 0 and up to 20 nats, such as 0.1."
+        )
+    models.check(run.model)
+    labels.check(run.judge)
+    readouts.check_extra(run.readouts.extra)
+
+
+def _check_numbers(run: RunConfig) -> None:
     limits = {
         "controls.random": (run.controls.random, 0, 999),
         "max_new_tokens": (run.max_new_tokens, 1, 4096),
@@ -174,20 +200,9 @@ def check(run: RunConfig) -> None:
     for key, (value, low, high) in limits.items():
         if value is not None and not low <= value <= high:
             raise GatingError(f"{key}={value} is out of range: use a whole number from {low} to {high}.")
-    if run.backend.name not in BACKENDS:
-        raise GatingError(f"backend.name={run.backend.name!r}: use {choices(BACKENDS, run.backend.name)}.")
-    for key in ("deadline", "outage", "unknown", "stalled"):
-        if not 0 < getattr(run.backend, key) <= 7 * 86400:
-            raise GatingError(f"backend.{key}={getattr(run.backend, key)}: use a number of seconds, up to a week.")
-    if run.data.split not in ("extract", "select", "test"):
-        raise GatingError(
-            f"data.split={run.data.split!r}: use {choices(['extract', 'select', 'test'], run.data.split)}."
-        )
-    if not (run.data.harmful or run.data.harmless or run.data.borderline):
-        raise GatingError(
-            "data: no prompts are asked for; give at least one of data.harmful, data.harmless, data.borderline."
-        )
-    how = run.directions
+
+
+def _check_directions(how: DirectionsConfig) -> None:
     if not 0 <= how.temperature <= 5:
         raise GatingError(f"directions.temperature={how.temperature}: use 0 (greedy) to 5.")
     if how.samples > 1 and how.temperature == 0:
@@ -200,12 +215,6 @@ def check(run: RunConfig) -> None:
             specs.load(str(how.filter))
         except GatingError as e:
             raise GatingError(f"directions.filter={how.filter!r}: use null, fluent, or a judge. {e}") from None
-    if run.steer.iso_kl is not None and not 0 < run.steer.iso_kl <= 20:
-        raise GatingError(
-            f"steer.iso_kl={run.steer.iso_kl}: use a KL divergence above 0 and up to 20 nats, such as 0.1."
-        )
-    models.check(run.model)
-    labels.check(run.judge)
     chat.check_position(how.position)
-    directions.check_method(how.method)
-    directions.check_derived(how.derived)
+    direction_methods.check_method(how.method)
+    direction_specs.check_derived(how.derived)

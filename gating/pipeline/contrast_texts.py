@@ -1,5 +1,5 @@
-"""Which texts a contrast is read from: the chats themselves, the answers to them, those answers as a user's message, and
-which of them a filter keeps. Rows of the two sides stay pairs; a row that is missing is None."""
+"""Which texts a direction is read from: the chats themselves, the answers to them, those answers as a user's message,
+and which of them a filter keeps. Rows of the two sides stay pairs; a row that is missing is None."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from gating.judging import spec as specs
 from gating.pipeline import responses
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend
-from gating.steering.directions import Chat, Contrast
+from gating.steering.direction_specs import Chat, DirectionSpec
 from gating.store import TEXT
 
 Ids = tuple[int, ...]
-Text = tuple[Ids, Ids]  # token ids of a prompt, and of the answer that follows it ((): none)
+Text = tuple[Ids, Ids]  # token ids of a prompt, and of the answer that follows it (empty: none)
 Side = list[Text | None]  # None: missing
 THRESHOLD = 0.5  # of a judge's score: a positive answer shows the trait from here on, a negative one below
+USER_ROLES = ("user", "i_thou")  # read where an answer stands as a user's message
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was said: to each chat, and to each answer when it came as a user's message; and what the filter made of it."""
+    """The answers to each chat, and to each of them when it came as a user's message; and what the filter made of
+    them."""
 
     first: dict[Chat, list[Ids]]
     text: dict[Ids, str]
@@ -38,86 +40,94 @@ class Answers:
         return self.passed is None or (asked, answer, positive) in self.passed
 
 
-def of(study: Study, backend: Backend) -> dict[str, dict[str, tuple[Side, Side]]]:
-    """For each contrast the texts to read, by role (`model`, `user`): positive and negative side, rows in pairs."""
-    said = _answers(study, backend)
-    tokenizer = backend.loaded.tokenizer
-    ids = {x: tuple(chat.encode(tokenizer, x[1], x[0])) for x in {*study.chats, *said.second}}
-    out: dict[str, dict[str, tuple[Side, Side]]] = {}
-    for c in study.contrasts:
-        answered = c.needs_answers(study.run.directions.filter)
-        sides = (c.positive, True), (c.negative, False)
-        out[c.name] = {}
-        if c.role != "user":
+def by_direction(study: Study, backend: Backend) -> dict[str, dict[str, tuple[Side, Side]]]:
+    """For each direction the texts to read, by role (`model`, `user`): positive and negative side, rows in pairs."""
+    answers = _answers(study, backend)
+    tokenizer, system = backend.loaded.tokenizer, study.run.model.system
+    ids = {c: tuple(chat.encode(tokenizer, c.user, c.system)) for c in {*study.chats, *answers.second}}
+    texts: dict[str, dict[str, tuple[Side, Side]]] = {}
+    for spec in study.direction_specs:
+        answered = spec.needs_answers(study.run.directions.filter)
+        sides = (spec.positive, True), (spec.negative, False)
+        texts[spec.name] = {}
+        if spec.role != "user":
             pos, neg = (
-                _model_side(c, side, positive, said, ids) if answered else _as_asked(side, ids)
+                _model_side(spec, side, positive, answers, ids) if answered else _as_asked(side, ids)
                 for side, positive in sides
             )
-            out[c.name]["model"] = (pos, neg)
-        if c.role in ("user", "i_thou"):
-            pos, neg = (_user_side(c, side, positive, said, ids, study.run.model.system) for side, positive in sides)
-            out[c.name]["user"] = (pos, neg)
-    return out
+            texts[spec.name]["model"] = (pos, neg)
+        if spec.role in USER_ROLES:
+            pos, neg = (_user_side(spec, side, positive, answers, ids, system) for side, positive in sides)
+            texts[spec.name]["user"] = (pos, neg)
+    return texts
 
 
 def _as_asked(side: Sequence[Chat], ids: dict[Chat, Ids]) -> Side:
-    return [(ids[x], ()) for x in side]
+    return [(ids[asked], ()) for asked in side]
 
 
-def _model_side(c: Contrast, side: Sequence[Chat], positive: bool, said: Answers, ids: dict[Chat, Ids]) -> Side:
-    reads = chat.needs_response(c.position)
+def _model_side(
+    spec: DirectionSpec, side: Sequence[Chat], positive: bool, answers: Answers, ids: dict[Chat, Ids]
+) -> Side:
+    reads_answer = chat.needs_response(spec.position)
     rows: Side = []
-    for x in side:
-        for t in said.first[x]:
-            fine = (bool(t) or not reads) and said.kept(x, t, positive)
-            rows.append((ids[x], t if reads else ()) if fine else None)
+    for asked in side:
+        for answer in answers.first[asked]:
+            usable = (bool(answer) or not reads_answer) and answers.kept(asked, answer, positive)
+            rows.append((ids[asked], answer if reads_answer else ()) if usable else None)
     return rows
 
 
 def _user_side(
-    c: Contrast, side: Sequence[Chat], positive: bool, said: Answers, ids: dict[Chat, Ids], system: str | None
+    spec: DirectionSpec,
+    side: Sequence[Chat],
+    positive: bool,
+    answers: Answers,
+    ids: dict[Chat, Ids],
+    system: str | None,
 ) -> Side:
-    reads = chat.needs_response(c.position)
+    reads_answer = chat.needs_response(spec.position)
     rows: Side = []
-    for x in side:
-        for i, t in enumerate(said.first[x]):
-            quote = (system, said.text[t])
-            replies = said.second.get(quote)
-            if replies is None or not said.kept(x, t, positive):
+    for asked in side:
+        for i, answer in enumerate(answers.first[asked]):
+            quote = Chat(system, answers.text[answer])
+            replies = answers.second.get(quote)
+            if replies is None or not answers.kept(asked, answer, positive):
                 rows.append(None)
                 continue
             reply = replies[min(i, len(replies) - 1)]
-            rows.append((ids[quote], reply if reads else ()) if reply or not reads else None)
+            usable = bool(reply) or not reads_answer
+            rows.append((ids[quote], reply if reads_answer else ()) if usable else None)
     return rows
 
 
 def _answers(study: Study, backend: Backend) -> Answers:
     tokenizer, how, system = backend.loaded.tokenizer, study.run.directions, study.run.model.system
-    answered = [c for c in study.contrasts if c.needs_answers(how.filter)]
     chats = study.answered
     first = _by_chat(chats, responses.answers(study, backend, "responses", chats) if chats else [], how.samples)
-    text = {t: str(tokenizer.decode(list(t), skip_special_tokens=True)) for ts in first.values() for t in ts}
-    quoting = [c for c in answered if c.role in ("user", "i_thou")]
-    told = [(system, text[t]) for c in quoting for x in (*c.positive, *c.negative) for t in first[x]]
-    quotes = list(dict.fromkeys(q for q in told if q[1].strip()))
-    second: dict[Chat, list[Ids]] = {q: [()] for q in quotes}
-    if quotes and any(chat.needs_response(c.position) for c in quoting):
+    text = {ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)) for each in first.values() for ids in each}
+    quoting = [s for s in study.direction_specs if s.needs_answers(how.filter) and s.role in USER_ROLES]
+    quoted = [Chat(system, text[ids]) for s in quoting for asked in (*s.positive, *s.negative) for ids in first[asked]]
+    quotes = list(dict.fromkeys(quote for quote in quoted if quote.user.strip()))
+    second: dict[Chat, list[Ids]] = {quote: [()] for quote in quotes}
+    if quotes and any(chat.needs_response(s.position) for s in quoting):
         second = _by_chat(quotes, responses.answers(study, backend, "user_responses", quotes), how.samples)
-    pairs = [(x, t) for x in chats for t in first[x]]
+    pairs = [(asked, ids) for asked in chats for ids in first[asked]]
     return Answers(first, text, second, _passed(study, pairs, text) if how.filter else None)
 
 
 def _passed(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str]) -> set[tuple[Chat, Ids, bool]]:
     """`fluent` asks both sides for an answer that is one; a judge's score puts each answer on one side, or on none."""
     if study.run.directions.filter == "fluent":
-        fine = [(x, t) for x, t in pairs if not labels.is_degenerate(text[t], t, float("nan"), study.run.judge)]
-        return {(x, t, side) for x, t in fine for side in (True, False)}
+        limits = study.run.judge
+        fluent = [(c, ids) for c, ids in pairs if not labels.is_degenerate(text[ids], ids, float("nan"), limits)]
+        return {(c, ids, side) for c, ids in fluent for side in (True, False)}
     scores = _scores(study, pairs, text)
-    return {(x, t, bool(s >= THRESHOLD)) for (x, t), s in zip(pairs, scores, strict=True) if np.isfinite(s)}
+    return {(c, ids, bool(s >= THRESHOLD)) for (c, ids), s in zip(pairs, scores, strict=True) if np.isfinite(s)}
 
 
 def _by_chat(chats: Sequence[Chat], flat: Sequence[list[int]], samples: int) -> dict[Chat, list[Ids]]:
-    return {x: [tuple(t) for t in flat[i * samples : (i + 1) * samples]] for i, x in enumerate(chats)}
+    return {c: [tuple(ids) for ids in flat[i * samples : (i + 1) * samples]] for i, c in enumerate(chats)}
 
 
 def _scores(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str]) -> np.ndarray:
@@ -127,11 +137,11 @@ def _scores(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str
         spec = specs.load(str(study.run.directions.filter))
         judge, fingerprint = rejudge.build(spec, {})
         with progress.bar(f"answers judged by {spec.name}", len(pairs), "answers") as advance:
-            made = judge.judge([Item(x[1], text[t], False, t) for x, t in pairs], advance)
+            judgements = judge.judge([Item(c.user, text[ids], False, ids) for c, ids in pairs], advance)
         ds = xr.Dataset(
             {
-                "score": ("answer", np.array([j.score for j in made], dtype="float32")),
-                "reason": ("answer", np.array([j.reason for j in made], dtype=TEXT)),
+                "score": ("answer", np.array([j.score for j in judgements], dtype="float32")),
+                "reason": ("answer", np.array([j.reason for j in judgements], dtype=TEXT)),
             },
             attrs={"judge": spec.name, "digest": spec.digest, "fingerprint": fingerprint, "threshold": THRESHOLD},
         )

@@ -1,8 +1,8 @@
 """What a run would send to a server and get back, before anything is sent: jobs, rows a job, bytes at most.
 
-Everything is reduced inside the trace, so a row costs a bounded number of bytes: its new token ids, one projection a block
-and direction (a step, with readouts.tokens), its share of the plan. Upload is counted as it is before compression, which
-takes off most of it.
+Everything is reduced inside the trace, so a row costs a bounded number of bytes: its new token ids, one projection a
+block and direction (a step, with readouts.tokens), its share of the plan. Upload is counted as it is before
+compression, which takes off most of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from gating import models
 from gating.pipeline import calibrate, prompt_batches
 from gating.pipeline.study import Study
+from gating.steering import lowering, readouts
+from gating.steering.direction_methods import METHODS
+from gating.steering.ops import READOUTS
 
 ENVELOPE = 64_000  # bytes of a job that do not grow with its rows: the source of gating.steering.ops, the tracer, names
 TENSORS = 24_000  # of a result: torch's own overhead a tensor
@@ -33,95 +36,81 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
     """tokens: of every test prompt (gating.pipeline.dryrun.prompt_tokens)."""
     arch, run = models.architecture(study.run.model), study.run
     layers, hidden, new = arch["layers"], arch["hidden"], study.max_new_tokens
-    n_directions = len(study.contrasts) + len(run.directions.derived)
-    n_blocks = -(-len(study.test) // study.block)
-    a_block = [study.block * len(chosen) for chosen in prompt_batches.batches(len(study.conditions), study.batch_rows)]
-    rows, width = max(a_block), max(tokens)
-    steps = new if run.readouts.tokens else 1
-    probes = n_directions if run.readouts.last else 0
-    plan = rows * hidden * 4 * _slots(study) + layers * probes * hidden * 4
-    read = rows * (4 * new + 4 * layers * ((probes + 1) * steps + 2) + 8)
-    out = [Jobs("model's signature", 1, 1, ENVELOPE, TENSORS + layers * hidden * 8)]
-    if study.contrasts and not run.directions.source:
-        out += _directions(study, layers, hidden, width)
+    n_prompt_batches = -(-len(study.test) // study.prompt_batch)
+    chosen = prompt_batches.batches(len(study.conditions), study.batch_rows)
+    rows, width = max(study.prompt_batch * len(conditions) for conditions in chosen), max(tokens)
+    n_directions = (len(study.direction_specs) + len(run.directions.derived)) if run.readouts.last else 0
+    sizes = {"step": new, "layer": layers, "direction": n_directions}
+    plan = 4 * hidden * (rows * lowering.vectors_a_row(study.conditions) + layers * n_directions)
+    read = rows * (4 * new + readouts.bytes_a_row(_asked(study), sizes))
+    up, down = ENVELOPE + plan + rows * width * 40, TENSORS + read
+    counted = [Jobs("model's signature", 1, 1, ENVELOPE, TENSORS + layers * hidden * 8)]
+    if study.direction_specs and not run.directions.source:
+        counted += _directions(study, layers, hidden, width)
     if run.steer.iso_kl:
-        out.append(_calibration(study, width))
-    out.append(Jobs("answers", n_blocks * len(a_block), rows, ENVELOPE + plan + rows * width * 40, TENSORS + read))
-    out.append(Jobs("scores of answers", n_blocks, rows, ENVELOPE + rows * (width + new) * 40, TENSORS + rows * 4))
+        counted.append(_calibration(study, width))
+    counted.append(Jobs("answers", n_prompt_batches * len(chosen), rows, up, down))
+    scored = ENVELOPE + rows * (width + new) * 40
+    counted.append(Jobs("scores of answers", n_prompt_batches, rows, scored, TENSORS + rows * 4))
     if run.activations:
-        bare = ENVELOPE + study.block * width * 24
-        out.append(
-            Jobs("activations", n_blocks, study.block, bare, TENSORS + study.block * 4 * layers * (hidden + width))
-        )
-    return out
+        n = study.prompt_batch
+        bare, states = ENVELOPE + n * width * 24, TENSORS + n * 4 * layers * (hidden + width)
+        counted.append(Jobs("activations", n_prompt_batches, n, bare, states))
+    return counted
+
+
+def _asked(study: Study) -> list[str]:
+    """The readouts that a run brings back."""
+    extra, last = prompt_batches.extra_readouts(study), study.run.readouts.last
+    return [
+        name
+        for name, row in READOUTS.items()
+        if (row["default"] or name in extra) and (last or "probes" not in row["needs"])
+    ]
 
 
 def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs]:
     how = study.run.directions
     # a user's persona is read where an answer stands as a user's message, which may be answered in turn
-    rounds = 2 if any(k.role in ("user", "i_thou") for k in study.contrasts) else 1
-    answers, out = len(study.answered) * how.samples, []
+    rounds = 2 if any(spec.role in ("user", "i_thou") for spec in study.direction_specs) else 1
+    answers = len(study.answered) * how.samples
     texts = len(study.chats) + rounds * answers
     rows = min(study.batch_rows, texts)
-    positions = len({k.position for k in study.contrasts})
+    positions = len({spec.position for spec in study.direction_specs})
     length = 4 * width + (how.response_tokens if answers else 0)  # persona chats hold an instruction too
+    counted = []
     if answers:
-        up = ENVELOPE + rows * length * 40
-        out.append(
-            Jobs(
-                "answers for directions",
-                rounds * -(-answers // study.batch_rows),
-                rows,
-                up,
-                TENSORS + rows * 4 * how.response_tokens,
-            )
-        )
-    groups = 2 * sum(2 if k.role == "i_thou" else 1 for k in study.contrasts)
-    whole = how.method == "probe" or how.permutations > 0
-    states = rows * positions * layers * hidden * 4 if whole else groups * layers * hidden * 8
-    up = ENVELOPE + rows * (length * (24 + 4 * positions) + groups * positions * 8)
-    out.append(
-        Jobs(
-            "directions",
-            -(-texts // study.batch_rows),
-            rows,
-            up,
-            TENSORS + states + rows * length * layers * 4,
-        )
-    )
-    return out
+        n, up = rounds * -(-answers // study.batch_rows), ENVELOPE + rows * length * 40
+        counted.append(Jobs("answers for directions", n, rows, up, TENSORS + rows * 4 * how.response_tokens))
+    sides = 2 * sum(2 if spec.role == "i_thou" else 1 for spec in study.direction_specs)
+    needs_rows = METHODS[how.method].needs_rows or how.permutations > 0
+    states = rows * positions * layers * hidden * 4 if needs_rows else sides * layers * hidden * 8
+    up = ENVELOPE + rows * (length * (24 + 4 * positions) + sides * positions * 8)
+    down = TENSORS + states + rows * length * layers * 4
+    counted.append(Jobs("directions", -(-texts // study.batch_rows), rows, up, down))
+    return counted
 
 
 def _calibration(study: Study, width: int) -> Jobs:
     """Every condition on every calibration prompt at each step of the bisection (gating/pipeline/calibrate.py)."""
     parts = calibrate.parts(1 + len(calibrate.scaled(study)), calibrate.N, study.batch_rows)
-    rows = max(len(chosen) * (stop - start) for chosen, start, stop in parts)
-    n = (calibrate.STEPS + 2) * len(parts)
+    rows = max(len(part.conditions) * (part.stop - part.start) for part in parts)
     hidden = models.architecture(study.run.model)["hidden"]
-    return Jobs("calibration", n, rows, ENVELOPE + rows * (hidden * 4 * _slots(study) + width * 40), TENSORS + rows * 8)
+    a_row = hidden * 4 * lowering.vectors_a_row(study.conditions) + width * 40
+    n = (calibrate.STEPS + 2) * len(parts)
+    return Jobs("calibration", n, rows, ENVELOPE + rows * a_row, TENSORS + rows * 8)
 
 
-def _slots(study: Study) -> int:
-    """Vectors a row that the plan of a batch holds: one a block and place in the order, two where projections are measured."""
-    slots = {
-        (block, order, iv.op, iv.scope, bool(iv.gate)): (1 if iv.op in ("add", "remove") else 2 * len(iv.directions))
-        + bool(iv.gate)
-        for c in study.conditions
-        for order, iv in enumerate(c.interventions)
-        for block in iv.layers
-    }
-    return sum(slots.values())
-
-
-def told(study: Study, tokens: Sequence[int]) -> list[str]:
-    """Lines for a dry run."""
+def lines(study: Study, tokens: Sequence[int]) -> list[str]:
+    """Jobs and bytes for a dry run."""
     every = jobs(study, tokens)
     n, rows = sum(j.n for j in every), len(study.test) * len(study.conditions)
-    out = [f"jobs: {n}, at most {study.run.backend.in_flight} under way at once"]
-    out += [
-        f"  {j.kind}: {j.n} of at most {j.rows} rows, {j.up / 1e6:.2f} MB up (before compression) and {j.down / 1e6:.2f} MB down"
+    shown = [f"jobs: {n}, at most {study.run.backend.in_flight} under way at once"]
+    shown += [
+        f"  {j.kind}: {j.n} of at most {j.rows} rows, {j.up / 1e6:.2f} MB up (before compression) and "
+        f"{j.down / 1e6:.2f} MB down"
         for j in every
     ]
     for way, total in (("up", sum(j.n * j.up for j in every)), ("down", sum(j.n * j.down for j in every))):
-        out.append(f"{way}: at most {total / rows / 1e3:.1f} KB a row, in all at most {total / 1e6:.2f} MB")
-    return out
+        shown.append(f"{way}: at most {total / rows / 1e3:.1f} KB a row, in all at most {total / 1e6:.2f} MB")
+    return shown

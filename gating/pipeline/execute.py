@@ -1,7 +1,7 @@
 """One run from a checked study to a finished store, in order, as a paper's method section would tell it.
 
-Load the model; extract the directions; then, block by block, every prompt under every condition in one batch layout:
-generate, score under the unsteered model, judge, write, `done` last. A killed run goes on where it stopped.
+Load the model; extract the directions; then, batch by batch of prompts, every prompt under every condition in one
+layout: generate, score under the unsteered model, judge, write, `done` last. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from gating import chat, models, progress, store
 from gating.errors import GatingError
 from gating.judging import labels
 from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
+from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
-from gating.prompts import Prompt
 from gating.remote import connection as ndif
 from gating.remote.connection import Connection
 from gating.steering.backend import Backend
@@ -44,19 +44,19 @@ def execute(study: Study) -> str:
         else:
             _lay_out(study, backend, asked, connection)
         signature = _same_model(study, now)
-        if study.contrasts and not store.has_group(study.store, "directions"):
+        if study.direction_specs and not store.has_group(study.store, "directions"):
             _directions(study, backend, signature)
         done = store.read_group(study.store, "outcomes")["done"].all("condition").values
-        _run_blocks(study, backend, asked, done)
+        _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
         store.set_attrs(study.store, {**jobs, "status": "complete", "finished_at": store.now()})
         if connection is not None:
             connection.remote.ledger.close()
     how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
-    return how + (_sent(connection, len(asked) * len(study.conditions)) if connection else "")
+    return how + (_traffic(connection, len(asked) * len(study.conditions)) if connection else "")
 
 
-def _sent(connection: Connection, rows: int) -> str:
+def _traffic(connection: Connection, rows: int) -> str:
     total = connection.remote.ledger.total
     up, down = (total[way] / rows / 1e3 for way in ("bytes_up", "bytes_down"))
     again = f", {total['resubmitted']} of them sent again" if total["resubmitted"] else ""
@@ -67,7 +67,7 @@ def _sent(connection: Connection, rows: int) -> str:
 @contextmanager
 def _backend(study: Study) -> Iterator[tuple[Backend, Connection | None]]:
     if study.run.backend.name == "ndif":
-        connection = ndif.connect(study)
+        connection = ndif.connect(study.run.model, study.run.backend, study.batch_rows, study.folder)
         try:
             yield connection.backend, connection
         finally:
@@ -84,18 +84,18 @@ def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
     """The /directions group: extracted, or taken from another run."""
     how = study.run.directions
     if how.source:
-        made = reused_directions.directions(how.source, study.contrasts, list(how.derived), signature)
-        made.attrs["taken_from"] = how.source
+        group = reused_directions.directions(how.source, study.direction_specs, list(how.derived), signature)
+        group.attrs["taken_from"] = how.source
     else:
-        made, geometry = extract.extract(study, backend)
+        group, geometry = extract.extract(study, backend)
         if geometry is not None:
             store.add_group(study.store, "geometry", geometry)
-    store.add_group(study.store, "directions", made)
+    store.add_group(study.store, "directions", group)
 
 
 def _same_model(study: Study, now: xr.Dataset) -> xr.Dataset:
-    """The /model group: the model's signature, its residual stream for a text of fixed tokens. A store that was begun with
-    another one is refused: a server may have other weights under the same name than it had."""
+    """The /model group: the model's signature, its residual stream for a text of fixed tokens. A store that was begun
+    with another one is refused: a server may have other weights under the same name than it had."""
     if not store.has_group(study.store, "model"):
         store.add_group(study.store, "model", now)
         return now
@@ -103,7 +103,8 @@ def _same_model(study: Study, now: xr.Dataset) -> xr.Dataset:
     apart = reused_directions.distance(begun, now)
     if apart is None or apart > reused_directions.tolerance(begun, now):
         raise GatingError(
-            f"{study.store} was begun with other weights than {study.run.model.name} has now; say force=true to compute it again."
+            f"{study.store} was begun with other weights than {study.run.model.name} has now; say force=true to "
+            "compute it again."
         )
     return begun
 
@@ -112,28 +113,26 @@ def _status(study: Study) -> str | None:
     return store.read_attrs(study.store).get("status") if study.store.is_dir() else None
 
 
-def _by_length(study: Study, backend: Backend) -> list[tuple[Prompt, list[int]]]:
-    """Prompts with their token ids, shortest first, so that a block pads little."""
+def _by_length(study: Study, backend: Backend) -> list[Encoded]:
+    """Prompts with their token ids, shortest first, so that a batch pads little."""
     tokenizer, system = backend.loaded.tokenizer, study.run.model.system
-    encoded = [(p, chat.encode(tokenizer, p.text, system)) for p in study.test]
-    return sorted(encoded, key=lambda item: (len(item[1]), item[0].hash))
+    encoded = [Encoded(p, chat.encode(tokenizer, p.text, system)) for p in study.test]
+    return sorted(encoded, key=lambda e: (len(e.ids), e.prompt.hash))
 
 
-def _lay_out(
-    study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[int]]], connection: Connection | None
-) -> None:
+def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connection: Connection | None) -> None:
     loaded, run = backend.loaded, study.run
     columns: dict[str, Any] = {
-        name: ("prompt", np.array([getattr(p, name) for p, _ in asked], dtype=TEXT))
+        name: ("prompt", np.array([getattr(e.prompt, name) for e in asked], dtype=TEXT))
         for name in ("text", "category", "source")
     }
     described = xr.Dataset(
         {
             **columns,
-            "harmful": ("prompt", np.array([p.harmful for p, _ in asked])),
-            "n_tokens": ("prompt", np.array([len(ids) for _, ids in asked], dtype="int32")),
+            "harmful": ("prompt", np.array([e.prompt.harmful for e in asked])),
+            "n_tokens": ("prompt", np.array([len(e.ids) for e in asked], dtype="int32")),
         },
-        coords={"prompt": np.array([p.hash for p, _ in asked], dtype=TEXT)},
+        coords={"prompt": np.array([e.prompt.hash for e in asked], dtype=TEXT)},
     )
     attrs = {
         "key": study.key,
@@ -151,22 +150,22 @@ def _lay_out(
         "dtype": str(loaded.dtype).removeprefix("torch."),
         **({"server": json.dumps(connection.provenance())} if connection else {}),
         "batch_rows": study.batch_rows,
-        "block": study.block,
+        "prompt_batch": study.prompt_batch,
         "max_new_tokens": study.max_new_tokens,
         "judge": labels.RULE_VERSION,
         "claims": json.dumps(study.claims),
         "warnings": json.dumps(study.warnings),
     }
-    described_conditions = conditions.table(study.conditions)
-    store.create(study.store, described, described_conditions, study.max_new_tokens, study.block, attrs)
+    described_conditions = conditions.table(study.conditions, loaded.n_layers)
+    store.create(study.store, described, described_conditions, study.max_new_tokens, study.prompt_batch, attrs)
 
 
-def _check_same(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[int]]]) -> None:
+def _check_same(study: Study, backend: Backend, asked: Sequence[Encoded]) -> None:
     """A resumed store must have been begun with this very model and these prompts in this order."""
     attrs = store.read_attrs(study.store)
     same_model = attrs["model_fingerprint"] == backend.loaded.fingerprint
     order = store.read_group(study.store, "prompts")["prompt"].values.tolist()
-    if not same_model or order != [p.hash for p, _ in asked]:
+    if not same_model or order != [e.prompt.hash for e in asked]:
         what = "prompts in another order" if same_model else f"model weights {attrs['model_fingerprint']}"
         raise GatingError(
             f"{study.store} was begun with {what}, so it cannot be gone on with (these weights are "
@@ -174,16 +173,16 @@ def _check_same(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, li
         )
 
 
-def _run_blocks(study: Study, backend: Backend, asked: Sequence[tuple[Prompt, list[int]]], done: np.ndarray) -> None:
-    made = store.read_group(study.store, "directions") if study.contrasts else None
-    scale = calibrate.scales(study, backend, made) if made is not None and study.run.steer.iso_kl else {}
-    w = prompt_batches.worker(study, backend, made, scale)
-    hashes = [p.hash for p, _ in asked]
+def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done: np.ndarray) -> None:
+    extracted = store.read_group(study.store, "directions") if study.direction_specs else None
+    calibrated = extracted is not None and study.run.steer.iso_kl
+    scale = calibrate.scales(study, backend, extracted) if calibrated and extracted is not None else {}
+    w = prompt_batches.worker(study, backend, extracted, scale)
+    hashes, step, n = [e.prompt.hash for e in asked], study.prompt_batch, len(study.conditions)
     prompt_batches.lay_out_readouts(w, hashes)
     prompt_batches.lay_out_activations(w, hashes)
-    n = len(study.conditions)
     with progress.bar("outcomes", len(asked) * n, done=int(done.sum()) * n) as advance:
-        starts = [s for s in range(0, len(asked), study.block) if not done[s : s + study.block].all()]
-        for start, groups in backend.each(lambda s: prompt_batches.block_groups(w, asked[s : s + study.block]), starts):
-            store.write_block(study.store, start, groups)
-            advance(len(asked[start : start + study.block]) * n)
+        starts = [s for s in range(0, len(asked), step) if not done[s : s + step].all()]
+        for start, groups in backend.each(lambda s: prompt_batches.groups(w, asked[s : s + step]), starts):
+            store.write_batch(study.store, start, groups)
+            advance(len(asked[start : start + step]) * n)

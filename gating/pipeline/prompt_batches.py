@@ -1,12 +1,12 @@
-"""One block of prompts under every condition: from rows of a batch to the store's groups, and those groups laid out."""
+"""One batch of prompts under every condition: from rows to the store's groups, and those groups laid out."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -16,7 +16,7 @@ from gating.errors import TooLarge
 from gating.judging import labels
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
-from gating.steering import directions, lowering
+from gating.steering import directions, lowering, readouts
 from gating.steering.backend import Backend
 from gating.steering.interventions import Condition
 from gating.steering.readouts import Generation, Readouts
@@ -24,37 +24,56 @@ from gating.store import TEXT
 
 log = logging.getLogger(__name__)
 
-Asked = tuple[Prompt, list[int]]  # a prompt and its token ids at baseline
+
+class Encoded(NamedTuple):
+    """A prompt and its token ids under the run's own system message."""
+
+    prompt: Prompt
+    ids: list[int]
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What every block of a run shares."""
+    """What every prompt batch of a run shares."""
 
     study: Study
     backend: Backend
-    made: xr.Dataset | None  # the /directions group
+    directions: xr.Dataset | None  # the /directions group
     scale: Mapping[str, float]  # calibrated factors on strengths, by condition
     probes: np.ndarray | None
     openings: list[int]
     lowered: dict[tuple[tuple[Condition, ...], int], lowering.Edits] = field(default_factory=dict)
 
     def edits(self, conditions: Sequence[Condition], prompts: int) -> lowering.Edits:
-        """The plan of a batch of `prompts` under each of `conditions`: the same for every block of that size, so made once."""
+        """The edits of `prompts` under each of `conditions`: the same for every batch of that size, so made once."""
         key = (tuple(conditions), prompts)
-        if self.made is None:
+        if self.directions is None:
             return {}
         if key not in self.lowered:
-            self.lowered[key] = lowering.lower([*conditions] * prompts, self.made, self.study.run.seed, self.scale)
+            seed = self.study.run.seed
+            self.lowered[key] = lowering.lower([*conditions] * prompts, self.directions, seed, self.scale)
         return self.lowered[key]
 
+    def readouts(self, prompts: int = 1, conditions: int = 1) -> Readouts:
+        """What is read of rows that are prompt x condition, each prompt's first condition being its baseline."""
+        reference = [p * conditions for p in range(prompts) for _ in range(conditions)]
+        return Readouts(self.probes, self.openings, reference, extra_readouts(self.study))
 
-def worker(study: Study, backend: Backend, made: xr.Dataset | None, scale: Mapping[str, float]) -> Worker:
+
+def extra_readouts(study: Study) -> tuple[str, ...]:
+    """The readouts that readouts.* asks for beside the default ones."""
+    asked = study.run.readouts
+    named = (("lens_score", asked.lens), ("step_projection", asked.tokens))
+    return (*(name for name, wanted in named if wanted), *asked.extra)
+
+
+def worker(study: Study, backend: Backend, extracted: xr.Dataset | None, scale: Mapping[str, float]) -> Worker:
+    """extracted: the /directions group, None where the run has no directions."""
     probes = None
-    if made is not None and study.run.readouts.last:
-        unit = directions.unit(made["vector"].transpose("layer", "direction", "hidden").values, missing=0.0)
+    if extracted is not None and study.run.readouts.last:
+        unit = directions.unit(extracted["vector"].transpose("layer", "direction", "hidden").values, missing=0.0)
         probes = np.ascontiguousarray(unit)  # a direction that is zero at a layer reads as zero
-    return Worker(study, backend, made, scale, probes, opening_ids(study, backend))
+    return Worker(study, backend, extracted, scale, probes, opening_ids(study, backend))
 
 
 def opening_ids(study: Study, backend: Backend) -> list[int]:
@@ -65,7 +84,7 @@ def opening_ids(study: Study, backend: Backend) -> list[int]:
 
 
 def batches(conditions: int, rows: int) -> list[list[int]]:
-    """Conditions of each batch of a block. Where one batch cannot hold a prompt's conditions, each further batch begins
+    """Conditions of each batch of rows. Where one batch cannot hold a prompt's conditions, each further batch begins
     with the baseline again (condition 0, left out of its result), so that a comparison never leaves its batch."""
     if conditions <= rows:
         return [list(range(conditions))]
@@ -74,169 +93,110 @@ def batches(conditions: int, rows: int) -> list[list[int]]:
     return [[0, *range(i, min(i + step, conditions))] for i in range(1, conditions, step)]
 
 
-def block_groups(w: Worker, block: Sequence[Asked]) -> dict[str, xr.Dataset]:
-    """Every group's part for one block of prompts: rows are prompt x condition, prompts outermost."""
+def groups(w: Worker, prompts: Sequence[Encoded]) -> dict[str, xr.Dataset]:
+    """Every group's part for one prompt batch: rows are prompt x condition, prompts outermost."""
     conditions, study = w.study.conditions, w.study
-    shape = (len(block), len(conditions))
+    shape = (len(prompts), len(conditions))
     parts = [
-        _generate(w, block, [conditions[c] for c in chosen]) for chosen in batches(len(conditions), study.batch_rows)
+        _generate(w, prompts, [conditions[c] for c in chosen]) for chosen in batches(len(conditions), study.batch_rows)
     ]
-    out = parts[0] if len(parts) == 1 else _joined(parts)
+    generation = parts[0] if len(parts) == 1 else _joined(parts)
     nll = w.backend.nll(
-        [ids for _, ids in block for _ in conditions], out.tokens, f"scores of {_about(block, conditions)}"
+        [p.ids for p in prompts for _ in conditions], generation.tokens, f"scores of {_about(prompts, conditions)}"
     )
-    groups = {"outcomes": _outcomes(study, w.backend, out, nll, shape)}
+    filled = {"outcomes": _outcomes(study, w.backend, generation, nll, shape)}
     if w.probes is not None:
-        groups["readouts"] = _readouts(study, out, shape)
+        filled["readouts"] = readouts.dataset(generation, shape[1])
     if study.run.activations:
-        states, _ = w.backend.capture([ids for _, ids in block], ["last"], about=_about(block, conditions[:1]))
-        groups["activations"] = xr.Dataset({"resid_post": (("prompt", "layer", "hidden"), states[:, 0])})
-    return groups
+        states, _ = w.backend.capture([p.ids for p in prompts], ["last"], about=_about(prompts, conditions[:1]))
+        filled["activations"] = xr.Dataset({"resid_post": (("prompt", "layer", "hidden"), states[:, 0])})
+    return filled
 
 
-def _about(block: Sequence[Asked], conditions: Sequence[Condition]) -> str:
-    names, hashes = [c.name for c in conditions], [p.hash for p, _ in block]
-    told = ", ".join(names if len(names) < 7 else [*names[:5], f"{len(names) - 5} more"])
-    return f"prompts {hashes[0]} to {hashes[-1]} ({len(hashes)}) under {told}"
+def _about(prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> str:
+    names, hashes = [c.name for c in conditions], [p.prompt.hash for p in prompts]
+    listed = ", ".join(names if len(names) < 7 else [*names[:5], f"{len(names) - 5} more"])
+    return f"prompts {hashes[0]} to {hashes[-1]} ({len(hashes)}) under {listed}"
 
 
-def _generate(w: Worker, block: Sequence[Asked], conditions: Sequence[Condition]) -> Generation:
-    """Each prompt of the block under each of these conditions, of which the first is the baseline: one batch, or, where the
-    machine has no room for it, two halves of it."""
+def _generate(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> Generation:
+    """Each of these prompts under each of these conditions, of which the first is the baseline: one batch, or, where
+    the machine has no room for it, two halves of it."""
     try:
-        return _batch(w, block, conditions)
+        return _batch(w, prompts, conditions)
     except TooLarge as e:
-        if len(block) == 1 and len(conditions) <= 2:
+        if len(prompts) == 1 and len(conditions) <= 2:
             raise
         log.info("a batch is done in two halves: %s", e)
-    if len(block) > 1:
-        half = len(block) // 2
-        return _stacked([_generate(w, some, conditions) for some in (block[:half], block[half:])])
+    if len(prompts) > 1:
+        half = len(prompts) // 2
+        return readouts.stacked([_generate(w, part, conditions) for part in (prompts[:half], prompts[half:])])
     half = 1 + (len(conditions) - 1) // 2
-    return _joined([_generate(w, block, conditions[:half]), _generate(w, block, [conditions[0], *conditions[half:]])])
+    first, rest = conditions[:half], [conditions[0], *conditions[half:]]
+    return _joined([_generate(w, prompts, first), _generate(w, prompts, rest)])
 
 
-def _batch(w: Worker, block: Sequence[Asked], conditions: Sequence[Condition]) -> Generation:
-    study, n = w.study, len(conditions)
+def _batch(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> Generation:
     tokenizer = w.backend.loaded.tokenizer
     ids = [
-        base if c.system is None else chat.encode(tokenizer, prompt.text, c.system)
-        for prompt, base in block
+        p.ids if c.system is None else chat.encode(tokenizer, p.prompt.text, c.system)
+        for p in prompts
         for c in conditions
     ]
-    edits = w.edits(conditions, len(block))
-    reference = [p * n for p in range(len(block)) for _ in conditions]
-    want = study.run.readouts
-    readouts = Readouts(w.probes, w.openings, reference, want.lens, want.tokens and w.probes is not None)
-    return w.backend.generate(ids, edits, study.max_new_tokens, readouts, about=_about(block, conditions))
+    wanted = w.readouts(len(prompts), len(conditions))
+    edits, n_new = w.edits(conditions, len(prompts)), w.study.max_new_tokens
+    return w.backend.generate(ids, edits, n_new, wanted, about=_about(prompts, conditions))
 
 
 def _joined(parts: Sequence[Generation]) -> Generation:
-    """The batches of one prompt as one, without the baseline that each but the first begins with."""
-    return _stacked(parts, skip=1)
+    """The batches of one prompt after each other, without the baseline that each but the first begins with."""
+    return readouts.stacked(parts, skip=1)
 
 
-def _stacked(parts: Sequence[Generation], skip: int = 0) -> Generation:
-    """The rows of several batches after each other, without the first `skip` of each but the first batch."""
-
-    def rows(name: str) -> list:
-        return [getattr(part, name)[skip if i else 0 :] for i, part in enumerate(parts)]
-
-    arrays = {f.name: np.concatenate(rows(f.name)) for f in fields(Generation) if f.name != "tokens"}
-    return Generation([t for part in rows("tokens") for t in part], **arrays)
-
-
-def _outcomes(study: Study, backend: Backend, out: Generation, nll: np.ndarray, shape: tuple[int, int]) -> xr.Dataset:
-    texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in out.tokens]
-    judged = study.run.judge
+def _outcomes(
+    study: Study, backend: Backend, generation: Generation, nll: np.ndarray, shape: tuple[int, int]
+) -> xr.Dataset:
+    texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in generation.tokens]
+    limits, tokens = study.run.judge, generation.tokens
     ds = store.empty_outcomes(shape[1], shape[0], study.max_new_tokens)
 
-    def fill(name: str, values: Sequence[Any] | np.ndarray) -> None:
+    def fill(name: str, values: Sequence[object] | np.ndarray) -> None:
         ds[name].values[:] = np.asarray(values, dtype=ds[name].dtype).reshape(shape).T
 
-    rows = list(zip(texts, out.tokens, nll.tolist(), strict=True))
-    fill("label", [labels.label(text, tokens, value, judged) for text, tokens, value in rows])
-    fill("refusal_score", out.score)
-    fill("n_tokens", [len(t) for t in out.tokens])
+    rows = list(zip(texts, tokens, nll.tolist(), strict=True))
+    fill("label", [labels.label(text, ids, value, limits) for text, ids, value in rows])
+    fill("n_tokens", [len(ids) for ids in tokens])
     fill("nll", nll)
-    fill("entropy", [labels.entropy_bits(t) for t in out.tokens])
-    fill("repetition", [labels.repetition(t) for t in out.tokens])
+    fill("entropy", [labels.entropy_bits(ids) for ids in tokens])
+    fill("repetition", [labels.repetition(ids) for ids in tokens])
     fill("completion", texts)
-    for r, tokens in enumerate(out.tokens):
+    for name in readouts.kept(tuple(generation.read), "outcomes"):
+        fill(name, generation.read[name])
+    for r, ids in enumerate(tokens):
         prompt, condition = divmod(r, shape[1])
-        ds["token_ids"].values[condition, prompt, : len(tokens)] = tokens
+        ds["token_ids"].values[condition, prompt, : len(ids)] = ids
     ds["done"].values[:] = True
     return ds.assign_coords(prompt=np.arange(shape[0]), condition=np.arange(shape[1]))
 
 
-def _readout_variables(study: Study) -> dict[str, tuple[tuple[str, ...], str]]:
-    """Each readout's dimensions behind (condition, prompt), and what it is."""
-    out = {
-        "projection": (
-            ("layer", "direction"),
-            "projection of resid_post on the unit direction at the last prompt token, after edits",
-        ),
-        "resid_norm": (("layer",), "norm of resid_post at the last prompt token, after edits"),
-        "relative_change": (
-            ("layer",),
-            "norm of what the edits added at the last prompt token, over the residual's norm before them",
-        ),
-        "kl": ((), "first-token KL(baseline || condition), nats"),
-    }
-    if study.run.readouts.lens:
-        out["lens_score"] = (
-            ("layer",),
-            "refusal log-odds read off resid_post at the last prompt token (logit lens), nats",
-        )
-    if study.run.readouts.tokens:
-        out["step_projection"] = (
-            ("step", "layer", "direction"),
-            "projection at the last prompt token (step 0) and at each generated token as it is read in",
-        )
-    return out
-
-
-def _readouts(study: Study, out: Generation, shape: tuple[int, int]) -> xr.Dataset:
-    arrays = {
-        "projection": out.projection[:, 0],
-        "resid_norm": out.residual_norm,
-        "relative_change": out.change,
-        "kl": out.kl,
-        "lens_score": out.lens,
-        "step_projection": out.projection,
-    }
-    return xr.Dataset({
-        name: (("condition", "prompt", *dims), arrays[name].reshape(*shape, *arrays[name].shape[1:]).swapaxes(0, 1))
-        for name, (dims, _) in _readout_variables(study).items()
-    })  # fmt: skip
-
-
 def lay_out_readouts(w: Worker, hashes: list[str]) -> None:
-    study, made = w.study, w.made
-    if w.probes is None or made is None or store.has_group(study.store, "readouts"):
+    """The /readouts group with every value missing, where the run has readouts and no such group."""
+    study, extracted = w.study, w.directions
+    if w.probes is None or extracted is None or store.has_group(study.store, "readouts"):
         return
-    names = [c.name for c in study.conditions]
-    sizes = {
-        "condition": len(names),
-        "prompt": len(hashes),
-        "step": study.max_new_tokens,
-        "layer": made.sizes["layer"],
-        "direction": made.sizes["direction"],
-    }
-    data = {}
-    for name, (rest, long_name) in _readout_variables(study).items():
-        dims = ("condition", "prompt", *rest)
-        data[name] = (dims, np.full([sizes[d] for d in dims], np.nan, "float32"), {"long_name": long_name})
     coords = {
-        "condition": np.array(names, dtype=TEXT),
+        "condition": np.array([c.name for c in study.conditions], dtype=TEXT),
         "prompt": np.array(hashes, dtype=TEXT),
-        "layer": made["layer"].values,
-        "direction": made["direction"].values,
+        "layer": extracted["layer"].values,
+        "direction": extracted["direction"].values,
     }
-    store.create_group(study.store, "readouts", xr.Dataset(data, coords=coords), {"prompt": study.block})
+    sizes = {**{dim: len(values) for dim, values in coords.items()}, "step": study.max_new_tokens}
+    laid_out = readouts.empty(w.readouts().names, sizes, coords)
+    store.create_group(study.store, "readouts", laid_out, {"prompt": study.prompt_batch})
 
 
 def lay_out_activations(w: Worker, hashes: list[str]) -> None:
+    """The /activations group with every value missing, where it is asked for and not there."""
     if not w.study.run.activations or store.has_group(w.study.store, "activations"):
         return
     sizes = (len(hashes), w.backend.loaded.n_layers, w.backend.loaded.hidden)
@@ -245,4 +205,4 @@ def lay_out_activations(w: Worker, hashes: list[str]) -> None:
         {"resid_post": (("prompt", "layer", "hidden"), np.full(sizes, np.nan, "float32"), {"long_name": long_name})},
         coords={"prompt": np.array(hashes, dtype=TEXT), "layer": np.arange(sizes[1], dtype="int32")},
     )
-    store.create_group(w.study.store, "activations", ds, {"prompt": w.study.block})
+    store.create_group(w.study.store, "activations", ds, {"prompt": w.study.prompt_batch})

@@ -11,7 +11,7 @@ import xarray as xr
 from gating import chat, progress, store
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend, in_halves
-from gating.steering.directions import Chat
+from gating.steering.direction_specs import Chat
 from gating.store import TEXT
 
 
@@ -31,20 +31,20 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
     done = kept["done"].values.copy()
     with progress.bar("answers that directions are read from", len(ids), "answers", done=int(done.sum())) as advance:
 
-        def one(start: int) -> list[list[int]]:
+        def answer_from(start: int) -> list[list[int]]:
             batch = ids[start : start + study.batch_rows]
             sampling = (how.temperature, _seed(study.run.seed, group, start)) if how.temperature else None
             about = f"answers {start} to {start + len(batch) - 1} that directions are read from"
 
-            def said(rows: list[list[int]]) -> list[list[int]]:
+            def answered(rows: Sequence[list[int]]) -> list[list[int]]:
                 return backend.generate(rows, {}, how.response_tokens, sampling=sampling, about=about).tokens
 
             if sampling:  # the draws are those of the whole batch
-                return said(batch)
-            return [tokens for _, part in in_halves(said, batch) for tokens in part]
+                return answered(batch)
+            return [tokens for _, part in in_halves(answered, batch) for tokens in part]
 
         starts = [s for s in range(0, len(ids), study.batch_rows) if not done[s : s + study.batch_rows].all()]
-        for start, out in backend.each(one, starts):
+        for start, out in backend.each(answer_from, starts):
             texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in out]
             store.write_rows(study.store, group, "answer", start, _filled(out, texts, how.response_tokens))
             advance(len(out))

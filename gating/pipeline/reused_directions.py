@@ -1,5 +1,5 @@
-"""Directions of another run (`directions.source`): plain arrays, which may be read here and steered there, as long as both
-are of one model and were made from the same texts."""
+"""Directions of another run (`directions.source`): plain arrays, which may be read here and steered there, as long as
+both are of one model and were made from the same texts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import xarray as xr
 
 from gating import store
 from gating.errors import GatingError, choices
-from gating.steering.directions import Contrast
+from gating.steering.direction_specs import DirectionSpec
 
-# How far two readings of one model's residual stream lie apart, relative to its norm: rounding alone gives up to 1e-5 in
-# float32 and 2e-2 in bfloat16 (docs/ndif.md); other weights give much more.
+# How far two readings of one model's residual stream lie apart, relative to its norm: rounding alone gives up to 1e-5
+# in float32 and 2e-2 in bfloat16 (docs/ndif.md); other weights give much more.
 SAME, SAME_ROUNDED = 1e-3, 5e-2
 
 
-def of(source: str) -> xr.Dataset:
+def read(source: str) -> xr.Dataset:
     """The /directions group of a run. Raises GatingError where it has none."""
     path = store.locate(source)
     store.read_attrs(path)
@@ -29,32 +29,35 @@ def of(source: str) -> xr.Dataset:
 
 def digest(source: str) -> str:
     """16 hex digits of the vectors and their names, for the key of a run that uses them."""
-    made = of(source)
-    h = hashlib.sha256(repr(made["direction"].values.tolist()).encode())
-    h.update(np.ascontiguousarray(made["vector"].values).tobytes())
+    taken = read(source)
+    h = hashlib.sha256(repr(taken["direction"].values.tolist()).encode())
+    h.update(np.ascontiguousarray(taken["vector"].values).tobytes())
     return h.hexdigest()[:16]
 
 
-def directions(source: str, contrasts: Sequence[Contrast], derived: Sequence[str], signature: xr.Dataset) -> xr.Dataset:
+def directions(
+    source: str, specs: Sequence[DirectionSpec], derived: Sequence[str], signature: xr.Dataset
+) -> xr.Dataset:
     """The directions that a run needs, out of another run's.
 
-    signature: of the model that they are for. Raises GatingError naming the direction that is not there or was made from
-    other texts (an overlap with test prompts would go unseen), or where the models differ.
+    signature: of the model that they are for. Raises GatingError naming the direction that is not there or was made
+    from other texts (an overlap with test prompts would go unseen), or where the models differ.
     """
-    made = of(source)
-    if "texts" not in made:
+    taken = read(source)
+    if "texts" not in taken:
         raise GatingError(f"directions.source={source} was made by an earlier version; run it again with this one.")
-    known = dict(zip(made["direction"].values.tolist(), made["texts"].values.tolist(), strict=True))
-    for c in contrasts:
-        if c.name not in known:
+    known = dict(zip(taken["direction"].values.tolist(), taken["texts"].values.tolist(), strict=True))
+    for spec in specs:
+        if spec.name not in known:
             raise GatingError(
-                f"directions.source={source} has no direction {c.name!r}: it has {choices(known, c.name)}; run that one "
-                "with directions.extra=[...] to have it there."
+                f"directions.source={source} has no direction {spec.name!r}: it has {choices(known, spec.name)}; run "
+                "that one with directions.extra=[...] to have it there."
             )
-        if known[c.name] != c.texts:
+        if known[spec.name] != spec.texts:
             raise GatingError(
-                f"directions.source={source}: {c.name!r} was made from other texts or at another position there than this "
-                "run's settings name; give this run the same directions.* settings, or extract anew (directions.source=null)."
+                f"directions.source={source}: {spec.name!r} was made from other texts or at another position there "
+                "than this run's settings name; give this run the same directions.* settings, or extract anew "
+                "(directions.source=null)."
             )
     path = store.locate(source)
     if not store.has_group(path, "model"):
@@ -63,17 +66,18 @@ def directions(source: str, contrasts: Sequence[Contrast], derived: Sequence[str
         )
     theirs = store.read_group(path, "model")
     if (apart := distance(theirs, signature)) is None or apart > tolerance(theirs, signature):
-        told = "another shape" if apart is None else f"activations that lie {apart:.2g} apart, relative to their norm"
+        how = "another shape" if apart is None else f"activations that lie {apart:.2g} apart, relative to their norm"
         raise GatingError(
-            f"directions.source={source} is of another model ({told}); directions belong to the weights that they were read "
-            "from: choose a run of this model, or extract anew (directions.source=null)."
+            f"directions.source={source} is of another model ({how}); directions belong to the weights that they were "
+            "read from: choose a run of this model, or extract anew (directions.source=null)."
         )
-    names = [*(c.name for c in contrasts), *(d for d in derived if d in known)]
-    return made.sel(direction=names, other=names)
+    names = [*(spec.name for spec in specs), *(d for d in derived if d in known)]
+    return taken.sel(direction=names, other=names)
 
 
 def distance(a: xr.Dataset, b: xr.Dataset) -> float | None:
-    """Distance of two models' signatures [layer, hidden], relative to their norm; None for models of different shapes."""
+    """Distance of two models' signatures [layer, hidden], relative to their norm; None for models of different
+    shapes."""
     x, y = (s["signature"].values.astype("float64") for s in (a, b))
     return float(np.linalg.norm(x - y) / np.linalg.norm(x)) if x.shape == y.shape else None
 

@@ -15,13 +15,11 @@ from gating import models, prompts, store
 from gating.analysis import claims
 from gating.errors import GatingError
 from gating.judging import labels
-from gating.pipeline import conditions as resolve
-from gating.pipeline import config, reused_directions
+from gating.pipeline import conditions, config, reused_directions
 from gating.pipeline.config import RunConfig
 from gating.prompts import Prompt
 from gating.remote import address
-from gating.steering import directions
-from gating.steering.directions import Chat, Contrast
+from gating.steering.direction_specs import Chat, DirectionSpec, direction_spec
 from gating.steering.interventions import Condition
 
 KEY_PACKAGES = ("gating", "torch", "transformers", "nnsight")
@@ -33,7 +31,7 @@ class Study:
 
     run: RunConfig
     test: list[Prompt]
-    contrasts: list[Contrast]
+    direction_specs: list[DirectionSpec]
     conditions: list[Condition]
     warnings: list[str]
     key: str
@@ -51,47 +49,47 @@ class Study:
         return self.run.backend.batch_rows or self.run.model.batch_rows
 
     @property
-    def block(self) -> int:
-        """Prompts a block: the unit of work, of writing and of resuming is a block of prompts under every condition."""
+    def prompt_batch(self) -> int:
+        """Prompts a prompt batch: the unit of work, of writing and of resuming is one under every condition."""
         return max(1, min(len(self.test), self.batch_rows // len(self.conditions)))
 
     @property
     def chats(self) -> list[Chat]:
-        """What the directions are contrasts of, each once."""
-        return _once(self.contrasts)
+        """What the directions are extracted from, each once."""
+        return _chats(self.direction_specs)
 
     @property
     def answered(self) -> list[Chat]:
         """Those of them that must be answered first."""
-        return _once([c for c in self.contrasts if c.needs_answers(self.run.directions.filter)])
+        return _chats([spec for spec in self.direction_specs if spec.needs_answers(self.run.directions.filter)])
 
     @property
     def max_new_tokens(self) -> int:
         return self.run.max_new_tokens or self.run.model.max_new_tokens
 
 
-def _once(contrasts: list[Contrast]) -> list[Chat]:
-    return list(dict.fromkeys(x for c in contrasts for x in (*c.positive, *c.negative)))
+def _chats(specs: list[DirectionSpec]) -> list[Chat]:
+    return list(dict.fromkeys(chat for spec in specs for chat in (*spec.positive, *spec.negative)))
 
 
 def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Study:
     """Everything that can be known without weights. Raises GatingError for bad input of any kind."""
     config.check(run)
-    resolve.check_directions(run)
-    names = resolve.direction_names(run)
-    conditions = resolve.of(run, models.architecture(run.model)["layers"])
+    resolved = conditions.resolve(run)
+    of_run = resolved.conditions(models.architecture(run.model)["layers"])
     family = _claims(run)
-    extract = _extraction_prompts(run) if names else []
-    contrasts = [
-        directions.contrast(n, run.directions.position, run.model.system, extract, run.directions.questions)
-        for n in names
+    extract = _extraction_prompts(run) if resolved.direction_names else []
+    how = run.directions
+    specs = [
+        direction_spec(name, how.position, run.model.system, extract, how.questions)
+        for name in resolved.direction_names
     ]
     test, warnings = _test_prompts(run)
-    warnings += _overlaps(run, test, contrasts)
-    key = _key(run, test, contrasts, family)
-    about = chosen.get("experiment") or resolve.steer_label(run)
+    warnings += _overlaps(run, test, specs)
+    key = _key(run, test, specs, family)
+    about = chosen.get("experiment") or conditions.steer_label(run)
     folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{about}-{key}"
-    return Study(run, test, contrasts, conditions, warnings, key, folder, chosen, overrides, family)
+    return Study(run, test, specs, of_run, warnings, key, folder, chosen, overrides, family)
 
 
 def _claims(run: RunConfig) -> dict[str, Any]:
@@ -106,8 +104,8 @@ def _claims(run: RunConfig) -> dict[str, Any]:
 def _extraction_prompts(run: RunConfig) -> list[Prompt]:
     sides: list[Prompt] = []
     for name, harmful in (("harmful", True), ("harmless", False)):
-        found = prompts.load(getattr(run.directions, name), harmful, "extract", f"directions.{name}")
-        sides += prompts.sample(prompts.deduplicate(found)[0], run.directions.n, run.seed)
+        side = prompts.load(getattr(run.directions, name), harmful, "extract", f"directions.{name}")
+        sides += prompts.sample(prompts.deduplicate(side)[0], run.directions.n, run.seed)
     return sides
 
 
@@ -118,12 +116,12 @@ def _test_prompts(run: RunConfig) -> tuple[list[Prompt], list[str]]:
     for name in ("harmful", "harmless", "borderline"):
         source = getattr(run.data, name)
         if source:
-            found = prompts.load(source, name == "harmful", run.data.split, f"data.{name}")
-            if not found:
+            loaded = prompts.load(source, name == "harmful", run.data.split, f"data.{name}")
+            if not loaded:
                 raise GatingError(
                     f"data.{name}={source!r} has no prompts in the split data.split={run.data.split!r}; choose another."
                 )
-            unique, repeats = prompts.deduplicate(found)
+            unique, repeats = prompts.deduplicate(loaded)
             n = run.data.n if name == "harmful" else run.data.n_harmless or run.data.n
             asked += prompts.sample(unique, n, run.seed)
             warnings += repeats
@@ -131,14 +129,14 @@ def _test_prompts(run: RunConfig) -> tuple[list[Prompt], list[str]]:
     return unique, warnings + repeats
 
 
-def _overlaps(run: RunConfig, test: list[Prompt], contrasts: list[Contrast]) -> list[str]:
+def _overlaps(run: RunConfig, test: list[Prompt], specs: list[DirectionSpec]) -> list[str]:
     """Test prompts that something was selected on: the directions' own prompts, or the adapter's training prompts."""
-    used = {user for c in contrasts for _, user in (*c.positive, *c.negative)}
+    used = {chat.user for chat in _chats(specs)}
     trained = models.training_prompts(run.model)
-    found = {"extraction": prompts.overlap(used, test), "adapter training": prompts.overlap(trained, test)}
+    overlaps = {"extraction": prompts.overlap(used, test), "adapter training": prompts.overlap(trained, test)}
     warnings = [
         f"{len(both)} of {len(test)} test prompts are also {kind} prompts (first: {both[0].source}:{both[0].hash})"
-        for kind, both in found.items()
+        for kind, both in overlaps.items()
         if both
     ]
     if warnings and not run.data.allow_overlap:
@@ -162,16 +160,16 @@ def _device(run: RunConfig) -> str:
     return address.address(run.backend.host)
 
 
-def _key(run: RunConfig, test: list[Prompt], contrasts: list[Contrast], family: dict[str, Any]) -> str:
+def _key(run: RunConfig, test: list[Prompt], specs: list[DirectionSpec], family: dict[str, Any]) -> str:
     """A hash of everything that determines the result: settings, contents of prompts and personas, the model's
     identity, the device type and the versions of what computes."""
     installed = store.versions()
     material: dict[str, Any] = {
         "schema": store.SCHEMA_VERSION,
         "config": _deciding(run),
-        "directions": reused_directions.digest(run.directions.source) if run.directions.source else None,
+        "source": reused_directions.digest(run.directions.source) if run.directions.source else None,
         "test": prompts.digest(test),
-        "contrasts": [(c.name, c.role, c.position, c.positive, c.negative) for c in contrasts],
+        "directions": [(s.name, s.role, s.position, s.positive, s.negative) for s in specs],
         "claims": family,
         "model": models.identity(run.model),
         "device": _device(run),

@@ -1,4 +1,5 @@
-"""A model as a client of a server has it: its name there, its shape on torch's meta device, its tokenizer; no weights."""
+"""A model as a client of a server has it: its name there, its shape on torch's meta device, its tokenizer; no
+weights."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def without_weights(cfg: ModelConfig, fingerprint: str, dtype: str | None) -> Lo
 
 
 def _light(cfg: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase, GenerationConfig | None, str | None]:
-    """Configuration, tokenizer, generation settings and commit, from the hub's cache, the hub, or the embedded package."""
+    """Configuration, tokenizer, generation settings and commit, from the hub's cache, the hub, or the embedded
+    package."""
     try:
         folder, revision = hub.find(
             served_as(cfg), cfg.revision, offline=cfg.kind == "embedded", weights=False, tokenizer=True

@@ -1,19 +1,42 @@
-"""`connect` checks everything that can be checked before a job is sent and gives a backend whose traces run on the server."""
+"""`connect` checks everything that can be checked before a job is sent and gives a backend whose traces run on the
+server."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Protocol, TypedDict
 
 from gating import progress
-from gating.pipeline.study import Study
+from gating.models import ModelConfig
 from gating.remote import address, client, preflight
 from gating.remote.jobs import Limits, Remote
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Wire
 from gating.steering.backend import Backend
 from gating.steering.scheduler import Turn
+
+
+class Provenance(TypedDict):
+    """What a store keeps of the server."""
+
+    host: str
+    model_key: str
+    versions: dict[str, str]
+
+
+class Settings(Protocol):
+    """backend.*, as far as a connection is concerned (gating/pipeline/config.py says what each is)."""
+
+    host: str | None
+    deploy: bool
+    in_flight: int
+    deadline: float
+    outage: float
+    unknown: float
+    stalled: float
+    attempts: int
 
 
 @dataclass(frozen=True)
@@ -24,39 +47,34 @@ class Connection:
     remote: Remote
     served: preflight.Served
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         return {"host": self.remote.host.url, "model_key": self.served.model_key, "versions": self.served.versions}
 
 
-def connect(study: Study) -> Connection:
-    """Raises GatingError for everything that can be found wrong before a job is sent."""
-    run = study.run
-    repo = client.served_as(run.model)
-    wire = Wire(address.address(run.backend.host), address.key())
+def connect(model: ModelConfig, settings: Settings, batch_rows: int, folder: Path) -> Connection:
+    """A backend for `model` on the server that `settings` name; its ledger and log stand in the run's folder.
+
+    Raises GatingError for everything that can be found wrong before a job is sent.
+    """
+    repo = client.served_as(model)
+    wire = Wire(address.address(settings.host), address.key())
     try:
-        return _connected(
-            study, wire, preflight.check(wire, repo, run.model.revision, run.model.dtype, run.backend.deploy)
-        )
+        served = preflight.check(wire, repo, model.revision, model.dtype, settings.deploy)
+        return _connected(model, settings, batch_rows, folder, wire, served)
     except BaseException:
         wire.close()
         raise
 
 
-def _connected(study: Study, wire: Wire, served: preflight.Served) -> Connection:
-    run = study.run
+def _connected(
+    model: ModelConfig, settings: Settings, batch_rows: int, folder: Path, wire: Wire, served: preflight.Served
+) -> Connection:
     for warning in served.warnings:
         progress.console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     fingerprint = hashlib.sha256(f"{wire.url} {served.model_key}".encode()).hexdigest()[:16]
-    loaded = client.without_weights(run.model, fingerprint, served.dtype)
-    how, turn = run.backend, Turn()
-    remote = Remote(
-        wire,
-        served.model_key,
-        {"attn_implementation": loaded.model.config._attn_implementation},
-        Ledger(study.folder),
-        Limits(how.deadline, how.outage, how.unknown, how.stalled, how.attempts),
-        how.in_flight,
-        turn,
-        study.folder,
-    )
-    return Connection(Backend(loaded, study.batch_rows, remote.via, how.in_flight, turn), remote, served)
+    loaded = client.without_weights(model, fingerprint, served.dtype)
+    s, turn = settings, Turn()
+    limits = Limits(s.deadline, s.outage, s.unknown, s.stalled, s.attempts)
+    environment = {"attn_implementation": loaded.model.config._attn_implementation}
+    remote = Remote(wire, served.model_key, environment, Ledger(folder), limits, s.in_flight, turn, folder)
+    return Connection(Backend(loaded, batch_rows, remote.via, s.in_flight, turn), remote, served)

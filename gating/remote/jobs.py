@@ -1,7 +1,7 @@
 """One trace's way to the server and back: sent, noted, waited for, collected; sent again where that can help.
 
-`Remote.via` gives gating.steering.backend the nnsight backend of a trace. It returns when the result is in the caller's variables,
-so a trace reads the same wherever it runs; other traces have their turn while it waits.
+`Remote.via` gives gating.steering.backend the nnsight backend of a trace. It returns when the result is in the
+caller's variables, so a trace reads the same wherever it runs; other traces have their turn while it waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nnsight
 import numpy as np
@@ -35,16 +35,19 @@ from gating.steering import ops
 from gating.steering.backend import Call
 from gating.steering.scheduler import Turn
 
+Answer = TypeVar("Answer")
+
 log = logging.getLogger(__name__)
 
 LOG = "remote.log"
 POLL = (0.05, 2.0)  # seconds between questions about a job: at first, and at most
 NO_ROOM = ("out of memory", "outofmemory", "exceeded the execution timeout")
+OWN_ERROR = ("Traceback (most recent call last)", "ModuleNotFoundError", "doesn't match")
 GO_ON = "Finished rows are kept, and so are the ids of jobs under way: give the same command again to go on."
 
 
 class Failed(GatingError):
-    """The block itself raised on the server."""
+    """The trace itself raised on the server."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Remote:
 
     host: Wire
     model_key: str
-    env: dict[str, Any]
+    env: dict[str, object]
     ledger: Ledger
     limits: Limits
     in_flight: int
@@ -80,7 +83,7 @@ class Remote:
     def via(self, call: Call) -> Runner:
         return _Trace(self, call)
 
-    def run(self, call: Call, tracer: Any) -> dict[str, Any]:
+    def run(self, call: Call, tracer: Any) -> dict[str, object]:
         """The values that a trace saved. Raises GatingError, TooLarge, or turns.Stopped."""
         key = digest(call)
         again = self._retrying(call, Lost, tenacity.stop_after_attempt(self.limits.attempts), "sending it again")
@@ -89,10 +92,11 @@ class Remote:
         except Lost as e:
             self._note(call, f"given up: {e}")
             raise GatingError(
-                f"{self.host.url}: {call.about} failed {self.limits.attempts} times (last: {self.host.clean(e)}). {GO_ON}"
+                f"{self.host.url}: {call.about} failed {self.limits.attempts} times (last: {self.host.clean(e)}). "
+                f"{GO_ON}"
             ) from None
 
-    def _once(self, call: Call, key: str, tracer: Any) -> dict[str, Any]:
+    def _once(self, call: Call, key: str, tracer: Any) -> dict[str, object]:
         """Send a trace, unless a job of it is under way, and collect its result."""
         job = self.ledger.job(key)
         payload = b"" if job else RequestModel.serialize(tracer, compress=True)
@@ -113,7 +117,7 @@ class Remote:
             self._passed = max(self._passed, sent)
             return values
 
-    def _patiently(self, call: Call, ask: Callable[..., Any], *args: Any) -> Any:
+    def _patiently(self, call: Call, ask: Callable[..., Answer], *args: object) -> Answer:
         """Ask the server, for as long as an outage may last. Errors in the request itself are not asked again."""
         retry = self._retrying(call, Passing, tenacity.stop_after_delay(self.limits.outage), "asking again")
         try:
@@ -123,8 +127,11 @@ class Remote:
         except Passing as e:
             raise self._silent(e) from None
 
-    def _retrying(self, call: Call, fault: type[Passing], stop: Any, what: str) -> tenacity.Retrying:
-        """Tries again after this very fault (a lost job is no passing silence), more and more slowly, until `stop`."""
+    def _retrying(
+        self, call: Call, fault: type[Passing], stop: tenacity.stop.stop_base, what: str
+    ) -> tenacity.Retrying:
+        """Tries again after exactly this fault, more and more slowly, until `stop`. A lost job is sent again, which
+        asking again would not do, so that a subclass of the fault does not count."""
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: type(e) is fault),
             stop=stop,
@@ -136,7 +143,8 @@ class Remote:
 
     def _silent(self, e: Exception) -> GatingError:
         return GatingError(
-            f"backend.outage: {self.host.url} has not answered for {self.limits.outage:g} s ({self.host.clean(e)}). {GO_ON}"
+            f"backend.outage: {self.host.url} has not answered for {self.limits.outage:g} s ({self.host.clean(e)}). "
+            f"{GO_ON}"
         )
 
     def _wait(self, call: Call, job: str, sent: float) -> str:
@@ -170,22 +178,23 @@ class Remote:
             if now - start > self.limits.deadline:
                 raise GatingError(
                     f"backend.deadline: {call.about} had no result after {self.limits.deadline:g} s (state: "
-                    f"{state.status.value if state else 'unknown'}). {GO_ON} A larger backend.deadline=SECONDS waits longer."
+                    f"{state.status.value if state else 'unknown'}). {GO_ON} A larger "
+                    "backend.deadline=SECONDS waits longer."
                 )
             self.turn.sleep(pause)
             pause = min(pause * 1.5, POLL[1])
 
-    def _failure(self, call: Call, said: str) -> Exception:
-        """What a failed job's message says: the block's own error, no room, or a fault of the server that may pass."""
-        said = self.host.clean(said)
-        self._note(call, said)
-        last = said.strip().splitlines()[-1][:300] if said.strip() else "no message"
-        if any(mark in said.lower() for mark in NO_ROOM):
+    def _failure(self, call: Call, message: str) -> Exception:
+        """What a failed job's message means: the trace's own error, no room, or a fault of the server that may pass."""
+        message = self.host.clean(message)
+        self._note(call, message)
+        last = message.strip().splitlines()[-1][:300] if message.strip() else "no message"
+        if any(mark in message.lower() for mark in NO_ROOM):
             return TooLarge(
-                f"{call.about}: the server has not the room or the time for this job ({last}); lower backend.batch_rows "
-                f"or max_new_tokens. {GO_ON}"
+                f"{call.about}: the server has not the room or the time for this job ({last}); lower "
+                f"backend.batch_rows or max_new_tokens. {GO_ON}"
             )
-        if "Traceback (most recent call last)" in said or "ModuleNotFoundError" in said or "doesn't match" in said:
+        if any(mark in message for mark in OWN_ERROR):
             where = f"{last} (all of it in {self.folder / LOG})"
             return Failed(f"{call.about}: the job failed on {self.host.url}: {where}. {GO_ON}")
         return Lost(f"the server gave the job up ({last})")
@@ -220,7 +229,7 @@ def digest(call: Call) -> str:
     """16 hex digits of what determines a trace's result: a job is found again by it, whatever order batches come in."""
     h = hashlib.sha256(inspect.getsource(ops).encode())
 
-    def walk(x: Any) -> None:
+    def walk(x: object) -> None:
         if isinstance(x, dict):
             for k in x:
                 h.update(repr(k).encode())

@@ -1,7 +1,7 @@
 """Which jobs were sent and for which trace, one JSON line each, written before anybody waits for them.
 
-A job's result can be fetched by whoever knows its id, so the file is the owner's alone, and the ids of finished jobs are
-not kept beyond the run.
+A job's result can be fetched by whoever knows its id, so the file is the owner's alone, and the ids of finished jobs
+are not kept beyond the run.
 """
 
 from __future__ import annotations
@@ -11,9 +11,32 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 FILE = "jobs.jsonl"
+
+
+class Entry(TypedDict, total=False):
+    """One line: the digest of a trace, and what became of it."""
+
+    time: float
+    call: str
+    job: str
+    about: str
+    bytes_up: int
+    bytes_down: int
+    lost: str  # why
+    collected: bool
+
+
+class Totals(TypedDict):
+    """What was sent and came back, over all processes of the run."""
+
+    jobs: int
+    bytes_up: int
+    bytes_down: int
+    resubmitted: int
+    collected: int
 
 
 class Ledger:
@@ -23,7 +46,7 @@ class Ledger:
         self.path = folder / FILE
         self._lock = threading.Lock()
         self._jobs: dict[str, str] = {}
-        self.total = {"jobs": 0, "bytes_up": 0, "bytes_down": 0, "resubmitted": 0, "collected": 0}
+        self.total: Totals = {"jobs": 0, "bytes_up": 0, "bytes_down": 0, "resubmitted": 0, "collected": 0}
         for entry in self._read():
             self._take(entry)
 
@@ -49,7 +72,7 @@ class Ledger:
         """The run is complete: forget the ids, keep the counts (in the store)."""
         self.path.unlink(missing_ok=True)
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _take(self, entry: Entry) -> None:
         call = entry.get("call", "")
         if "job" in entry:
             self._jobs[call] = entry["job"]
@@ -58,25 +81,25 @@ class Ledger:
             self._jobs.pop(call, None)
             self.total["resubmitted"] += 1
         self.total["collected"] += bool(entry.get("collected"))
-        for size in ("bytes_up", "bytes_down"):
-            self.total[size] += int(entry.get(size, 0))
+        self.total["bytes_up"] += int(entry.get("bytes_up", 0))
+        self.total["bytes_down"] += int(entry.get("bytes_down", 0))
 
-    def _write(self, entry: dict[str, Any]) -> None:
+    def _write(self, entry: Entry) -> None:
         with self._lock:
             self._take(entry)
-            entry = {"time": round(time.time(), 3), **entry}
+            line = json.dumps({"time": round(time.time(), 3), **entry})
             with os.fdopen(os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600), "a") as f:
-                f.write(json.dumps(entry) + "\n")
+                f.write(line + "\n")
                 f.flush()
                 os.fsync(f.fileno())
 
-    def _read(self) -> list[dict[str, Any]]:
+    def _read(self) -> list[Entry]:
         if not self.path.is_file():
             return []
-        out = []
+        entries: list[Entry] = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
-                out.append(json.loads(line))
+                entries.append(cast(Entry, json.loads(line)))
             except ValueError:
                 continue  # a line that a kill cut short
-        return out
+        return entries

@@ -1,4 +1,5 @@
-"""What is checked before a job is sent: host, key, versions, the model and its precision. Each failure is one message."""
+"""What is checked before a job is sent: host, key, versions, the model and its precision. Each failure is one
+message."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
 
 from gating.errors import GatingError, choices
-from gating.remote.wire import LOGIN, Passing, Wire
+from gating.remote.wire import JSON, LOGIN, Passing, Wire
+
+Document = Mapping[str, JSON]
 
 PUBLIC = "api.ndif.us"
 DECIDING = ("nnsight",)  # another version of these may read a trace differently
@@ -29,12 +31,12 @@ class Served:
 
 
 def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool) -> Served:
-    """Raises GatingError for a host that does not answer, a missing key, versions that clash, a model that is not served
-    (unless `deploy` lets the server load it), or one that is served in another precision than `dtype`."""
+    """Raises GatingError for a host that does not answer, a missing key, versions that clash, a model that is not
+    served (unless `deploy` lets the server load it), or one that is served in another precision than `dtype`."""
     if not wire.key and PUBLIC in wire.url:
         raise GatingError(
-            f"NDIF_API_KEY has no value, and {wire.url} takes no job without one: get a key at {LOGIN} and put it into the "
-            "environment variable NDIF_API_KEY (or nnsight.CONFIG.set_default_api_key)."
+            f"NDIF_API_KEY has no value, and {wire.url} takes no job without one: get a key at {LOGIN} and put it into "
+            "the environment variable NDIF_API_KEY (or nnsight.CONFIG.set_default_api_key)."
         )
     try:
         wire.get("/ping")
@@ -60,26 +62,27 @@ def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool)
             f"model: {wire.url} does not serve {repo}{f' at revision {revision}' if revision else ''} now; it serves "
             f"{choices(names, repo)}. Choose one of these, or let the server load it with backend.deploy=true."
         )
-    found = str(served["dtype"]).removeprefix("torch.") if served and served.get("dtype") else None
-    if dtype != "auto" and found and dtype != found:
+    precision = str(served["dtype"]).removeprefix("torch.") if served and served.get("dtype") else None
+    if dtype != "auto" and precision and dtype != precision:
         raise GatingError(
-            f"model.dtype={dtype}: {wire.url} serves {repo} in {found}; say model.dtype=auto (or {found}), or choose "
-            "another host."
+            f"model.dtype={dtype}: {wire.url} serves {repo} in {precision}; say model.dtype=auto (or {precision}), or "
+            "choose another host."
         )
     versions = {n: str(installed[n]) for n in (*DECIDING, *TOLD, "ndif") if n in installed}
-    return Served(model_key, found, versions, warnings)
+    return Served(model_key, precision, versions, warnings)
 
 
-def _installed(wire: Wire) -> Mapping[str, Any]:
+def _installed(wire: Wire) -> Mapping[str, JSON]:
     try:
-        found: Mapping[str, Any] = wire.get("/env").get("packages", {})
+        packages: Mapping[str, JSON] = wire.get("/env").get("packages", {})
     except GatingError:  # an older server has no such document
         return {}
-    return found
+    return packages
 
 
-def compare(installed: Mapping[str, Any]) -> list[str]:
-    """A warning for each package that is another one on the server. Raises GatingError where jobs would not be understood."""
+def compare(installed: Mapping[str, JSON]) -> list[str]:
+    """A warning for each package that is another one on the server. Raises GatingError where jobs would not be
+    understood."""
     warnings = []
     for name in (*DECIDING, *TOLD):
         theirs, ours = str(installed.get(name, "unknown")).partition("+")[0], version(name).partition("+")[0]
@@ -87,8 +90,8 @@ def compare(installed: Mapping[str, Any]) -> list[str]:
             continue
         if name in DECIDING and theirs.split(".")[:2] != ours.split(".")[:2]:
             raise GatingError(
-                f"backend.host: the server has {name} {theirs}, this client {ours}, and jobs of one are not understood by "
-                f"the other; `pip install {name}=={theirs}` in an environment of its own, or choose another host."
+                f"backend.host: the server has {name} {theirs}, this client {ours}, and jobs of one are not understood "
+                f"by the other; `pip install {name}=={theirs}` in an environment of its own, or choose another host."
             )
         warnings.append(f"the server has {name} {theirs}, this client {ours}: numbers may differ in their last digits")
     return warnings
@@ -100,7 +103,7 @@ def model_key(repo: str, revision: str | None) -> str:
     return f"nnsight.modeling.transformers.TransformersModel:{json.dumps(what)}"
 
 
-def _find(status: Mapping[str, Any], repo: str, revision: str | None) -> tuple[str, Mapping[str, Any] | None]:
+def _find(status: Document, repo: str, revision: str | None) -> tuple[str, Document | None]:
     wanted = model_key(repo, revision)
     for d in _deployments(status):
         if d.get("repo_id") == repo and d.get("revision") == revision and d.get("task") in (None, "text-generation"):
@@ -108,7 +111,7 @@ def _find(status: Mapping[str, Any], repo: str, revision: str | None) -> tuple[s
     return wanted, None
 
 
-def _deployments(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _deployments(status: Document) -> list[Document]:
     return [
         d
         for d in status.get("deployments", {}).values()

@@ -1,7 +1,7 @@
 """NDIF's HTTP interface: send a job, ask for its state, fetch its result. Errors are told apart by who can mend them.
 
-The endpoints and the envelope are those of nnsight 0.8.1's RemoteBackend (nnsight/intervention/backends/remote.py), whose
-own client gives no status codes, waits without a limit and unpickles what the server sends.
+The endpoints and the envelope are those of nnsight 0.8.1's RemoteBackend (nnsight/intervention/backends/remote.py),
+whose own client gives no status codes, waits without a limit and unpickles what the server sends.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nnsight.schema.response import ResponseModel
 
 from gating.errors import GatingError, TooLarge
 
+JSON = Any  # a document as it was sent; who reads it checks what it reads
 CONNECT, READ = 10.0, 120.0  # seconds
 LOGIN = "https://login.ndif.us"
 
@@ -54,12 +55,13 @@ class Wire:
     def clean(self, text: object) -> str:
         return str(text).replace(self.key, "(your key)") if self.key else str(text)
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str) -> JSON:
         """A JSON document of the server. Raises Passing where it does not answer, GatingError where it refuses."""
         return self._ask("GET", path).json()
 
-    def submit(self, model_key: str, payload: bytes, env: Mapping[str, Any]) -> str:
-        """Send a job; its id. Raises Passing, TooLarge, or GatingError (a key, a version, a request that is refused)."""
+    def submit(self, model_key: str, payload: bytes, env: Mapping[str, object]) -> str:
+        """Send a job; its id. Raises Passing, TooLarge, or GatingError (a key, a version, a request that is
+        refused)."""
         envelope = RequestModel(model_key=model_key, compress=True, env=dict(env)).metadata()
         answer = self._ask(
             "POST",
@@ -113,15 +115,15 @@ class Wire:
         )
 
 
-def result(content: bytes) -> dict[str, Any]:
-    """What a trace saved, from a downloaded result. Only tensors and plain values are read: nothing that a server sends is
-    run here. Raises Lost where the bytes are damaged, or hold anything else."""
+def result(content: bytes) -> dict[str, object]:
+    """What a trace saved, from a downloaded result. Only tensors and plain values are read: nothing that a server
+    sends is run here. Raises Lost where the bytes are damaged, or hold anything else."""
     try:
         plain = zstandard.ZstdDecompressor().decompress(content)
-        out: dict[str, Any] = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
+        values: dict[str, object] = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
     except Exception as e:  # zstandard's, torch's and pickle's own types
         raise Lost(f"the result cannot be read ({type(e).__name__})") from e
-    return out
+    return values
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -1,7 +1,7 @@
 """The only place that opens an nnsight trace: `capture` activations, `generate` under a plan, score `nll`.
 
-The bodies of the traces are bare lines that call gating.steering.ops, the same here and on a server: what differs is who runs
-them, which is the nnsight backend that `via` gives (None: this process).
+The bodies of the traces are bare lines that call gating.steering.ops, the same here and on a server: what differs is
+who runs them, which is the nnsight backend that `via` gives (None: this process).
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 import nnsight
 import numpy as np
@@ -25,7 +24,7 @@ from gating.models import Loaded
 from gating.models.modules import decoder_layers, final_modules
 from gating.steering import ops
 from gating.steering.lowering import Edits
-from gating.steering.readouts import Generation, Readouts, collect
+from gating.steering.readouts import Entries, Generation, Readouts, collect
 from gating.steering.scheduler import Turn, each
 
 LOGITS_BYTES = 64 * 2**20  # the largest logits block of one nll forward: larger ones were several times slower on a CPU
@@ -33,17 +32,47 @@ NO_READOUTS = Readouts()
 SIGNATURE_TOKENS = 32
 
 
-@dataclass(frozen=True)
-class Call:
-    """One trace, for who runs it elsewhere: `kind` and `content` (plain values and tensors) determine its result; `about`
-    says in words which rows it is."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Call(NamedTuple):
+    """One trace, for who runs it elsewhere: `kind` and `content` (plain values and tensors) determine its result;
+    `about` says in words which rows it is."""
 
     kind: str
-    content: tuple
+    content: tuple[object, ...]
     about: str
 
 
-Via = Callable[[Call], Any]
+class Plan(TypedDict):
+    """What one decoding does, as gating.steering.ops.visit takes it: edits, readouts and what they need, masks,
+    seed."""
+
+    edits: Edits
+    readouts: tuple[str, ...]
+    probes: dict[int, torch.Tensor]
+    score_ids: torch.Tensor | None
+    reference: torch.Tensor | None
+    softcap: float
+    prompt_mask: torch.Tensor
+    last_mask: torch.Tensor
+    seed: int | None
+    gates: dict[tuple[int, int], torch.Tensor]
+
+
+class Reading(TypedDict):
+    """What gating.steering.ops.read gives."""
+
+    state: torch.Tensor
+    norm: torch.Tensor
+    dtype: str
+
+
+Inputs = dict[str, torch.Tensor]  # input_ids and attention_mask, both [row, token]
+Sampling = tuple[float, int]  # temperature and seed
+Scored = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt and of its completion
+Via = Callable[[Call], Any]  # the nnsight backend of a trace
 
 
 class Backend:
@@ -65,7 +94,7 @@ class Backend:
         self.layers = operator.attrgetter(decoder_layers(loaded.model))(self.lm)
         self.final = tuple(operator.attrgetter(at)(self.lm) for at in final_modules(loaded.model))
 
-    def each(self, do: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    def each(self, do: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result]]:
         """(item, do(item)) as they come, up to `width` of them under way at once."""
         return each(do, items, self.width, self.turn)
 
@@ -74,51 +103,51 @@ class Backend:
         prompts: Sequence[Sequence[int]],
         positions: Sequence[str],
         responses: Sequence[Sequence[int]] | None = None,
-        groups: np.ndarray | None = None,
+        sides: np.ndarray | None = None,
         about: str = "prompts",
         progress: Callable[[int], None] = lambda rows: None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Residual stream resid_post at named positions, at every block, in one forward pass per batch.
 
-        prompts: token ids; responses: ids that follow them, for response positions; groups: [group, row, position], the
-        weight of each row and position in each group's sum, so that sums leave the model instead of rows. Returns float32
-        [row, position, block, hidden], or with groups float64 [group, block, hidden]; and the median residual norm over
-        all tokens but the first, float64 [block] (the first token is left out: its norm is an outlier in most models).
+        prompts: token ids; responses: ids that follow them, for response positions; sides: [side, row, position], the
+        weight of each row and position in each side's sum, so that sums leave the model instead of rows. Returns
+        float32 [row, position, block, hidden], or with sides float64 [side, block, hidden]; and the median residual
+        norm over all tokens but the first, float64 [block] (the first token is left out: its norm is an outlier in
+        most models).
         """
         responses = responses or [[] for _ in prompts]
-        full = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
-        if not full:
+        texts = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+        if not texts:
             raise ValueError("capture needs at least one prompt")
-        weights = None if groups is None else torch.from_numpy(np.ascontiguousarray(groups, dtype="float64"))
+        weights = None if sides is None else torch.from_numpy(np.ascontiguousarray(sides, dtype="float64"))
 
-        def one(rows: list[int]) -> dict[str, Any]:
-            ids, mask = chat.pad_left([full[r] for r in rows], self.pad_id)
+        def capture_batch(rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+            """States of these rows (or their share of every side), and norms of inner tokens [block, token]."""
+            ids, mask = chat.pad_left([texts[r] for r in rows], self.pad_id)
             at = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows])
-            some = None if weights is None else weights[:, rows]
-            read = self._read(self._inputs(ids, mask), at, some, f"{about}, {len(rows)} of {len(full)}")
-            return {**read, "inner": (mask.cumsum(1) > 1) & (mask == 1)}
+            shares = None if weights is None else weights[:, list(rows)]
+            read = self._read(self._inputs(ids, mask), at, shares, f"{about}, {len(rows)} of {len(texts)}")
+            inner = (mask.cumsum(1) > 1) & (mask == 1)
+            return read["state"].numpy(), read["norm"][:, inner].numpy()
 
-        out: Any = 0.0
+        states: dict[int, np.ndarray] = {}
+        total: np.ndarray | None = None
         norms: list[np.ndarray] = []
-
-        def halved(rows: list[int]) -> list[tuple[list[int], dict[str, Any]]]:
-            return in_halves(one, rows)
-
-        for batch, parts in self.each(halved, list(self._batches([len(f) for f in full]))):
-            for rows, read in parts:
-                state = read["state"].numpy()
-                if groups is not None:
-                    out = out + state
+        batches = list(self._batches([len(ids) for ids in texts]))
+        for batch, parts in self.each(lambda rows: in_halves(capture_batch, rows), batches):
+            for rows, (state, norm) in parts:
+                if sides is None:
+                    states |= dict(zip(rows, state, strict=True))
                 else:
-                    out = np.empty((len(full), *state.shape[1:]), dtype="float32") if isinstance(out, float) else out
-                    out[rows] = state
-                norms.append(read["norm"][:, read["inner"]].numpy())  # [block, token]
+                    total = state if total is None else total + state
+                norms.append(norm)
             progress(len(batch))
+        out = np.stack([states[r] for r in range(len(texts))]) if total is None else total
         return out, np.median(np.concatenate(norms, axis=1).astype("float64"), axis=1)
 
     def signature(self) -> xr.Dataset:
-        """What tells this model from another: resid_post at the last of SIGNATURE_TOKENS fixed tokens, [layer, hidden] float32,
-        with the precision that it ran in."""
+        """What tells this model from another: resid_post at the last of SIGNATURE_TOKENS fixed tokens, [layer, hidden]
+        float32, with the precision that it ran in."""
         ids, mask = chat.pad_left([list(range(3, 3 + SIGNATURE_TOKENS))], self.pad_id)
         read = self._read(
             self._inputs(ids, mask), chat.position_weights(["last"], ids.shape[1], [0]), None, "the model's signature"
@@ -132,36 +161,38 @@ class Backend:
         edits: Edits,
         max_new_tokens: int,
         readouts: Readouts = NO_READOUTS,
-        sampling: tuple[float, int] | None = None,
+        sampling: Sampling | None = None,
         about: str = "rows",
     ) -> Generation:
-        """Decode one batch of rows under a lowered plan, greedily or with `sampling` (temperature, seed) and top_p 0.95.
+        """Decode one batch of rows under a lowered plan, greedily or with `sampling` (temperature, seed) and top_p
+        0.95.
 
-        prompts: token ids a row; edits: from plan.lower, one entry a row; about: which rows, in words.
+        prompts: token ids a row; edits: from lowering.lower, one entry a row; about: which rows, in words.
         """
         ids, mask = chat.pad_left(prompts, self.pad_id)
+        plan = self._plan(mask, edits, readouts, sampling[1] if sampling else None)
+        ids_out, packed = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about)
+        tokens = [self._until_end(row) for row in ids_out.tolist()]
+        n_probes = 0 if readouts.probes is None else readouts.probes.shape[1]
+        sizes = {"step": max_new_tokens, "layer": self.loaded.n_layers, "direction": n_probes}
+        return collect(tokens, packed, readouts.names, sizes)
+
+    def _plan(self, mask: torch.Tensor, edits: Edits, readouts: Readouts, seed: int | None) -> Plan:
         last = torch.zeros_like(mask)
         last[:, -1] = 1
-        probes = (
-            {} if readouts.probes is None else {b: torch.from_numpy(p).float() for b, p in enumerate(readouts.probes)}
-        )
-        plan = {
+        probes = {} if readouts.probes is None else dict(enumerate(torch.from_numpy(readouts.probes).float()))
+        return {
             "edits": edits,
+            "readouts": readouts.names,
             "probes": probes,
             "score_ids": torch.tensor(list(readouts.score_ids)) if readouts.score_ids else None,
             "reference": None if readouts.reference is None else torch.tensor(list(readouts.reference)),
-            "lens": readouts.lens and bool(readouts.score_ids),
             "softcap": getattr(self.loaded.model.config, "final_logit_softcapping", None) or 0,
-            "every_step": readouts.every_step,
             "prompt_mask": mask,
             "last_mask": last,
-            "seed": sampling[1] if sampling else None,
+            "seed": seed,
             "gates": {},
         }
-        out, read = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about)
-        tokens = [self._until_end(row) for row in out.tolist()]
-        n_probes = 0 if readouts.probes is None else readouts.probes.shape[1]
-        return collect(tokens, read, self.loaded.n_layers, n_probes, max_new_tokens if readouts.every_step else 1)
 
     def nll(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], about: str = "answers"
@@ -176,32 +207,31 @@ class Backend:
         scored = dict(zip(unique, self._nll(unique, about), strict=True))
         return np.array([scored.get(key, np.nan) for key in keys], dtype="float32")
 
-    def _nll(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], about: str) -> list[float]:
+    def _nll(self, rows: Sequence[Scored], about: str) -> list[float]:
         longest = max((len(c) for _, c in rows), default=0)
         vocabulary = self.loaded.model.get_output_embeddings().weight.shape[0]
         step = max(1, LOGITS_BYTES // (4 * vocabulary * (longest + 1)))
 
-        def one(some: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
-            ids, mask = chat.pad_left([[*p, *c] for p, c in some], self.pad_id)
-            keep = max(len(c) for _, c in some)
+        def score_batch(batch: Sequence[Scored]) -> list[float]:
+            ids, mask = chat.pad_left([[*p, *c] for p, c in batch], self.pad_id)
+            keep = max(len(c) for _, c in batch)
             targets = ids[:, -keep:]
-            lengths = torch.tensor([len(c) for _, c in some])
+            lengths = torch.tensor([len(c) for _, c in batch])
             scored = torch.arange(keep)[None, :] >= keep - lengths[:, None]
-            scores: list[float] = self._score(self._inputs(ids, mask), keep + 1, targets, scored, about).tolist()
-            return scores
+            return cast(list[float], self._score(self._inputs(ids, mask), keep + 1, targets, scored, about).tolist())
 
-        def halved(start: int) -> list[float]:
-            return [score for _, scores in in_halves(one, rows[start : start + step]) for score in scores]
+        def score_from(start: int) -> list[float]:
+            return [nll for _, nlls in in_halves(score_batch, rows[start : start + step]) for nll in nlls]
 
-        found = dict(self.each(halved, range(0, len(rows), step)))
-        return [score for start in sorted(found) for score in found[start]]
+        by_start = dict(self.each(score_from, range(0, len(rows), step)))
+        return [nll for start in sorted(by_start) for nll in by_start[start]]
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         order = sorted(range(len(lengths)), key=lambda r: lengths[r])
         for start in range(0, len(order), self.batch_rows):
             yield order[start : start + self.batch_rows]
 
-    def _inputs(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _inputs(self, ids: torch.Tensor, mask: torch.Tensor) -> Inputs:
         return {"input_ids": ids.to(self.loaded.device), "attention_mask": mask.to(self.loaded.device)}
 
     def _decoding(self, max_new_tokens: int, temperature: float | None) -> GenerationConfig:
@@ -223,8 +253,8 @@ class Backend:
         return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
 
     def _generate(
-        self, enc: dict, plan: dict, n: int, sampling: tuple[float, int] | None, about: str
-    ) -> tuple[torch.Tensor, dict]:
+        self, enc: Inputs, plan: Plan, n: int, sampling: Sampling | None, about: str
+    ) -> tuple[torch.Tensor, dict[str, Entries]]:
         lm, layers, final, width = self.lm, self.layers, self.final, enc["input_ids"].shape[1]
         config = self._decoding(n, sampling[0] if sampling else None)
         via = self.via(Call("generate", (enc, plan, n, sampling, self.end_ids), about))
@@ -241,14 +271,14 @@ class Backend:
                     read = nnsight.save(ops.pack(trail))
         return out, read
 
-    def _read(self, enc: dict, weights: torch.Tensor, groups: torch.Tensor | None, about: str) -> dict[str, Any]:
+    def _read(self, enc: Inputs, weights: torch.Tensor, sides: torch.Tensor | None, about: str) -> Reading:
         lm, layers = self.lm, self.layers
-        via = self.via(Call("read", (enc, weights, groups), about))
+        via = self.via(Call("read", (enc, weights, sides), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=1, backend=via):
-            out = nnsight.save(ops.read(layers, weights, groups))
-        return out
+            out = nnsight.save(ops.read(layers, weights, sides))
+        return cast(Reading, out)
 
-    def _score(self, enc: dict, keep: int, targets: torch.Tensor, scored: torch.Tensor, about: str) -> torch.Tensor:
+    def _score(self, enc: Inputs, keep: int, targets: torch.Tensor, scored: torch.Tensor, about: str) -> torch.Tensor:
         lm = self.lm
         via = self.via(Call("score", (enc, keep, targets, scored), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=keep, backend=via):
@@ -256,8 +286,8 @@ class Backend:
         return out
 
 
-def in_halves(do: Callable[[Any], Any], rows: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """(rows, do(rows)), or that of each half where there is no room for all. Raises TooLarge for one row that does not fit."""
+def in_halves(do: Callable[[Sequence[Item]], Result], rows: Sequence[Item]) -> list[tuple[Sequence[Item], Result]]:
+    """(rows, do(rows)), or that of each half where there is no room for all. Raises TooLarge for one row too large."""
     try:
         return [(rows, do(rows))]
     except TooLarge:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 import torch
@@ -11,9 +11,42 @@ import xarray as xr
 
 from gating.errors import GatingError
 from gating.steering.interventions import RANDOM, Condition, Intervention
+from gating.steering.ops import OPERATIONS
 
-Edit = dict[str, Any]  # see gating/steering/ops.py
+
+class Edit(TypedDict):
+    """One edit of a block's output, one entry a row; gating/steering/ops.py says what each holds."""
+
+    op: str
+    scope: str
+    write: torch.Tensor
+    measure: torch.Tensor | None
+    strength: torch.Tensor
+    target: torch.Tensor
+    gate: tuple[torch.Tensor, torch.Tensor] | None
+
+
 Edits = dict[int, list[Edit]]
+
+
+class Slot(NamedTuple):
+    """Where an edit stands: rows of different conditions share it when all of this agrees."""
+
+    block: int
+    order: int  # place among the condition's interventions
+    op: str
+    scope: str
+    gated: bool
+
+
+class Lowered(NamedTuple):
+    """One intervention at one block: what is written and measured, both [k, hidden] float64, how strongly, led
+    where."""
+
+    write: np.ndarray
+    measure: np.ndarray | None
+    strength: float
+    target: float
 
 
 def _site(read: str, block: int) -> int:
@@ -24,16 +57,16 @@ def _extracted(directions: xr.Dataset, name: str, layer: int) -> np.ndarray:
     v = directions["vector"].sel(direction=name, layer=layer).values.astype("float64")
     if not np.linalg.norm(v) > 0:
         raise GatingError(
-            f"steer.direction={name!r} is zero at block {layer}: its two sides do not differ there; choose another block "
-            "(steer.layers, steer.read) or position (directions.position)."
+            f"steer.direction={name!r} is zero at block {layer}: its two sides do not differ there; choose another "
+            "block (steer.layers, steer.read) or position (directions.position)."
         )
-    return v
+    return cast(np.ndarray, v)
 
 
 def random_unit(hidden: int, seed: int, k: int) -> np.ndarray:
     """The k-th isotropic random unit vector of a run's seed: [hidden] float64."""
     v = np.random.default_rng([seed, k]).standard_normal(hidden)
-    return v / np.linalg.norm(v)
+    return cast(np.ndarray, v / np.linalg.norm(v))
 
 
 def measured(iv: Intervention, block: int, directions: xr.Dataset, seed: int) -> np.ndarray:
@@ -49,7 +82,7 @@ def measured(iv: Intervention, block: int, directions: xr.Dataset, seed: int) ->
 def _orthonormal(rows: np.ndarray) -> np.ndarray:
     """An orthonormal basis [k, hidden] of the span of rows; the first keeps its sign."""
     q, r = np.linalg.qr(rows.T)
-    return (q * np.where(np.diag(r) < 0, -1.0, 1.0)).T
+    return cast(np.ndarray, (q * np.where(np.diag(r) < 0, -1.0, 1.0)).T)
 
 
 def vector(iv: Intervention, block: int, directions: xr.Dataset, seed: int) -> np.ndarray:
@@ -58,13 +91,19 @@ def vector(iv: Intervention, block: int, directions: xr.Dataset, seed: int) -> n
     For `add` the direction under its norm policy, for the others the orthonormal vectors that they measure. A random
     control is drawn once a seed, the same at every block, and takes the exact norm of the vector it replaces.
     """
+    hidden = directions.sizes["hidden"]
+    if OPERATIONS[iv.op]["writes"] == "vector":
+        return _with_norm(iv, block, directions, seed)
+    own = measured(iv, block, directions, seed)
+    if iv.seed is None:
+        return own
+    draws = [random_unit(hidden, seed, iv.seed + 1000 * i) for i in range(len(own))]
+    return _orthonormal(np.stack(draws))
+
+
+def _with_norm(iv: Intervention, block: int, directions: xr.Dataset, seed: int) -> np.ndarray:
+    """The added vector under its norm policy: [1, hidden] float64."""
     site, hidden = _site(iv.read, block), directions.sizes["hidden"]
-    if iv.op != "add":
-        own = measured(iv, block, directions, seed)
-        if iv.seed is None:
-            return own
-        draws = [random_unit(hidden, seed, iv.seed + 1000 * i) for i in range(len(own))]
-        return _orthonormal(np.stack(draws))
     if iv.direction == RANDOM:
         v = random_unit(hidden, seed, iv.seed or 0)
     else:
@@ -80,7 +119,7 @@ def vector(iv: Intervention, block: int, directions: xr.Dataset, seed: int) -> n
         layer = site if iv.norm_read == "same" else _site(iv.norm_read, block)
         target = float(np.linalg.norm(_extracted(directions, iv.norm, layer)))
     unit = v / natural if iv.seed is None else random_unit(hidden, seed, iv.seed)
-    return unit[None] * target
+    return cast(np.ndarray, unit[None] * target)
 
 
 def _between(directions: xr.Dataset, name: str, layer: int, place: float, what: str) -> float:
@@ -96,82 +135,100 @@ def _between(directions: xr.Dataset, name: str, layer: int, place: float, what: 
     return sides[0] + place * (sides[1] - sides[0])
 
 
-def _parts(
-    condition: Condition, i: int, block: int, directions: xr.Dataset, seed: int
-) -> tuple[np.ndarray, np.ndarray | None, float, float]:
-    """One intervention at one block: write, measure, strength, target."""
-    iv = condition.interventions[i]
-    if iv.op == "remove":
-        added = [e for e in condition.interventions[:i] if e.op == "add" and e.direction == iv.direction]
-        total = sum(e.coef * vector(e, b, directions, seed) for e in added for b in e.layers)
-        return np.asarray(total), None, -iv.coef, 0.0
-    write = vector(iv, block, directions, seed)
-    if iv.op == "add":
-        return write, None, iv.coef, 0.0
-    measure = measured(iv, block, directions, seed)
-    if iv.op in ("ablate", "rotate"):
-        return write, measure, iv.coef, 0.0
+def _lowered(condition: Condition, order: int, block: int, directions: xr.Dataset, seed: int) -> Lowered:
+    """One intervention of a condition at one block, by the row of its operation in OPERATIONS."""
+    iv = condition.interventions[order]
+    row = OPERATIONS[iv.op]
+    if row["writes"] == "undo":
+        earlier = [e for e in condition.interventions[:order] if e.op == "add" and e.direction == iv.direction]
+        total = sum(e.coef * vector(e, b, directions, seed) for e in earlier for b in e.layers)
+        write, measure = -np.asarray(total), None
+    else:
+        write = vector(iv, block, directions, seed)
+        measure = measured(iv, block, directions, seed) if row["writes"] == "unit" else None
+    if not row["target"]:
+        return Lowered(write, measure, iv.coef - row["neutral"], 0.0)
     target = _between(directions, iv.direction, _site(iv.read, block), iv.coef, f"op={iv.op}, direction")
-    return write, measure, 1.0, target
+    return Lowered(write, measure, 1.0, target)
+
+
+def slots(condition: Condition) -> Iterator[Slot]:
+    """Where the edits of a condition stand."""
+    for order, iv in enumerate(condition.interventions):
+        for block in iv.layers:
+            yield Slot(block, order, iv.op, iv.scope, bool(iv.gate))
+
+
+def vectors_a_row(conditions: Sequence[Condition]) -> int:
+    """Vectors [hidden] that a plan of these conditions holds for each of its rows: what is written, measured and
+    gated."""
+    held: dict[Slot, int] = {}
+    for condition in conditions:
+        for slot in slots(condition):
+            k = len(condition.interventions[slot.order].directions)
+            measures = OPERATIONS[slot.op]["writes"] == "unit"
+            held[slot] = max(held.get(slot, 0), (2 * k if measures else 1) + slot.gated)
+    return sum(held.values())
 
 
 def lower(
     rows: Sequence[Condition], directions: xr.Dataset, seed: int, scale: Mapping[str, float] | None = None
 ) -> Edits:
-    """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/steering/ops.py says what an edit holds.
+    """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/steering/ops.py says what an edit
+    holds.
 
-    Rows of different conditions share an edit when op, scope and place in the order agree; a row outside it has strength
-    0 there. A row's own interventions keep their order. scale: a factor on the strengths of a condition, by name.
+    Rows of different conditions share an edit when their slots agree; a row outside it has strength 0 there. A row's
+    own interventions keep their order. scale: a factor on the strengths of a condition, by name.
     """
     hidden, n = directions.sizes["hidden"], len(rows)
-    slots: dict[tuple[int, int, str, str, bool], Edit] = {}
-    cache: dict[tuple[Condition, int, int], tuple] = {}
+    held: dict[Slot, Edit] = {}
+    cache: dict[tuple[Condition, Slot], Lowered] = {}
     for r, condition in enumerate(rows):
         factor = (scale or {}).get(condition.name, 1.0)
-        for order, iv in enumerate(condition.interventions):
-            op = "add" if iv.op == "remove" else iv.op
-            for block in iv.layers:
-                key = (block, order, op, iv.scope, bool(iv.gate))
-                at = (condition, order, block)
-                if at not in cache:
-                    cache[at] = _parts(condition, order, block, directions, seed)
-                write, measure, strength, target = cache[at]
-                if key not in slots:
-                    slots[key] = _empty(n, hidden, op, iv)
-                edit = slots[key]
-                _widen(edit, len(write))
-                edit["write"][r, : len(write)] = torch.from_numpy(write)
-                if measure is not None:
-                    edit["measure"][r, : len(measure)] = torch.from_numpy(measure)
-                edit["strength"][r], edit["target"][r] = strength * factor, target
-                if iv.gate:
-                    edit["gate"][0][r] = torch.from_numpy(_unit(_extracted(directions, iv.gate, block)))
-                    edit["gate"][1][r] = _between(directions, iv.gate, block, iv.threshold, "gate")
+        for slot in slots(condition):
+            if (condition, slot) not in cache:
+                cache[condition, slot] = _lowered(condition, slot.order, slot.block, directions, seed)
+            if slot not in held:
+                held[slot] = _empty(n, hidden, slot)
+            edit = held[slot]
+            _fill(edit, r, cache[condition, slot], factor)
+            iv = condition.interventions[slot.order]
+            if edit["gate"] is not None:
+                gate = _extracted(directions, iv.gate, slot.block)
+                edit["gate"][0][r] = torch.from_numpy(gate / np.linalg.norm(gate))
+                edit["gate"][1][r] = _between(directions, iv.gate, slot.block, iv.threshold, "gate")
     edits: Edits = {}
-    for (block, *_), edit in sorted(slots.items(), key=lambda item: item[0]):
-        edits.setdefault(block, []).append(edit)
+    for slot, edit in sorted(held.items(), key=lambda item: item[0]):
+        edits.setdefault(slot.block, []).append(edit)
     return edits
 
 
-def _unit(v: np.ndarray) -> np.ndarray:
-    return v / np.linalg.norm(v)
-
-
-def _empty(n: int, hidden: int, op: str, iv: Intervention) -> Edit:
+def _empty(n: int, hidden: int, slot: Slot) -> Edit:
+    """An edit that does nothing to any of its n rows."""
+    measures = OPERATIONS[slot.op]["writes"] == "unit"
     return {
-        "op": op,
-        "scope": iv.scope,
+        "op": slot.op,
+        "scope": slot.scope,
         "write": torch.zeros(n, 1, hidden),
-        "measure": None if op == "add" else torch.zeros(n, 1, hidden),
+        "measure": torch.zeros(n, 1, hidden) if measures else None,
         "strength": torch.zeros(n),
         "target": torch.zeros(n),
-        "gate": (torch.zeros(n, hidden), torch.full((n,), torch.inf)) if iv.gate else None,
+        "gate": (torch.zeros(n, hidden), torch.full((n,), torch.inf)) if slot.gated else None,
     }
 
 
-def _widen(edit: Edit, k: int) -> None:
-    """Room for k vectors a row; what is not used stays zero and does nothing."""
-    for name in ("write", "measure"):
-        held = edit[name]
-        if held is not None and held.shape[1] < k:
-            edit[name] = torch.cat([held, torch.zeros(held.shape[0], k - held.shape[1], held.shape[2])], dim=1)
+def _fill(edit: Edit, r: int, lowered: Lowered, factor: float) -> None:
+    """Row r of an edit; what it does not use of the room for k vectors stays zero and does nothing."""
+    k = len(lowered.write)
+    edit["write"] = _widened(edit["write"], k)
+    edit["write"][r, :k] = torch.from_numpy(lowered.write)
+    if edit["measure"] is not None and lowered.measure is not None:
+        edit["measure"] = _widened(edit["measure"], k)
+        edit["measure"][r, :k] = torch.from_numpy(lowered.measure)
+    edit["strength"][r], edit["target"][r] = lowered.strength * factor, lowered.target
+
+
+def _widened(vectors: torch.Tensor, k: int) -> torch.Tensor:
+    """[row, held, hidden] with room for k vectors a row."""
+    n, held, hidden = vectors.shape
+    return vectors if held >= k else torch.cat([vectors, torch.zeros(n, k - held, hidden)], dim=1)

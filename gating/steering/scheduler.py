@@ -1,7 +1,7 @@
 """Several pieces of work under way at once, of which one computes while the others wait for a server.
 
-Threads that take turns: nothing here or in what they call needs to be thread-safe, because only the thread whose turn it
-is runs, and it gives its turn away exactly while it waits (`Turn.away`).
+Threads that take turns: nothing here or in what they call needs to be thread-safe, because only the thread whose turn
+it is runs, and it gives its turn away exactly while it waits (`Turn.away`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Stopped(Exception):
@@ -56,7 +57,7 @@ class Turn:
             raise Stopped
 
 
-def each(do: Callable[[Item], Any], items: Sequence[Item], width: int, turn: Turn) -> Iterator[tuple[Item, Any]]:
+def each(do: Callable[[Item], Result], items: Sequence[Item], width: int, turn: Turn) -> Iterator[tuple[Item, Result]]:
     """(item, do(item)) as they come, up to `width` of them under way at once; in order where width is 1.
 
     After a failure nothing new begins, what is under way is waited for and given, and then the first failure is raised,
@@ -67,17 +68,17 @@ def each(do: Callable[[Item], Any], items: Sequence[Item], width: int, turn: Tur
             yield item, do(item)
         return
 
-    def mine(item: Item) -> Any:
+    def in_turn(item: Item) -> Result:
         with turn.held():
             return do(item)
 
     rest, failure = iter(items), None
     pool = ThreadPoolExecutor(width, thread_name_prefix="gating")
-    under_way: dict[Future, Item] = {}
+    under_way: dict[Future[Result], Item] = {}
     try:
         while True:
             while failure is None and len(under_way) < width and (item := next(rest, _END)) is not _END:
-                under_way[pool.submit(mine, item)] = item
+                under_way[pool.submit(in_turn, item)] = item
             if not under_way:
                 break
             with turn.away():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 import yaml
 
 from gating.errors import GatingError
-from gating.store import SCHEMA_VERSION, STORE, TEXT, locate, open_run
+from gating.store.reading import locate, open_run
+from gating.store.schema import SCHEMA_VERSION, STORE, TEXT
+
+Settings = dict[str, object]  # of one run, by dotted key
 
 
 def find_runs(folder: str | Path) -> list[Path]:
@@ -23,12 +25,12 @@ def find_runs(folder: str | Path) -> list[Path]:
     return stores
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Settings, prefix: str = "") -> Settings:
     """A nested mapping with dotted keys."""
-    out: dict[str, Any] = {}
+    flat: Settings = {}
     for k, v in config.items():
-        out |= flatten(v, f"{prefix}{k}.") if isinstance(v, Mapping) and v else {f"{prefix}{k}": v}
-    return out
+        flat |= flatten(v, f"{prefix}{k}.") if isinstance(v, dict) and v else {f"{prefix}{k}": v}
+    return flat
 
 
 def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
@@ -63,7 +65,7 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
     return joined
 
 
-def _join(parts: list[tuple[xr.Dataset, dict[str, Any]]], axes: list[str], shared: bool) -> xr.Dataset:
+def _join(parts: list[tuple[xr.Dataset, Settings]], axes: list[str], shared: bool) -> xr.Dataset:
     if shared or not axes:
         return xr.merge([ds.load() for ds, _ in parts], join="outer", compat="no_conflicts", combine_attrs="override")
     placed = []
@@ -79,7 +81,7 @@ def _join(parts: list[tuple[xr.Dataset, dict[str, Any]]], axes: list[str], share
     return out
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -91,12 +93,13 @@ def _union(columns: Sequence[np.ndarray]) -> np.ndarray:
     return np.array(values)
 
 
-def _missing_like(ds: xr.Dataset, union: Mapping[Any, np.ndarray]) -> xr.Dataset:
+def _missing_like(ds: xr.Dataset, union: Mapping[Hashable, np.ndarray]) -> xr.Dataset:
     """A dataset of missing values over the union of coordinates, with the variables' dtypes kept."""
     data = {}
     for name, v in ds.data_vars.items():
         shape = tuple(len(union[d]) for d in v.dims)
         kind = v.dtype.kind
-        fill: Any = "" if v.dtype == TEXT or kind in "OT" else False if kind == "b" else -1 if kind == "i" else np.nan
+        is_text = v.dtype == TEXT or kind in "OT"
+        fill: object = "" if is_text else False if kind == "b" else -1 if kind == "i" else np.nan
         data[name] = (v.dims, np.full(shape, fill, dtype=v.dtype), v.attrs)
     return xr.Dataset(data, coords={d: (d, values) for d, values in union.items()}, attrs=ds.attrs)

@@ -143,8 +143,8 @@ def test_rows_of_one_batch_get_the_same_tokens_sampled_or_not(backend, sampling)
     here = Backend(models.load(compose("model=tiny-llama")[0].model), 8)
     rows = [[5, 9, 30 + i] for i in range(6)]
     probes = np.random.default_rng(0).standard_normal((5, 2, 48)).astype("float32")
-    want = Readouts(probes, [5], [0] * 6, lens=True, every_step=True)
+    want = Readouts(probes, [5], [0] * 6, extra=("lens_score", "step_projection"))
     a, b = (x.generate(rows, {}, 8, want, sampling) for x in (here, remote))
     assert a.tokens == b.tokens
-    np.testing.assert_allclose(a.projection, b.projection, atol=1e-4)
-    np.testing.assert_allclose(a.lens, b.lens, atol=1e-4)
+    np.testing.assert_allclose(a.read["step_projection"], b.read["step_projection"], atol=1e-4)
+    np.testing.assert_allclose(a.read["lens_score"], b.read["lens_score"], atol=1e-4)

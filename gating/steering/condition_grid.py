@@ -1,0 +1,261 @@
+"""Conditions from what a user wrote: one intervention checked, a grid (a list is an axis), named conditions,
+controls."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from gating.errors import GatingError, choices
+from gating.steering.interventions import (
+    AXES,
+    EACH,
+    NORMS,
+    RANDOM,
+    READS,
+    SCOPES,
+    Condition,
+    Intervention,
+    parse_layers,
+)
+from gating.steering.ops import OPERATIONS
+
+Spec = Mapping[str, object]  # an intervention as a user wrote it: fields of FIELDS, a list where it is an axis
+
+FIELDS = (*AXES, "norm_read", "gate", "threshold", "random")
+DEFAULTS: Spec = {"op": "add", "norm": "natural", "scope": "all", "read": "same", "norm_read": "same", "threshold": 0.5}
+MOST_RANDOM = 999  # random controls of one intervention
+
+
+@dataclass(frozen=True)
+class NamedSpec:
+    """A named condition as a user wrote it: interventions in order, a system message, the paper's own label."""
+
+    interventions: Sequence[Spec]
+    system: str | None = None
+    paper: str = ""
+
+
+def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -> Intervention:
+    """One intervention from one point of a spec (every value scalar). Raises GatingError naming `key` and the field."""
+    given = {**DEFAULTS, **{k: v for k, v in spec.items() if v is not None}}
+    op, direction, norm, scope = (str(given[field]) for field in ("op", "direction", "norm", "scope"))
+    if given["op"] not in OPERATIONS:
+        raise _bad(spec, key, "op", choices(OPERATIONS, op))
+    if given["scope"] not in SCOPES:
+        raise _bad(spec, key, "scope", choices(SCOPES, scope))
+    if given["norm"] not in (*NORMS, *directions):
+        raise _bad(spec, key, "norm", f"{choices((*NORMS, *directions), norm)} (a direction's name means its norm)")
+    layers = parse_layers(given["layers"], n_layers, f"{key}.layers")
+    read, norm_read = (_site(given, field, n_layers, key) for field in ("read", "norm_read"))
+    coef = _number(given.get("coef", OPERATIONS[op]["coef"]))
+    if coef is None:
+        raise _bad(spec, key, "coef", "a finite number, or a list of them for an axis")
+    if "previous" in (read, norm_read) and layers[0] == 0:
+        raise _bad(spec, key, "layers", "block 1 or later with read=previous: there is no block before block 0")
+    _check_direction(spec, key, direction, op, norm, directions)
+    gate, threshold = str(given.get("gate", "")), _number(given["threshold"])
+    if gate and gate not in directions:
+        raise _bad(spec, key, "gate", choices(directions, gate))
+    if threshold is None:
+        raise _bad(spec, key, "threshold", "a number: 0 is the gate's negative side, 1 its positive side")
+    seed = 0 if direction == RANDOM else None
+    return Intervention(op, direction, layers, coef, norm, scope, read, seed, norm_read, gate, threshold)
+
+
+def _bad(spec: Spec, key: str, field: str, allowed: str) -> GatingError:
+    return GatingError(f"{key}.{field}={spec.get(field)!r} is not allowed: use {allowed}.")
+
+
+def _check_direction(spec: Spec, key: str, direction: str, op: str, norm: str, directions: Sequence[str]) -> None:
+    row = OPERATIONS[op]
+    for name in direction.split("+"):
+        if name not in (*directions, RANDOM):
+            raise _bad(spec, key, "direction", choices((*directions, RANDOM), name))
+    if "+" in direction and not row["subspace"]:
+        raise _bad(spec, key, "direction", f"one direction with op={op}; a set, a+b, is a subspace to ablate")
+    if direction == RANDOM and row["writes"] == "vector" and norm == "natural":
+        allowed = choices(("unit", "residual", *directions))
+        raise _bad(spec, key, "norm", f"{allowed} with direction=random, which has no norm of its own")
+    if direction == RANDOM and row["target"]:
+        allowed = f"an extracted direction with op={op}: a random one has no sides to lead to"
+        raise _bad(spec, key, "direction", allowed)
+
+
+def _site(spec: Spec, field: str, n_layers: int, key: str) -> str:
+    """The site that `read` or `norm_read` names: `same`, `previous` or one block, as text."""
+    value = str(spec[field])
+    if value in READS:
+        return value
+    try:
+        (block,) = parse_layers(value, n_layers)
+    except (GatingError, ValueError):
+        allowed = f"{choices(READS, value)} or one block, 0 to {n_layers - 1}"
+        raise GatingError(f"{key}.{field}={spec.get(field)!r} is not allowed: use {allowed}.") from None
+    return str(block)
+
+
+def _number(value: object) -> float | None:
+    """The value as a finite number; None where it is none."""
+    fine = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    return float(cast(float, value)) if fine else None
+
+
+def check_axes(spec: Spec, names: Sequence[str], key: str, n_layers: int) -> dict[str, list[object]]:
+    """The fields of a spec that are axes: lists, and `each`, which is every block. Raises GatingError for an empty one
+    or one that names a value twice."""
+    axes: dict[str, list[object]] = {}
+    for name in names:
+        value = spec.get(name)
+        if isinstance(value, list | tuple):
+            axes[name] = list(value)
+    axes |= {name: list(range(n_layers)) for name in ("layers", "read") if spec.get(name) == EACH}
+    for name, values in axes.items():
+        if not values:
+            raise GatingError(f"{key}.{name}=[] is an empty axis; give it at least one value.")
+        if len({str(v) for v in values}) < len(values):
+            raise GatingError(f"{key}.{name}={values} names a value twice; give each value of an axis once.")
+    return axes
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _bracketed(point: str) -> str:
+    return f"[{point}]" if point else ""
+
+
+def grid(
+    spec: Spec, directions: Sequence[str], n_layers: int, random: int, reverse: bool, key: str = "steer"
+) -> list[Condition]:
+    """The conditions of a steering spec: the baseline, then for each grid point the steered condition and its controls.
+
+    A field whose value is a list is an axis; the grid is their product, in the order of AXES. Each point has controls
+    of its own: the same coefficient reversed (`reverse`, for operations with a sign), and `random` seeds of a random
+    direction of the same norm at the same blocks. Raises GatingError for a bad field or a point that stands twice.
+    """
+    conditions = [Condition("baseline")]
+    if spec["direction"] == "none":
+        return conditions
+    axes = check_axes(spec, AXES, key, n_layers)
+    for number, values in enumerate(itertools.product(*axes.values())):
+        chosen = dict(zip(axes, values, strict=True))
+        iv = check_spec({**spec, **chosen}, directions, n_layers, key)
+        point = ",".join(f"{n}={_shown(v)}" for n, v in chosen.items() if n != "direction")
+        suffix, family = _bracketed(point), iv.direction
+        name = f"{family}{suffix}"
+        steered = Condition(
+            name, "steered", (iv,), number, str({**spec, **chosen}["layers"]), family=family, point=point
+        )
+        conditions.append(steered)
+        if reverse and OPERATIONS[iv.op]["signed"] and iv.coef:
+            opposite = (replace(iv, coef=-iv.coef),)
+            reversed_name = f"{family}-reversed{suffix}"
+            conditions.append(
+                replace(steered, name=reversed_name, kind="reversed", interventions=opposite, controls=name)
+            )
+        start = 1 if iv.seed is not None else 0  # steering along a random direction: its controls are other seeds
+        for k in range(start, start + random):
+            drawn = (replace(iv, seed=k),)
+            conditions.append(
+                replace(
+                    steered,
+                    name=f"{family}-random-{k}{suffix}",
+                    kind="random",
+                    interventions=drawn,
+                    seed=k,
+                    controls=name,
+                )
+            )
+    return conditions
+
+
+def named(specs: Mapping[str, NamedSpec], directions: Sequence[str], n_layers: int, first: int = 0) -> list[Condition]:
+    """Further conditions written out in full, by name.
+
+    A list as a field's value is an axis here too: it is called `field`, or `i.field` where there are several
+    interventions. `random: K` adds K controls, in which what that intervention writes is random; for direction=random
+    there are only these. `first`: the grid number of the first point.
+    """
+    conditions: list[Condition] = []
+    number = first
+    for name, spec in specs.items():
+        key = f"conditions.{name}"
+        for point, items in _points(spec.interventions, key, n_layers):
+            conditions += _named_point(name, spec, point, items, number, directions, n_layers)
+            number += 1
+    return conditions
+
+
+def _points(items: Sequence[Spec], key: str, n_layers: int) -> list[tuple[str, list[Spec]]]:
+    """The points of a named condition's axes: as text, and the interventions there."""
+    for i, item in enumerate(items):
+        _check_fields(item, f"{key}[{i}]")
+    axes = {
+        (i, field): values
+        for i, item in enumerate(items)
+        for field, values in check_axes(item, FIELDS, f"{key}[{i}]", n_layers).items()
+    }
+    points = []
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        shown = [f"{f if len(items) == 1 else f'{i}.{f}'}={_shown(v)}" for (i, f), v in chosen.items()]
+        there: list[Spec] = [
+            {**item, **{f: v for (j, f), v in chosen.items() if j == i}} for i, item in enumerate(items)
+        ]
+        points.append((",".join(shown), there))
+    return points
+
+
+def _named_point(
+    name: str, spec: NamedSpec, point: str, items: Sequence[Spec], number: int, directions: Sequence[str], n_layers: int
+) -> list[Condition]:
+    """A named condition at one point of its axes, with its random controls."""
+    key, suffix = f"conditions.{name}", _bracketed(point)
+    ivs = tuple(check_spec(item, directions, n_layers, f"{key}[{i}]") for i, item in enumerate(items))
+    _check_removals(ivs, key)
+    draws = [_draws(item, f"{key}[{i}]") for i, item in enumerate(items)]
+    own = Condition(
+        f"{name}{suffix}", "named", ivs, number, " ".join(str(item["layers"]) for item in items), system=spec.system,
+        family=name, point=point, paper=spec.paper,
+    )  # fmt: skip
+    all_random = any(iv.direction == RANDOM and n for iv, n in zip(ivs, draws, strict=True))
+    conditions = [] if all_random else [own]
+    for k in range(max(draws, default=0)):
+        drawn = tuple(replace(iv, seed=k) if n else iv for iv, n in zip(ivs, draws, strict=True))
+        controls = "" if all_random else own.name
+        conditions.append(
+            replace(
+                own, name=f"{name}-random-{k}{suffix}", kind="random", interventions=drawn, seed=k, controls=controls
+            )
+        )
+    return conditions
+
+
+def _draws(spec: Spec, key: str) -> int:
+    n = spec.get("random") or 0
+    if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_RANDOM:
+        raise GatingError(f"{key}.random={n!r}: give how many random controls to draw, 0 to {MOST_RANDOM}.")
+    return n
+
+
+def _check_fields(item: Spec, key: str) -> None:
+    unknown = sorted(set(item) - set(FIELDS))
+    if unknown:
+        raise GatingError(f"{key}: unknown field {unknown[0]!r}; use {choices(FIELDS, unknown[0])}.")
+    for needed in ("direction", "layers"):
+        if needed not in item:
+            raise GatingError(f"{key}: {needed} is missing; give {needed}, and op and coef where not add and 1.")
+
+
+def _check_removals(ivs: Sequence[Intervention], key: str) -> None:
+    for i, iv in enumerate(ivs):
+        if iv.op == "remove" and not any(e.op == "add" and e.direction == iv.direction for e in ivs[:i]):
+            raise GatingError(
+                f"{key}[{i}].op=remove: no earlier add along {iv.direction!r} in this condition to take out; write the "
+                "add before it, or use ablate."
+            )

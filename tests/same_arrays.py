@@ -1,0 +1,42 @@
+"""`python -m tests.same_arrays OLD NEW`: are two stores' arrays equal, value by value? Made for changes that move code.
+
+Arrays are matched by path; RENAMED maps what an earlier schema called otherwise. Prints what stands in one store alone, and
+exits with 1 where an array that stands in both differs in dtype, shape or any value (NaN equals NaN).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import zarr
+
+RENAMED = {"readouts/resid_norm": "readouts/residual_norm"}  # schema 2 -> 3
+
+
+def arrays(path: str) -> dict[str, np.ndarray]:
+    """Every array of a store by its path, in the names of today's schema."""
+    members = zarr.open_group(path, mode="r").members(max_depth=None)
+    return {RENAMED.get(name, name): item[...] for name, item in members if isinstance(item, zarr.Array)}
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
+        return False
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def main() -> None:
+    old, new = (arrays(path) for path in sys.argv[1:3])
+    for name in sorted(set(old) ^ set(new)):
+        print(f"only in the {'old' if name in old else 'new'} store: {name}")
+    both = sorted(set(old) & set(new))
+    different = [name for name in both if not same(old[name], new[name])]
+    print(f"{len(both)} arrays stand in both stores, {len(both) - len(different)} are equal value by value")
+    for name in different:
+        print(f"different: {name}")
+    sys.exit(1 if different else 0)
+
+
+if __name__ == "__main__":
+    main()
