@@ -10,3 +10,4 @@ from gating.store import open_run
 from gating.store.joins import open_runs
 
 __all__ = ["GatingError", "agreement", "contrast", "open_run", "open_runs", "rates", "refusal_rate"]
+__version__ = "0.1.0"

@@ -11,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gating import extras
 from gating.config_files import group_choices, groups
 from gating.errors import GatingError, choices
 
@@ -80,6 +81,8 @@ def explain(error: BaseException) -> str:
     """One paragraph for a user: what was given, what is allowed, what to do."""
     if isinstance(error, GatingError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and (remedy := extras.remedy(error)):
+        return remedy
     if isinstance(error, MissingConfigException):
         return " ".join(str(error).split())
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ LOG_EVERY = 60.0  # seconds between the lines of a log
 
 
 class RateColumn(ProgressColumn):
-    """Items a second."""
+    """Items a second, over all of this process."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -33,15 +34,17 @@ def bar(what: str, total: int, unit: str = "rows", done: int = 0) -> Iterator[Ca
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), RateColumn(),
         TextColumn("time left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=False) as progress:
+    # rich forgets what is older than its window, and a job that advances once a minute would never have a rate
+    with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
         task = progress.add_task(what, total=total, completed=done)
-        said = time.monotonic()
+        progress.advance(task, 0)  # the clock of the rate starts here
+        last_line = time.monotonic()
 
         def advance(n: int) -> None:
-            nonlocal said
+            nonlocal last_line
             progress.advance(task, n)
-            if not console.is_terminal and time.monotonic() - said >= LOG_EVERY:
-                said = time.monotonic()
+            if not console.is_terminal and time.monotonic() - last_line >= LOG_EVERY:
+                last_line = time.monotonic()
                 console.print(progress.get_renderable())
 
         yield advance

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.agreement:
                 console.print(agreement.table(store.open_run(run), [s.name for s in specs] or None))
             print(f"store: {store.locate(run)}", flush=True)
-    except (GatingError, OSError, RuntimeError) as e:
+    except (GatingError, ModuleNotFoundError, OSError, RuntimeError) as e:
         console.print(f"error: {cli.explain(e)}", style="red", markup=False, soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:

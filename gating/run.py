@@ -51,7 +51,7 @@ def job(cfg: DictConfig) -> None:
                 console.print(verdicts)
             console.print(f"{how}\nreport: {report}", markup=False, soft_wrap=True, highlight=False)
         print(f"store: {planned.store}", flush=True)
-    except (GatingError, OSError, RuntimeError) as e:
+    except (GatingError, ModuleNotFoundError, OSError, RuntimeError) as e:
         failures.append(cli.explain(e))
         console.print(f"error: {failures[-1]}", style="red", markup=False, soft_wrap=True, highlight=False)
 
@@ -67,7 +67,7 @@ def main() -> None:
         sys.argv[1:] = cli.steer_sugar(sys.argv[1:])
         cli.register()
         job()
-    except (GatingError, HydraException, OmegaConfBaseException, OSError) as e:
+    except (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError) as e:
         console.print(f"error: {cli.explain(e)}", style="red", markup=False, soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nnsight
 import numpy as np
@@ -24,10 +24,11 @@ from gating.judging import rule
 from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
 from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
-from gating.remote import connection as ndif
-from gating.remote.connection import Connection
 from gating.steering.backend import Backend
 from gating.store import TEXT
+
+if TYPE_CHECKING:
+    from gating.remote.connection import Connection
 
 
 def execute(study: Study) -> str:
@@ -67,7 +68,9 @@ def _traffic(connection: Connection, rows: int) -> str:
 @contextmanager
 def _backend(study: Study) -> Iterator[tuple[Backend, Connection | None]]:
     if study.run.backend.name == "ndif":
-        connection = ndif.connect(study.run.model, study.run.backend, study.batch_rows, study.folder)
+        from gating.remote.connection import connect  # its packages are an extra
+
+        connection = connect(study.run.model, study.run.backend, study.batch_rows, study.folder)
         try:
             yield connection.backend, connection
         finally:

@@ -116,9 +116,12 @@ def write_rows(path: Path, group: str, dim: str, start: int, ds: xr.Dataset) -> 
 
 
 def _region(path: Path, group: str, dim: str, start: int, ds: xr.Dataset) -> None:
-    ds = ds.drop_vars([name for name, v in ds.variables.items() if dim not in v.dims or name == dim]).drop_attrs()
-    where = {dim: slice(start, start + ds.sizes[dim])}
-    ds.to_zarr(path, group=group, region=where, mode="r+", consolidated=False)
+    """Piece by piece with zarr itself: not every xarray writes variable-length text into a region."""
+    arrays = zarr.open_group(path, path=group, mode="r+")
+    for name, variable in ds.variables.items():
+        if dim in variable.dims and name != dim:
+            part = tuple(slice(start, start + ds.sizes[dim]) if d == dim else slice(None) for d in variable.dims)
+            arrays[str(name)][part] = variable.values
 
 
 def set_attrs(path: Path, attrs: Mapping[str, Any]) -> None:

@@ -1,0 +1,26 @@
+"""`python -m gating`: which commands there are. Each says more with --help."""
+
+from __future__ import annotations
+
+from gating import __version__
+
+COMMANDS = {
+    "run": "steer a model along a persona direction and report refusal rates",
+    "rejudge": "show a run's answers to another judge and keep its labels beside them",
+    "report": "write a run's page again; print its table and its claims' verdicts",
+    "results": "a page of results from the stores of several runs",
+    "selection": "the candidates of a selection run and the refusal direction to use",
+    "train": "give the embedded model a refusal habit, as a small adapter",
+}
+
+
+def main() -> None:
+    """Print a line for each command."""
+    print(f"gating {__version__}: does a persona gate a behaviour?\n")
+    for name, purpose in COMMANDS.items():
+        print(f"  python -m gating.{name:<10} {purpose}")
+    print("\nEach takes --help. `pip install gating` reads stores; gating[run] runs models.")
+
+
+if __name__ == "__main__":
+    main()
