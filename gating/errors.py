@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 from collections.abc import Iterable
 
 
@@ -30,15 +29,3 @@ def cause(error: BaseException) -> str:
     """`"TypeName: first line"` of another library's error, to stand inside one of ours."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
-
-
-def require(package: str, reason: str) -> None:
-    """Raises GatingError naming the extra to install where an optional package is missing.
-
-    reason: the key or thing that needs the package.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise GatingError(
-            f"{reason} needs the package {package}, which is not installed; install it with "
-            "`pip install 'gating[run]'`."
-        )

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
+
+from gating.errors import GatingError
+
 PACKAGES = {  # extra -> what the code imports of it; pyproject.toml has the versions
-    "run": ("torch", "transformers", "nnsight", "sklearn", "peft", "safetensors", "platformdirs"),
+    "run": ("torch", "transformers", "nnsight", "sklearn", "peft", "gguf", "safetensors", "platformdirs"),
     "endpoint": ("httpx", "tenacity"),
     "ndif": ("httpx", "tenacity", "zstandard"),
-    "gguf": ("gguf",),
     "hub": ("datasets",),
 }
 
 
+def install(package: str) -> str:
+    """The commands that bring a package, such as `pip install 'gating[run]'`; empty for one that no extra has."""
+    extras = [extra for extra, packages in PACKAGES.items() if package in packages]
+    return " or ".join(f"pip install 'gating[{extra}]'" for extra in extras)
+
+
+def require(package: str, reason: str) -> None:
+    """Raises GatingError naming the extra to install where an optional package is missing.
+
+    reason: the key or thing that needs the package.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise GatingError(f"{reason} needs the package {package}, which is not installed: {install(package)}.")
+
+
 def remedy(error: ModuleNotFoundError) -> str | None:
-    """One paragraph for a package that an extra brings: which, and the command that installs it. None for other packages."""
+    """One paragraph for a package that an extra brings: which, and the command that installs it. None for others."""
     package = (error.name or "").partition(".")[0]
-    commands = [f"pip install 'gating[{extra}]'" for extra, packages in PACKAGES.items() if package in packages]
-    return f"{package} is not installed, and this needs it: {' or '.join(commands)}." if commands else None
+    commands = install(package)
+    return f"{package} is not installed, and this needs it: {commands}." if commands else None

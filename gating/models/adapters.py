@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from gating import prompts
-from gating.errors import GatingError, cause, choices, require
+from gating.errors import GatingError, cause, choices
+from gating.extras import require
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

@@ -8,7 +8,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from gating.errors import GatingError, cause, require
+from gating.errors import GatingError, cause
+from gating.extras import require
 from gating.models import checkpoint, hub, parts
 from gating.models.base import Pretrained, Source
 

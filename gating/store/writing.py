@@ -121,7 +121,9 @@ def _region(path: Path, group: str, dim: str, start: int, ds: xr.Dataset) -> Non
     for name, variable in ds.variables.items():
         if dim in variable.dims and name != dim:
             part = tuple(slice(start, start + ds.sizes[dim]) if d == dim else slice(None) for d in variable.dims)
-            arrays[str(name)][part] = variable.values
+            array = arrays[str(name)]
+            assert isinstance(array, zarr.Array)
+            array[part] = variable.values
 
 
 def set_attrs(path: Path, attrs: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from gating import chat, progress
-from gating.errors import require
+from gating.extras import require
 from gating.models import Loaded, adapters
 from gating.models.parts import move, unembedding
 from gating.training.config import TrainConfig
