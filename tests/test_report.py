@@ -233,3 +233,8 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         report.main()
     assert stop.value.code == 2 and "is not a run" in capsys.readouterr().out
+
+
+def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
+    pages.write(run, tmp_path)
+    assert tables.verdicts(run) == [] and not (tmp_path / "claims.json").exists()

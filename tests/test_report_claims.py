@@ -101,11 +101,6 @@ def test_the_command_decides_claims_from_a_file_beside_the_runs_own(claimed, com
     assert "all 1 runs" not in out
 
 
-def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
-    pages.write(run, tmp_path)
-    assert tables.verdicts(run) == [] and not (tmp_path / "claims.json").exists()
-
-
 def test_the_results_page_is_made_of_stores_alone(claimed):
     claimed.attrs |= RESULTS_ATTRS
     page = document([claimed], "Made before the change.")

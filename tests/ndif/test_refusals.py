@@ -1,4 +1,4 @@
-"""What a server or its address turns down before a run begins: one message each, with the remedy, nothing left behind."""
+"""What is turned down before a run begins: one message each, with the remedy, and nothing left behind."""
 
 from __future__ import annotations
 
