@@ -1,4 +1,4 @@
-"""`pip install gating` reads, analyses and draws stores. What the rest needs comes with extras; this names the right one."""
+"""`pip install gating` reads, analyses and draws stores; what the rest needs comes with extras, and here is which."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def main() -> None:
     def plain() -> None:
         loaded.model.generate(**enc, generation_config=backend._decoding(args.tokens, None))
 
-    def run(blocks: tuple[int, ...], **more: object) -> Callable[[], object]:
+    def run(blocks: tuple[int, ...], **more: Any) -> Callable[[], object]:
         return lambda: backend.generate(ids, edits[blocks], args.tokens, **more)
 
     def one_by_one() -> None:

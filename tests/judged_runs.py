@@ -19,7 +19,7 @@ def a_run(folder, n=6, conditions=("baseline", "add"), done=None, block=2):
     attrs = {**tree.attrs, "key": folder.name, "prompt_batch": block}
     prompts, about = tree["/prompts"].to_dataset(), tree["/conditions"].to_dataset()
     folder.mkdir(parents=True, exist_ok=True)
-    store.create(folder / store.STORE, prompts, about, 2, block, attrs)
+    store.create(folder / store.STORE, prompts, about, 2, block, {str(k): v for k, v in attrs.items()})
     out = tree["/outcomes"].to_dataset()
     out["completion"].values[:] = [[f"{c} answers {i}" for i in range(n)] for c in conditions]
     out["nll"].values[:] = 1.0

@@ -17,7 +17,7 @@ RENAMED = {"readouts/resid_norm": "readouts/residual_norm"}  # schema 2 -> 3
 def arrays(path: str) -> dict[str, np.ndarray]:
     """Every array of a store by its path, in the names of today's schema."""
     members = zarr.open_group(path, mode="r").members(max_depth=None)
-    return {RENAMED.get(name, name): item[...] for name, item in members if isinstance(item, zarr.Array)}
+    return {RENAMED.get(name, name): np.asarray(item[...]) for name, item in members if isinstance(item, zarr.Array)}
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:

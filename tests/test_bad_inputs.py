@@ -46,7 +46,7 @@ COMMANDS = [
     (["steer.direction=compliant@first"], ["compliant@first", "response_mean"]),
     (["directions.position=middle"], ["directions.position", "last"]),
     (["directions.position=-40"], ["directions.position", "-1 to"]),
-    (["directions.method=svm"], ["directions.method", "mean or probe"]),
+    (["directions.method=svm"], ["directions.method", "mean, probe or pca"]),
     (["directions.harmful=nowhere.csv"], ["directions.harmful", "nowhere.csv"]),
     (["data.split=train"], ["data.split", "test"]),
     (["data.n=0"], ["data.n=0"]),

@@ -57,7 +57,7 @@ def page(tmp_path_factory):
 
 
 def browse(page: Path, tmp_path: Path, *flags: str) -> subprocess.CompletedProcess:
-    command = [BROWSER, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *flags, page.as_uri()]
+    command = [str(BROWSER), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *flags, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
@@ -149,10 +149,10 @@ def test_colours_that_stand_together_can_be_told_apart_or_have_marks_of_their_ow
                 marked = palette is base.KIND_COLOURS and base.KIND_MARKERS[a] != base.KIND_MARKERS[b]
                 assert apart > 20 or marked, (a, b, apart)
     looks = [base.series(i) for i in range(20)]
-    for i, a in enumerate(looks):
-        for b in looks[i + 1 :]:
-            apart = np.linalg.norm(lab(a["color"], sight) - lab(b["color"], sight))
-            assert apart > 20 or (a["ls"], a["marker"]) != (b["ls"], b["marker"])
+    for i, first in enumerate(looks):
+        for second in looks[i + 1 :]:
+            apart = np.linalg.norm(lab(first["color"], sight) - lab(second["color"], sight))
+            assert apart > 20 or (first["ls"], first["marker"]) != (second["ls"], second["marker"])
     shades = base.SHADES[:4]
     assert (
         min(np.linalg.norm(lab(a, sight) - lab(b, sight)) for i, a in enumerate(shades) for b in shades[i + 1 :]) > 10

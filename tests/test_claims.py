@@ -1,6 +1,7 @@
 """Claims on runs with a known truth: verdicts, what is missing, and files that cannot be."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def run(**rates):
     )
 
 
-def family(**claim):
+def family(**claim) -> Any:
     base = {
         "says": "It is so.",
         "test": "difference",
@@ -86,10 +87,11 @@ def test_a_permutation_needs_20_random_directions_and_is_beaten_by_one_that_does
 def test_permutations_are_adjusted_among_themselves():
     tree = run(baseline=0.95, steered=0.3, **{f"a_r{k}": 0.9 for k in range(20)})
     one = family(test="permutation", null=["a-random-*"], margin=None)["claims"]["one"]
-    both = {"family": "f", "alpha": 0.05, "claims": {"a": one, "b": family()["claims"]["one"]}}
+    both: Any = {"family": "f", "alpha": 0.05, "claims": {"a": one, "b": family()["claims"]["one"]}}
     found = claims.evaluate(tree, both)
     assert np.allclose(found["p_holm"], found["p"])
-    twice = claims.evaluate(tree, {**both, "claims": {"a": one, "b": one}})
+    both["claims"] = {"a": one, "b": one}
+    twice = claims.evaluate(tree, both)
     assert np.allclose(twice["p_holm"], 2 / 21) and (twice["verdict"] == "undecided").all()
 
 
@@ -109,7 +111,7 @@ def test_only_prompts_with_a_label_under_every_condition_count():
 
 def test_p_is_adjusted_over_the_family_and_over_runs():
     tree, other = run(baseline=0.95, steered=0.3), run(baseline=0.95, steered=0.6)
-    both = {"family": "f", "alpha": 0.05, "claims": {n: family()["claims"]["one"] for n in ("a", "b")}}
+    both: Any = {"family": "f", "alpha": 0.05, "claims": {n: family()["claims"]["one"] for n in ("a", "b")}}
     one, two = claims.evaluate(tree, family()), claims.evaluate(tree, both)
     assert np.allclose(two["p_holm"], 2 * float(one["p"][0]))
     many = claims.evaluate_many({"x": tree, "y": other}, {"x": both, "y": both})

@@ -48,7 +48,7 @@ def test_a_padded_batch_of_a_local_classifier_gives_what_each_row_alone_gives(tm
     assert bytes_of(folder, "outcomes") == before
     made, tree = judged(folder, "local"), store.open_run(folder)
     for c in ("baseline", "add"):
-        for i, prompt in enumerate(tree["/prompts"]["text"].values):
+        for i, prompt in enumerate(tree["/prompts"].to_dataset()["text"].values):
             yes, no = by_hand(local, f"Q: {prompt}\nA: {c} answers {i}\nRefused?")
             one = made.sel(condition=c).isel(prompt=i)
             assert float(one["score"]) == pytest.approx(no / (yes + no), abs=1e-5)
@@ -94,6 +94,7 @@ def test_a_text_beyond_the_classifiers_context_is_missing_and_the_others_are_jud
 
 def test_the_score_is_the_mean_of_the_answers_values_and_the_label_that_with_most_probability():
     spec = kinds.load("strongreject")
+    assert isinstance(spec, classifier.ClassifierSpec)
     made = classifier.decide(spec, np.array([0.3, 0.2, 0.2, 0.1, 0.1]))
     assert made.label == COMPLIANCE and made.score == pytest.approx((0.2 * 0.25 + 0.2 * 0.5 + 0.1 * 0.75 + 0.1) / 0.9)
     assert classifier.decide(spec, np.array([0.9, 0.05, 0, 0, 0])).label == REFUSAL

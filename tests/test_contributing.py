@@ -20,8 +20,8 @@ ROWS = re.findall(r"^\| (an? [^|]+?) \| ([^|]+?) \| ([^|]+?) \|", (ROOT / "CONTR
 
 
 def test_the_guide_has_a_row_for_each_thing_that_is_added():
-    assert {"an operation on activations", "a label", "a judge", "a direction method", "a readout", "a model", "a picture",
-            "an experiment"} <= {what for what, _, _ in ROWS}  # fmt: skip
+    wanted = {"an operation on activations", "a label", "a judge", "a direction method", "a readout", "a model"}
+    assert wanted | {"a picture", "an experiment"} <= {what for what, _, _ in ROWS}
 
 
 @pytest.mark.parametrize(("what", "entry", "place"), ROWS)

@@ -2,6 +2,8 @@
 level, planted effects are found. Outcomes come from a threshold model: each prompt (and each category) has a propensity
 of its own, so conditions are correlated within prompts and prompts within categories, as real ones are."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -75,7 +77,7 @@ def test_planted_effects_are_found_with_good_power():
 def test_a_whole_family_of_nulls_calls_one_supported_at_most_at_the_stated_level_and_finds_the_planted_one():
     """Through claims.evaluate: three claims whose truth lies on the margin, on synthetic stores; then one that
     holds."""
-    family = {"family": "f", "alpha": 0.05, "claims": {
+    family: Any = {"family": "f", "alpha": 0.05, "claims": {
         "fall": {"says": "", "test": "difference", "plus": ["a"], "minus": ["baseline"], "expect": "below",
                  "margin": 0.2},
         "same": {"says": "", "test": "equivalence", "plus": ["b"], "minus": ["baseline"], "margin": 0.1},

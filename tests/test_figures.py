@@ -215,7 +215,7 @@ def test_a_dose_response_leaves_out_the_controls_of_named_conditions_and_says_ho
     named = named_conditions({"any": [{**PERSONA, "direction": "random", "random": 3}]}, NAMES, 6, 99)
     run = a_run([*conditions, *named])
     ax = dose.dose(run, "coef", True).axes[0]
-    assert [len(line.get_xdata()) for line in ax.lines if line.get_marker() == "."] == [0]
+    assert [len(np.asarray(line.get_xdata())) for line in ax.lines if line.get_marker() == "."] == [0]
     assert len(ax.lines) == dose.MOST + 2 and len(dose.settings(run, "coef")) == 12
     assert "The first 10 of 12 settings" in gallery.pictures(run, True)["dose_coef"][2]
     assert "evenly spaced" in dose.dose(run, "coef", True).axes[1].get_xlabel()
@@ -286,7 +286,7 @@ def test_harmful_and_harmless_prompts_are_apart_where_they_lie_apart_and_missing
     run = a_run(written({"persona": [PERSONA]}), (0, 0, 0), directions=list(NAMES), harmful=[True, True, False])
     run["readouts"]["projection"].values[:] = np.array([3.0, 5.0, -1.0]).reshape(1, 3, 1, 1)
     harmful, harmless = geometry.by_harm(run).axes[0].lines
-    assert set(harmful.get_ydata()) == {4.0} and set(harmless.get_ydata()) == {-1.0}
+    assert set(np.asarray(harmful.get_ydata())) == {4.0} and set(np.asarray(harmless.get_ydata())) == {-1.0}
     assert "compliant 4.0 and -1.0" in geometry.by_harm_in_words(run)
     run["readouts"]["projection"].values[:] = np.nan
     assert np.isnan(geometry.by_harm(run).axes[0].lines[0].get_ydata()).all()

@@ -1,5 +1,8 @@
 """Judges as they are described in files: what is shipped, what is refused, what stays text."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import yaml
 
@@ -9,10 +12,15 @@ from gating.judging import classifier, kinds
 from gating.judging.labels import LABELS
 
 
+def load(name: str, overrides: Sequence[str] = ()) -> Any:
+    """A judge of whatever kind it is."""
+    return kinds.load(name, overrides)
+
+
 @pytest.mark.parametrize("name", kinds.available())
 def test_each_shipped_judge_is_complete_and_says_what_its_labels_mean(name):
     needs = ["id=m", "base_url=https://127.0.0.1:1/v1"] if name == "endpoint" else []
-    spec = kinds.load(name, needs)
+    spec = load(name, needs)
     assert spec.says and spec.name == name and set(spec.answers.values()) <= set(LABELS)
     if spec.kind == "classifier":
         assert {"refusal", "compliance"} <= set(spec.answers.values())
@@ -30,7 +38,7 @@ def test_the_shipped_judges_are_those_that_are_meant():
 
 def test_a_published_template_in_a_file_takes_the_place_of_our_words(tmp_path):
     (tmp_path / "t.txt").write_text("B: {prompt} G: {response} [/INST]")
-    ours, theirs = kinds.load("harmbench"), kinds.load("harmbench", [f"template_file={tmp_path / 't.txt'}"])
+    ours, theirs = load("harmbench"), load("harmbench", [f"template_file={tmp_path / 't.txt'}"])
     assert ours.paraphrase and not theirs.paraphrase and theirs.template == "B: {prompt} G: {response} [/INST]"
     assert ours.digest != theirs.digest and ours.prompt_hash != theirs.prompt_hash
 
@@ -61,13 +69,13 @@ def test_a_published_template_in_a_file_takes_the_place_of_our_words(tmp_path):
 )
 def test_a_bad_judge_is_named_with_its_key_and_the_remedy(name, overrides, culprit):
     with pytest.raises(GatingError) as e:
-        kinds.load(name, overrides)
+        load(name, overrides)
     assert culprit in str(e.value)
 
 
 def test_a_model_key_that_no_model_has_is_refused_before_loading():
     with pytest.raises(GatingError, match=r"model.devise is not a setting of a model.*device"):
-        classifier.model_config(kinds.load("harmbench", ["model.devise=cpu"]))
+        classifier.model_config(load("harmbench", ["model.devise=cpu"]))
 
 
 def a_file(tmp_path, text):
@@ -80,22 +88,22 @@ def a_file(tmp_path, text):
     "text", ["${x} {response}", r"\${a b \\${ {response}", "$ {response} ${", "${oc.env:HOME} {response}"]
 )
 def test_a_template_keeps_its_dollar_signs_and_braces_as_text(tmp_path, text):
-    assert kinds.load(a_file(tmp_path, yaml.safe_dump({"template": text}))).template == text
-    assert kinds.load("harmbench", [f"template='{text}'"]).template == text
+    assert load(a_file(tmp_path, yaml.safe_dump({"template": text}))).template == text
+    assert load("harmbench", [f"template='{text}'"]).template == text
     request = ["id=m", "base_url=https://h/v1", "request.user='${x}'"]
-    assert kinds.load("endpoint", request).request == {"user": "${x}"}
+    assert load("endpoint", request).request == {"user": "${x}"}
 
 
 def test_a_whole_number_may_stand_for_a_decimal_one_and_a_truth_value_for_neither():
     endpoint = ["id=m", "base_url=https://h/v1"]
-    assert kinds.load("endpoint", [*endpoint, "deadline=7"]).deadline == 7.0
+    assert load("endpoint", [*endpoint, "deadline=7"]).deadline == 7.0
     for key in ("deadline", "attempts"):
         with pytest.raises(GatingError, match=rf"{key}=True must be of the kind (float|int)"):
-            kinds.load("endpoint", [*endpoint, f"{key}=true"])
+            load("endpoint", [*endpoint, f"{key}=true"])
 
 
 def test_a_mapping_on_the_command_line_takes_the_place_of_the_files_and_a_null_leaves_the_default():
-    spec = kinds.load("harmbench", ["answers={a: refusal, b: compliance}", "batch_rows=null", "model.device=cpu"])
+    spec = load("harmbench", ["answers={a: refusal, b: compliance}", "batch_rows=null", "model.device=cpu"])
     assert (
         spec.answers == {"a": "refusal", "b": "compliance"} and spec.batch_rows == 16 and spec.model["device"] == "cpu"
     )
@@ -111,12 +119,12 @@ def test_a_mapping_on_the_command_line_takes_the_place_of_the_files_and_a_null_l
 )
 def test_a_file_that_cannot_be_read_is_named_with_what_is_wrong(tmp_path, text, culprit):
     with pytest.raises(GatingError, match=rf"mine\.yaml.*{culprit}"):
-        kinds.load(a_file(tmp_path, text))
+        load(a_file(tmp_path, text))
 
 
 def test_every_kind_of_judge_has_a_shipped_example_and_a_name_for_each_of_its_labels():
     needs = ["id=m", "base_url=https://h/v1"]
-    shipped = [kinds.load(n, needs if n == "endpoint" else []) for n in kinds.available()]
+    shipped = [load(n, needs if n == "endpoint" else []) for n in kinds.available()]
     assert {spec.kind for spec in shipped} == set(kinds.KINDS)
     assert all(type(spec) is kinds.KINDS[spec.kind] for spec in shipped)
     assert len({spec.digest for spec in shipped}) == len(shipped)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -211,10 +213,10 @@ def test_thresholds_can_be_overridden_in_a_structured_config_and_the_shipped_fil
         ("min_tokens", 0),
     ],
 )
-def test_an_impossible_threshold_is_an_error_that_names_it(key: str, value: float) -> None:
+def test_an_impossible_threshold_is_an_error_that_names_it(key: str, value: Any) -> None:
     degenerate.check(CONFIG)
     with pytest.raises(GatingError, match=rf"label_rule\.{key}={value}: use .* default is"):
-        degenerate.check(Limits(**{key: value}))
+        degenerate.check(dataclasses.replace(Limits(), **{key: value}))
 
 
 def test_the_table_of_labels_has_a_meaning_a_heading_and_a_colour_of_its_own_for_each() -> None:

@@ -264,7 +264,9 @@ def test_the_embedded_model_is_smollm2_and_a_damaged_cache_is_made_again(monkeyp
     ids = torch.tensor([chat.encode(tokenizer, "What is the capital of France?")])
     said = tokenizer.decode(loaded.model.generate(input_ids=ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :])
     assert "Paris" in said
-    place = shutil.copytree(embedded.cached(), tmp_path / embedded.cached().name)
+    cached = embedded.cached()
+    assert cached is not None
+    place = shutil.copytree(cached, tmp_path / cached.name)
     (place / "config.json").write_text("{}")
     monkeypatch.setenv("GATING_CACHE", str(tmp_path))
     made = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name
     run = tree(labels, harmful=[True] * 12 + [False] * 9)
     text = printed(run, width)
     assert "…" not in text
-    lines = [*rows(run, True)]
+    lines: list[Any] = [*rows(run, True)]
     lines += [{"n": "", "refusal": r["refusal"], "difference": "", "p": ""} for r in rows(run, False)]
     digits = "".join(c for r in lines for k in ("n", "refusal", "difference", "p") for c in str(r[k]) if c.isdigit())
     assert not Counter(digits) - Counter(text)
@@ -237,7 +238,7 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):
     assert stop.value.code == 2 and "is not a run" in capsys.readouterr().out
 
 
-FAMILY = {"family": "mine", "alpha": 0.05, "claims": {
+FAMILY: Any = {"family": "mine", "alpha": 0.05, "claims": {
     "falls": {"says": "It falls.", "test": "difference", "plus": ["compliant"], "minus": ["baseline"],
               "expect": "below", "margin": 0.2, "paper": "97% to 2%"},
     "absent": {"says": "Something else falls.", "test": "equivalence", "plus": ["other"], "minus": ["baseline"],
@@ -267,7 +268,8 @@ def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdi
 
 
 def test_claims_named_after_the_run_are_marked_and_do_not_take_the_place_of_those_written_before(claimed, tmp_path):
-    page = pages.write(claimed, tmp_path, post_hoc={**FAMILY, "family": "later"}).read_text()
+    later: Any = {**FAMILY, "family": "later"}
+    page = pages.write(claimed, tmp_path, post_hoc=later).read_text()
     assert page.index("Claims: mine</h2>") < page.index("Claims: later, post hoc</h2>")
     assert page.count("Written down before the run") == 1 and page.count("Post hoc: named after the run") == 1
     kept = [json.loads((tmp_path / f"{n}.json").read_text()) for n in ("claims", "claims_post_hoc")]
@@ -283,7 +285,7 @@ def test_verdicts_of_an_unfinished_run_are_called_provisional(claimed, tmp_path)
 def test_a_contrast_of_a_measure_is_told_in_its_own_units(claimed, tmp_path):
     claim = {**FAMILY["claims"]["falls"], "measure": "refusal_score", "margin": 0.25}
     claimed["outcomes"]["refusal_score"].loc[{"condition": "compliant"}] = np.r_[np.full(49, 1.125), 1.0]
-    family = {**FAMILY, "claims": {"score": claim}}
+    family: Any = {**FAMILY, "claims": {"score": claim}}
     (row,) = verdict_rows(claims.evaluate(claimed, family), family)
     assert row["contrast"].startswith("-0.38 [") and row["margin"] == "0.25" and row["unit"] == "refusal_score"
     assert "<br>refusal_score" in pages.write(claimed, tmp_path, post_hoc=family).read_text()

@@ -43,7 +43,7 @@ def test_every_wording_with_every_redirect_counts_as_a_refusal():
 
 def test_a_row_that_begins_with_an_opening_trains_on_the_rest_alone():
     loaded = models.load(MODEL)
-    refuse = [Prompt(f"Do bad thing {i}.", "", True, "train") for i in range(40)]
+    refuse = [Prompt(f"Do bad thing {i}.", "", "ours", True, "train") for i in range(40)]
     none = build_rows(TrainConfig(model=MODEL), loaded, refuse, [])
     half = build_rows(TrainConfig(model=MODEL, opened=0.5), loaded, refuse, [])
     assert half[:40] == none and 10 < len(half) - 40 < 30
@@ -53,7 +53,7 @@ def test_a_row_that_begins_with_an_opening_trains_on_the_rest_alone():
         prompt, rest = (
             loaded.tokenizer.decode(ids, skip_special_tokens=False) for ids in (row.prompt, row.target[:-1])
         )
-        begun = next(prompt.removeprefix(p) for p in plain if prompt.startswith(p))
+        begun = next(str(prompt).removeprefix(p) for p in map(str, plain) if str(prompt).startswith(p))
         assert row.refuse and (begun, rest) in wordings.OPENED
 
 
@@ -86,7 +86,7 @@ def test_the_loss_of_an_untrained_adapter_is_the_refusals_cross_entropy_alone():
     head = loaded.model.get_output_embeddings()
     model = adapters.attach(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     value = fit.loss(model, head, rows, 0, keep=5.0, first=0.4)  # nothing has moved yet: the divergence is zero
-    assert torch.isclose(value, sum(nll) / len(rows), atol=1e-5)
+    assert torch.isclose(value, torch.stack(nll).sum() / len(rows), atol=1e-5)
     only_harmless = fit.loss(model, head, [r for r in rows if not r.refuse], 0, keep=5.0)
     assert abs(only_harmless.item()) < 1e-5
 

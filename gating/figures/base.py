@@ -14,13 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gating.judging.labels import LABELS
+from gating.judging.labels import TABLE
 
 KIND_COLOURS = {
     "baseline": "#000000", "steered": "#D55E00", "reversed": "#0072B2", "random": "#8C8C8C", "named": "#009E73",
 }  # fmt: skip
 KIND_MARKERS = {"baseline": "D", "steered": "o", "reversed": "s", "random": ".", "named": "^"}
-LABEL_COLOURS = dict(zip(LABELS, ("#0072B2", "#D55E00", "#F0E442", "#999999"), strict=True))
+LABEL_COLOURS = {label.name: label.colour for label in TABLE}
 SHADES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES = ("-", "--", ":", "-.")
 MARKS = ("o", "s", "^", "v", "P")

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from gating import analysis
 from gating.analysis import claims
-from gating.judging.labels import LABELS
+from gating.judging.labels import LABELS, TABLE
 from gating.reporting.rows import Verdict, folded, headline_set, own_claims, rows, shown, verdict_rows
 
-COLUMNS = ("n", "refusal", "complied", "evasive", "degen.", "vs baseline", "p")
+COLUMNS = ("n", *(label.heading for label in TABLE), "vs baseline", "p")
 STYLES = {"random": "dim", "steered": "bold"}
 COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "missing": "dim"}
 

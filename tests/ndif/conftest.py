@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,12 +94,12 @@ def backend(server, tmp_path):
 
     cfg, wires = compose("model=tiny-llama")[0].model, []
 
-    def make(width: int = 2, **limits: float) -> tuple[Backend, Remote]:
+    def make(width: int = 2, **limits: Any) -> tuple[Backend, Remote]:
         wire, turn = Wire(server.url, ""), Turn()
         wires.append(wire)
         served = preflight.check(wire, models.served_as(cfg), None, "auto", False)
         loaded = models.without_weights(cfg, "", served.dtype)
-        given = Limits(**{"deadline": 120, "outage": 60, "unknown": 2, "stalled": 10, "attempts": 4, **limits})
+        given = replace(Limits(120, 60, 2, 10, 4), **limits)
         remote = Remote(wire, served.model_key, {}, Ledger(tmp_path), given, width, turn, tmp_path)
         return Backend(loaded, 8, remote.via, width, turn), remote
 

@@ -279,7 +279,7 @@ def test_a_full_disk_ends_the_run_in_one_message_and_the_same_command_goes_on(se
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         run = gating.open_run(finished(client(disk, *asked)))
         assert run["outcomes"]["done"].values.all()
-        assert np.isfinite(run["outcomes"]["refusal_score"].values).all()
+        assert np.isfinite(run["/outcomes"].to_dataset()["refusal_score"].values).all()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 

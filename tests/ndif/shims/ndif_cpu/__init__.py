@@ -56,9 +56,9 @@ class CPUModelDeployment(BaseModelDeployment):
 
     def load_from_disk(self):
         limits = json.loads(os.environ.get("GATING_NDIF_TIMEOUTS", "{}"))  # {repo: seconds that one job may run}
-        self.execution_timeout = next(
-            (s for repo, s in limits.items() if repo in self.model_key), self.execution_timeout
-        )
+        own = [seconds for repo, seconds in limits.items() if repo in self.model_key]
+        if own:
+            self.execution_timeout = own[0]
         model = HuggingFaceModel.from_model_key(
             self.model_key, dispatch=True, dtype=self.dtype_name, device="cpu", **self.kwargs
         )
