@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -42,11 +43,9 @@ def pins(name: str) -> dict[str, str]:
     return {canonicalize_name(line.split("==")[0]): line.split("==")[1].split()[0] for line in lines}
 
 
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-    """Runs Python with the base dependencies, what these need in turn, and nothing else that is installed here."""
-    site = tmp_path_factory.mktemp("site")
-    pending, seen = list(BASE), set()
+def link(site: Path, requirements: list[Requirement]) -> None:
+    """Fill a folder with what pip would install for requirements, out of what is installed here."""
+    pending, seen = list(requirements), set()
     while pending:
         required = pending.pop()
         name = canonicalize_name(required.name)
@@ -59,11 +58,31 @@ def reader(tmp_path_factory):
                 (site / top).symlink_to(Path(str(package.locate_file(top))).resolve())
         pending += [Requirement(r) for r in package.requires or []]
 
-    def python(*args: str) -> subprocess.CompletedProcess:
-        env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "MPLBACKEND": "agg"}
-        return subprocess.run([sys.executable, "-S", *args], cwd=site.parent, env=env, capture_output=True, text=True)
 
-    return python
+def python(site: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with this checkout and the packages of a folder, and nothing else that is installed here."""
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "MPLBACKEND": "agg"}
+    return subprocess.run([sys.executable, "-S", *args], cwd=site.parent, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """Runs Python as after `pip install gating`."""
+    site = tmp_path_factory.mktemp("reader")
+    link(site, BASE)
+    return partial(python, site)
+
+
+def test_the_extra_run_is_enough_for_the_embedded_default(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    link(site, [*BASE, *EXTRAS["run"]])
+    (metadata,) = Path(str(distribution("gating").locate_file(""))).glob("gating-*.dist-info")
+    (site / metadata.name).symlink_to(metadata)  # a run keeps the installed version
+    done = python(site, "-c", "import gating.pipeline.execute, gating.training.adapter; import tenacity")
+    assert done.stderr.strip().endswith("No module named 'tenacity'"), done.stderr
+    done = python(site, "-m", "gating.run", "dry_run=true")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_readers_install_opens_analyses_and_reports_without_torch(reader, command, tmp_path):
