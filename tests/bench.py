@@ -50,13 +50,8 @@ def ratio(a: Callable[[], object], b: Callable[[], object], repeats: int) -> tup
     return statistics.median(out), min(out), max(out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm")
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+def comparisons(args: argparse.Namespace) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """What is timed against what, by name."""
     torch.manual_seed(0)
     loaded = models.load(model_config(args.model))
     backend = Backend(loaded, args.rows)
@@ -88,7 +83,7 @@ def main() -> None:
         for row in ids[:8]:
             backend.generate([row], {}, args.tokens)
 
-    figures = {
+    return {
         "one steered block / transformers' own generate": (run(middle), plain),
         "every block steered / transformers' own generate": (run(everywhere), plain),
         "readouts at every block / without": (run(middle, readouts=Readouts(probes)), run(middle)),
@@ -102,10 +97,19 @@ def main() -> None:
         ),
         "8 rows one by one / packed in one batch": (one_by_one, lambda: backend.generate(ids[:8], {}, args.tokens)),
     }
-    table = Table(
-        "ratio of times", "median", "least", "greatest", title=f"{args.model}, {args.rows} rows, {args.tokens} tokens"
-    )
-    for name, (a, b) in figures.items():
+
+
+def main() -> None:
+    """Print each comparison's ratio of times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm")
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    title = f"{args.model}, {args.rows} rows, {args.tokens} tokens"
+    table = Table("ratio of times", "median", "least", "greatest", title=title)
+    for name, (a, b) in comparisons(args).items():
         table.add_row(name, *(f"{x:.2f}" for x in ratio(a, b, args.repeats)))
     Console().print(table)
 

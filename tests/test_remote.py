@@ -3,8 +3,6 @@
 import io
 import json
 import stat
-import threading
-import time
 from typing import cast
 
 import httpx
@@ -15,87 +13,14 @@ import zstandard
 
 from gating import cli
 from gating.errors import GatingError, TooLarge
-from gating.pipeline import reused_directions
 from gating.remote import preflight, wire
 from gating.remote.jobs import digest
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing, Wire
 from gating.steering import ops
 from gating.steering.backend import Call, in_halves
-from gating.steering.scheduler import Stopped, Turn, each
 
 KEY = "12345678-aaaa-4bbb-8ccc-123456789abc"
-
-
-# ------------------------------------------------------------------------------------------------------------- turns
-def test_only_one_computes_at_a_time_and_others_do_while_it_waits():
-    turn, computing, waiting, most = Turn(), [], [], [0]
-
-    def work(item):
-        computing.append(item)
-        assert len(computing) == 1
-        computing.remove(item)
-        with turn.away():
-            waiting.append(item)
-            most[0] = max(most[0], len(waiting))
-            time.sleep(0.05)
-            waiting.remove(item)
-        computing.append(item)
-        assert len(computing) == 1
-        computing.remove(item)
-        return item * 2
-
-    assert dict(each(work, range(6), 3, turn)) == {i: 2 * i for i in range(6)}
-    assert most[0] == 3
-
-
-def test_work_within_work_does_not_wait_for_itself():
-    turn = Turn()
-
-    def inner(x):
-        with turn.away():
-            time.sleep(0.01)
-        return x
-
-    def outer(x):
-        return sum(v for _, v in each(inner, [x, x], 2, turn))
-
-    assert dict(each(outer, [1, 2, 3], 2, turn)) == {1: 2, 2: 4, 3: 6}
-
-
-def test_what_is_under_way_when_another_piece_fails_is_still_given():
-    turn, given = Turn(), []
-
-    def work(item):
-        if item == 0:
-            raise ValueError("zero")
-        with turn.away():
-            time.sleep(0.1)
-        return item
-
-    with pytest.raises(ValueError, match="zero"):
-        for item, _ in each(work, [1, 0, 2, 3, 4, 5], 3, turn):
-            given.append(item)
-    assert 1 in given and 5 not in given
-
-
-def test_an_interrupt_ends_all_waiting():
-    turn, began = Turn(), time.monotonic()
-
-    def work(item):
-        with turn.away():
-            turn.sleep(0.01 if item == 0 else 30)
-
-    with pytest.raises(KeyboardInterrupt):
-        for _ in each(work, [0, 1], 2, turn):
-            raise KeyboardInterrupt
-    assert turn.stop.is_set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("gating"):
-            thread.join(5)
-    assert time.monotonic() - began < 5
-    with pytest.raises(Stopped):
-        turn.sleep(30)
 
 
 # ------------------------------------------------------------------------------------------------------------ ledger
@@ -322,49 +247,6 @@ def test_a_batch_without_room_is_done_in_halves_down_to_one_row():
         in_halves(never, [1, 2])
 
 
-# ---------------------------------------------------------------------------------------------------------- directions
-def test_directions_of_another_run_give_the_same_answers_as_extracting_them(command, tmp_path):
-    import gating
-
-    asked = ("model=tiny-llama", "data.n=2", "controls.random=1", f"runs_dir={tmp_path}")
-    own = command(*asked)[1][-1].removeprefix("store: ")
-    code, lines = command(*asked, f"directions.source={own}")
-    assert code == 0
-    a, b = gating.open_run(own), gating.open_run(lines[-1].removeprefix("store: "))
-    assert a.attrs["key"] != b.attrs["key"]
-    assert (a["outcomes"]["token_ids"] == b["outcomes"]["token_ids"]).all()
-
-
-@pytest.mark.parametrize(("more", "says"), [
-    (["steer=evil"], "has no direction 'evil'"),
-    (["directions.questions=3"], "made from other texts"),
-    (["steer.direction=compliant@-2"], "has no direction"),
-])  # fmt: skip
-def test_directions_that_do_not_fit_are_refused_by_name(command, tmp_path, more, says):
-    asked = ("model=tiny-llama", "data.n=2", "controls.random=1", f"runs_dir={tmp_path}")
-    own = command(*asked)[1][-1].removeprefix("store: ")
-    code, lines = command(*asked, f"directions.source={own}", *more)
-    assert code == 2
-    assert says in " ".join(lines)
-
-
-def test_models_differ_by_their_signatures_and_not_by_their_rounding():
-    import xarray as xr
-
-    def signed(values, dtype="float32"):
-        return xr.Dataset({"signature": (("layer", "hidden"), values)}, attrs={"dtype": dtype})
-
-    v = np.random.default_rng(0).standard_normal((3, 8)).astype("float32")
-    a, rounded, other = (
-        signed(v),
-        signed(torch.tensor(v).bfloat16().float().numpy(), "bfloat16"),
-        signed(v[::-1].copy()),
-    )
-    assert reused_directions.distance(a, rounded) < reused_directions.tolerance(a, rounded)
-    assert reused_directions.distance(a, other) > reused_directions.tolerance(a, other)
-    assert reused_directions.distance(a, signed(v[:2])) is None
-
-
 def test_the_ledgers_lines_are_json(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.sent("call", "job", "prompts a to b", 7)
@@ -390,19 +272,6 @@ def test_a_simulated_server_gives_what_this_process_gives(tmp_path):
     here, there = stores
     assert (here["outcomes"]["token_ids"] == there["outcomes"]["token_ids"]).all()
     np.testing.assert_allclose(here["readouts"]["projection"], there["readouts"]["projection"], atol=1e-4)
-
-
-def test_a_store_that_was_begun_with_other_weights_under_the_same_name_is_not_gone_on_with(command, tmp_path):
-    from gating import store
-
-    asked = ("model=tiny-llama", "data.n=2", "controls.random=1", f"runs_dir={tmp_path}")
-    path = store.locate(command(*asked)[1][-1].removeprefix("store: "))
-    begun = store.read_group(path, "model")
-    store.add_group(path, "model", begun.assign(signature=-begun["signature"]))
-    store.set_attrs(path, {"status": "running"})
-    code, lines = command(*asked)
-    assert code == 2
-    assert "was begun with other weights" in " ".join(lines)
 
 
 @pytest.mark.parametrize("more", [
