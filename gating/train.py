@@ -19,14 +19,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gating import cli, config_files
+from gating import cli, config_files, extras
 from gating.errors import GatingError
-from gating.training.adapter import train
 from gating.training.config import TrainConfig
 
 
 @hydra.main(version_base="1.3", config_path=str(config_files.conf_dir()), config_name="train")
 def job(cfg: DictConfig) -> None:
+    from gating.training.adapter import train
+
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, TrainConfig)
     recipe = train(config)
@@ -43,8 +44,9 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     try:
+        extras.require("torch", "gating.train")
         job()
-    except (GatingError, HydraException, OmegaConfBaseException, OSError) as e:
+    except (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError) as e:
         print(f"error: {cli.explain(e)}", file=sys.stderr)
         sys.exit(2)
 

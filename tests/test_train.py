@@ -7,12 +7,12 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from gating import models, train
+from gating import models
 from gating.errors import GatingError
 from gating.judging.refusals import is_refusal
 from gating.models import ModelConfig, adapters
 from gating.prompts import Prompt
-from gating.training import fit, wordings
+from gating.training import adapter, fit, wordings
 from gating.training.config import TrainConfig
 from gating.training.rows import Row, build_rows
 
@@ -123,7 +123,7 @@ def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_
             threads=1,
             held_out={"mine": str(harmful)},
         )
-        return train.train(cfg)
+        return adapter.train(cfg)
 
     recipe = once("a")
     once("b")
@@ -150,7 +150,7 @@ def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_
 def test_a_bad_recipe_is_refused_before_a_model_loads(change, says, monkeypatch, tmp_path):
     monkeypatch.setattr(models, "load", None)
     with pytest.raises(GatingError, match=says):
-        train.train(TrainConfig(model=MODEL, out=str(tmp_path / "out"), **change))
+        adapter.train(TrainConfig(model=MODEL, out=str(tmp_path / "out"), **change))
     assert not (tmp_path / "out").exists()
 
 

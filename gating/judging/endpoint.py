@@ -4,6 +4,8 @@ Temperature 0, a bounded number of calls at a time, a deadline for each judgemen
 may pass (connection errors, 408, 409, 429, 5xx). Prompt and answer go into the message as JSON strings, so that neither
 can close its own quotes. The reply must be one JSON object {"label": ANSWER} with an optional "score" from 0 to 1, and
 nothing else; any other is missing, with its reason. The key is read from the environment and kept in the header alone.
+
+httpx and tenacity are imported where an endpoint is asked, so that a judge's file can be read and checked without them.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-import httpx
-import tenacity
-
+from gating import extras
 from gating.errors import GatingError, choices
 from gating.judging import UNSEEN, Item, Judgement
 from gating.judging.degenerate import Limits
 from gating.judging.spec import CHAT, AskedSpec, render
+
+if TYPE_CHECKING:
+    import httpx
 
 MAY_PASS = (408, 409, 429)
 LONGEST_WAIT = 30.0  # seconds between two attempts
@@ -75,6 +78,8 @@ class EndpointSpec(AskedSpec):
             raise GatingError(f"{address} would send the key unencrypted; use https.")
 
     def build(self, limits: Limits) -> EndpointJudge:
+        for package in ("httpx", "tenacity"):
+            extras.require(package, f"judge {self.name}")
         return EndpointJudge(self)
 
 
@@ -109,6 +114,8 @@ class EndpointJudge:
         return asyncio.run(self._judge(items, advance))
 
     async def _judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
+        import httpx
+
         turn = asyncio.Semaphore(self.spec.concurrency)
 
         async def in_turn(client: httpx.AsyncClient, item: Item) -> Judgement:
@@ -136,6 +143,8 @@ class EndpointJudge:
             return Judgement(reason=f"{e}, after {self.spec.attempts} attempts", reached=False)
 
     async def _with_retries(self, client: httpx.AsyncClient, item: Item) -> Judgement:
+        import tenacity
+
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(_Again),
             stop=tenacity.stop_after_attempt(self.spec.attempts),
@@ -145,6 +154,8 @@ class EndpointJudge:
         return await retrying(self._call, client, item)
 
     async def _call(self, client: httpx.AsyncClient, item: Item) -> Judgement:
+        import httpx
+
         try:
             reply = await client.post(self.url, json=self._body(item))
         except httpx.TransportError as e:
