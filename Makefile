@@ -37,8 +37,8 @@ paper: $(RUN)
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-# With the lowest versions that pyproject.toml allows, in an environment of its own; not part of CI. The warning is of an
-# xarray before 2026.4, about the spread of no numbers.
+# With the lowest versions that pyproject.toml allows, in an environment of its own; not part of CI. The warning is of
+# an xarray before 2026.4, about the spread of no numbers.
 test-lowest:
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q $(TORCH)
@@ -47,7 +47,8 @@ test-lowest:
 	$(LOWEST)/bin/python -m pytest -W 'ignore:Degrees of freedom' $(ARGS) $(addprefix tests/test_,$(addsuffix .py,\
 		store analysis figures claims report ops models backend run))
 
-# Against a real NDIF server on loopback, which the tests start and stop; its environment (1.7 GB) is made once, in .ndif.
+# Against a real NDIF server on loopback, which the tests start and stop; its environment (1.7 GB) is made once, in
+# .ndif.
 test-ndif: install
 	$(BIN)/python -m tests.ndif.server install
 	$(BIN)/python -m pytest -m ndif $(ARGS) tests/ndif
