@@ -226,3 +226,14 @@ def test_sampling_is_the_same_under_one_seed_and_differs_under_another(tiny):
     ids, backend = asked(tiny, 4), Backend(tiny, 8)
     a, b, c = (backend.generate(ids, {}, 8, sampling=(1.0, seed)).tokens for seed in (1, 1, 2))
     assert a == b != c
+
+
+def test_a_sides_sum_does_not_depend_on_the_order_in_which_batches_come_back(tiny):
+    """To the last bit: a server's jobs end in any order, and a killed run must end as an undisturbed one."""
+    ids = asked(tiny, 6)
+    weights = np.random.default_rng(0).random((2, 6, 1))
+    one_by_one = Backend(tiny, 1)
+    forwards, _ = one_by_one.capture(ids, ["last"], sides=weights)
+    one_by_one.each = lambda do, items: iter([(i, do(i)) for i in reversed(items)])
+    backwards, _ = one_by_one.capture(ids, ["last"], sides=weights)
+    assert np.array_equal(forwards, backwards)

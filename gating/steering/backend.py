@@ -130,20 +130,18 @@ class Backend:
             inner = (mask.cumsum(1) > 1) & (mask == 1)
             return read["state"].numpy(), read["norm"][:, inner].numpy()
 
-        states: dict[int, np.ndarray] = {}
-        total: np.ndarray | None = None
-        norms: list[np.ndarray] = []
         batches = list(self._batches([len(ids) for ids in texts]))
-        for batch, parts in self.each(lambda rows: in_halves(capture_batch, rows), batches):
-            for rows, (state, norm) in parts:
-                if sides is None:
-                    states |= dict(zip(rows, state, strict=True))
-                else:
-                    total = state if total is None else total + state
-                norms.append(norm)
-            progress(len(batch))
-        out = np.stack([states[r] for r in range(len(texts))]) if total is None else total
-        return out, np.median(np.concatenate(norms, axis=1).astype("float64"), axis=1)
+        by_batch: dict[int, list[tuple[Sequence[int], tuple[np.ndarray, np.ndarray]]]] = {}
+        for i, parts in self.each(lambda i: in_halves(capture_batch, batches[i]), range(len(batches))):
+            by_batch[i] = parts
+            progress(len(batches[i]))
+        # in the order of batches, not in that in which they came: a sum's last bit depends on it
+        parts = [part for i in sorted(by_batch) for part in by_batch[i]]
+        norm = np.median(np.concatenate([norms for _, (_, norms) in parts], axis=1).astype("float64"), axis=1)
+        if sides is not None:
+            return sum((state for _, (state, _) in parts[1:]), start=parts[0][1][0]), norm
+        states = {row: state for rows, (read, _) in parts for row, state in zip(rows, read, strict=True)}
+        return np.stack([states[r] for r in range(len(texts))]), norm
 
     def signature(self) -> xr.Dataset:
         """What tells this model from another: resid_post at the last of SIGNATURE_TOKENS fixed tokens, [layer, hidden]
