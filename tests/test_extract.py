@@ -1,5 +1,8 @@
 """Directions from a model: roles, answers, filters and missing rows, against the same read off by hand."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from gating.models import load
 from gating.pipeline import extract, responses, study
 from gating.steering.backend import Backend
 from tests.conftest import compose
+from tests.judged_runs import good
 
 SMALL = ("model=tiny-llama", "data.n=2", "directions.questions=2", "directions.n=4", "controls.random=0")
 
@@ -160,3 +164,19 @@ def test_a_judge_puts_each_answer_on_its_side_and_a_failed_judgement_is_missing_
     assert made["n_positive"].values[0] == made["n_negative"].values[0] == n - 2
     kept = store.read_group(planned.store, "responses_judged")
     assert np.isnan(kept["score"].values[0]) and kept.attrs["judge"] == "rule-now"
+
+
+def test_answers_are_filtered_by_a_chat_endpoint_in_a_process_of_its_own(tmp_path, serve):
+    """In a fresh process, because what an endpoint needs must be importable after a model was loaded."""
+    server = serve(lambda prompt, response, nth: good("compliance", 0.9 if len(response) % 2 else 0.1))
+    (tmp_path / "own.yaml").write_text(
+        f"kind: endpoint\nsays: whether an answer shows the trait\nid: m\nbase_url: {server.url}\nkey_variable: null\n"
+        "template: |-\n  Request: {prompt}\n  Answer: {response}\nanswers: {compliance: compliance, refusal: refusal}\n"
+    )
+    small = ("model=tiny-llama", "data.n=2", "directions.n=4", "directions.questions=2", "controls.random=1")
+    answers = ("directions.response_tokens=4", f"directions.filter={tmp_path / 'own.yaml'}", f"runs_dir={tmp_path}")
+    ran = subprocess.run([sys.executable, "-m", "gating.run", *small, *answers], capture_output=True, text=True)
+    assert "Traceback" not in ran.stderr + ran.stdout, ran.stderr[-2000:]
+    (path,) = tmp_path.glob("*/store.zarr")
+    scores = store.read_group(path, "responses_judged")["score"]
+    assert scores.size and np.isfinite(scores).all() and len(server.bodies) == scores.size

@@ -1,10 +1,14 @@
 """Models: what loads, what it is called, and one clear error for what does not."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 from peft import LoraConfig
 
@@ -185,6 +189,41 @@ def test_a_damaged_folder_is_named_with_what_is_missing(folder):
     (folder / "config.json").write_text("{}")
     with pytest.raises(GatingError, match=r"config\.json.*does not describe"):
         models.architecture(cfg)
+
+
+def test_a_folder_whose_weights_lack_a_part_is_refused_and_not_filled_with_random_numbers(folder):
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    kept = {name: v for name, v in weights.items() if "layers.3.mlp" not in name}
+    assert len(kept) == len(weights) - 3
+    safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GatingError, match=r"lack model\.layers\.3\.mlp\.\w+\.weight and 2 more.*random numbers"):
+        models.load(config("hf", id=str(folder)))
+    kept = {name: v[:-1] if name == "model.norm.weight" else v for name, v in weights.items()}
+    safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GatingError, match=r"could not be loaded.*belong together"):  # transformers itself refuses this
+        models.load(config("hf", id=str(folder)))
+
+
+@pytest.mark.parametrize("ask", ["models.architecture", "models.tokenizer_only", "models.load"])
+def test_code_that_comes_with_a_model_is_never_run_whatever_stands_on_standard_input(folder, ask):
+    """transformers asks on standard input whether it may run a folder's own code; here nobody is asked."""
+    described = json.loads((folder / "config.json").read_text())
+    described |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(described))
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "own.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Own: ...\n"
+    )
+    code = (
+        f"from gating import models\ncfg = models.ModelConfig(kind='hf', id={str(folder)!r})\n"
+        f"try:\n    {ask}(cfg)\nexcept Exception as e:\n    print(type(e).__name__)"
+    )
+    env = {**os.environ, "HF_MODULES_CACHE": str(folder.parent / "modules")}
+    answered = subprocess.run([sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, env=env)
+    assert answered.returncode == 0 and answered.stdout.strip() in ("GatingError", ""), answered
+    assert not list(folder.parent.rglob("ran")) and not list(folder.parent.rglob("modules/**/own.py"))
 
 
 def test_a_file_that_is_no_gguf_is_named(tmp_path):

@@ -154,6 +154,23 @@ def test_a_bad_recipe_is_refused_before_a_model_loads(change, says, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("foreign", ["thesis.tex", "adapter_config.json"])
+def test_a_folder_that_is_not_an_adapter_of_ours_is_left_as_it_is(foreign, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "load", None)  # refused before a model loads
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / foreign).write_text("years of work")
+    with pytest.raises(GatingError, match=rf"out=.*out exists.*({foreign}|no recipe)"):
+        adapter.train(TrainConfig(model=MODEL, out=str(tmp_path / "out")))
+    assert (tmp_path / "out" / foreign).read_text() == "years of work"
+
+
+def test_an_adapter_of_ours_may_be_replaced(tmp_path):
+    for name in adapter.OURS:
+        (tmp_path / name).write_text("{}")
+    adapter.check_out(tmp_path)
+    adapter.check_out(tmp_path / "new")
+
+
 def test_the_shipped_adapter_is_small_documented_and_names_its_prompts():
     folder = adapters.folder("refusal-smollm2")
     assert (folder / adapters.WEIGHTS).stat().st_size <= 2 * 2**20

@@ -11,6 +11,7 @@ httpx and tenacity are imported where an endpoint is asked, so that a judge's fi
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import math
 import os
@@ -83,6 +84,23 @@ class EndpointSpec(AskedSpec):
         return EndpointJudge(self)
 
 
+def _import_anyio() -> None:
+    """Import what httpx needs to connect, which it leaves until then. nnsight, once imported, has put `save` on every
+    object of the process, and anyio's classes take that for an attribute of their own that lacks a type; so it is taken
+    off while they are made."""
+    mounted = getattr(object, "save", None)
+    if mounted is None:
+        importlib.import_module("anyio._backends._asyncio")
+        return
+    from nnsight._c import mount, unmount
+
+    unmount("save")
+    try:
+        importlib.import_module("anyio._backends._asyncio")
+    finally:
+        mount(mounted, "save")
+
+
 class _Again(Exception):
     """A failure that may pass."""
 
@@ -116,6 +134,7 @@ class EndpointJudge:
     async def _judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
         import httpx
 
+        _import_anyio()
         turn = asyncio.Semaphore(self.spec.concurrency)
 
         async def in_turn(client: httpx.AsyncClient, item: Item) -> Judgement:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypedDict
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gating.errors import GatingError
 from gating.models.config import ModelConfig
+
+
+class Reading(TypedDict):
+    local_files_only: bool
+    trust_remote_code: bool
+
+
+# How transformers reads what is on this machine: without the network, and never running code that came with a model.
+READ: Reading = {"local_files_only": True, "trust_remote_code": False}
 
 
 class Pretrained(NamedTuple):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -17,7 +19,7 @@ from transformers import (
 )
 
 from gating.errors import GatingError, cause
-from gating.models.base import Pretrained
+from gating.models.base import READ, Pretrained
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -62,7 +64,7 @@ def sha256(path: Path) -> str:
 def sizes(folder: Path) -> dict[str, int]:
     """Sizes of a model by its config.json. Raises GatingError where that does not describe a chat model."""
     try:
-        return config_sizes(AutoConfig.from_pretrained(folder, local_files_only=True))
+        return config_sizes(AutoConfig.from_pretrained(folder, **READ))
     except Exception as e:  # a damaged or unknown configuration shows itself in a dozen ways
         raise GatingError(
             f"model.id: {folder / 'config.json'} does not describe a decoder-only chat model that transformers knows "
@@ -87,11 +89,20 @@ def config_sizes(config: PreTrainedConfig) -> dict[str, int]:
 def load(folder: Path, dtype: torch.dtype, revision: str | None = None) -> Pretrained:
     """The model and tokenizer in a folder. Raises GatingError naming the folder."""
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, attn_implementation=attention_kernel(config)
+        config = AutoConfig.from_pretrained(folder, **READ)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention_kernel(config),
+            output_loading_info=True,
+            **READ,
         )
-        return Pretrained(model, AutoTokenizer.from_pretrained(folder, local_files_only=True), revision)
+        model, report = loaded
+        _check_complete(report["missing_keys"], folder)
+        return Pretrained(model, AutoTokenizer.from_pretrained(folder, **READ), revision)
+    except GatingError:
+        raise
     except Exception as e:  # a damaged folder shows itself in a dozen ways, all with one remedy
         raise GatingError(
             f"model.id: {folder} could not be loaded as a chat model ({cause(e)}); it needs config.json, safetensors "
@@ -99,12 +110,23 @@ def load(folder: Path, dtype: torch.dtype, revision: str | None = None) -> Pretr
         ) from e
 
 
+def _check_complete(missing_keys: Iterable[str], folder: Path) -> None:
+    """Raises GatingError for weights that the files do not hold: transformers would go on with random ones."""
+    lacking = sorted(missing_keys)
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise GatingError(
+            f"model.id: the weights in {folder} lack {lacking[0]}{more}; a run would use random numbers there. "
+            "Download the model again, or give another folder."
+        )
+
+
 def skeleton(folder: Path, revision: str | None = None) -> Pretrained:
     """The model in a folder on torch's meta device, and its tokenizer: no weights are read or made."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = without_weights(AutoConfig.from_pretrained(folder, local_files_only=True))
+    tokenizer = AutoTokenizer.from_pretrained(folder, **READ)
+    model = without_weights(AutoConfig.from_pretrained(folder, **READ))
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        model.generation_config = GenerationConfig.from_pretrained(folder, **READ)
     return Pretrained(model, tokenizer, revision)
 
 
@@ -116,7 +138,9 @@ def without_weights(config: PreTrainedConfig) -> PreTrainedModel:
 
 def untrained(config: PreTrainedConfig) -> PreTrainedModel:
     """A model of this configuration, its weights whatever transformers starts from."""
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention_kernel(config))
+    return AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention_kernel(config), trust_remote_code=False
+    )
 
 
 def attention_kernel(config: PreTrainedConfig) -> str | None:

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gating.errors import GatingError
 from gating.models import checkpoint, gguf, hub
-from gating.models.base import Pretrained, Source
+from gating.models.base import READ, Pretrained, Source
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Embedded(Source):
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         place = cached()
-        return AutoTokenizer.from_pretrained(place, local_files_only=True) if place else None
+        return AutoTokenizer.from_pretrained(place, **READ) if place else None
 
     def load(self, dtype: torch.dtype) -> Pretrained:
         return checkpoint.load(folder(), dtype)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gating.errors import GatingError, cause
 from gating.models import checkpoint
-from gating.models.base import Pretrained, Source
+from gating.models.base import READ, Pretrained, Source
 from gating.models.config import ModelConfig
 
 LIGHT = ["*.json", "*.jinja", "*.model", "*.txt"]  # configuration and tokenizer
@@ -46,7 +46,7 @@ class Hub(Source):
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         folder, _ = self._find(offline=True, weights=False)
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, **READ)
 
     def load(self, dtype: torch.dtype) -> Pretrained:
         folder, revision = self._find()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from gating import models, prompts
+from gating.errors import GatingError
 from gating.models import adapters
 from gating.training.card import card
 from gating.training.config import TrainConfig, check
@@ -22,12 +22,14 @@ from gating.training.measure import base_answers, measure
 from gating.training.recipe import Recipe, describe
 from gating.training.rows import build_rows
 
+OURS = {adapters.RECIPE, adapters.CONFIG, adapters.WEIGHTS, "README.md"}  # what train writes
 log = logging.getLogger(__name__)
 
 
 def train(cfg: TrainConfig) -> Recipe:
     """Train, measure, and write the adapter's folder at once at the end; gives the recipe with its results."""
     check(cfg)
+    check_out(Path(cfg.out))
     torch.set_num_threads(cfg.threads)
     refuse = prompts.deduplicate(prompts.load(cfg.harmful, True, "train", "harmful"))[0]
     answer = prompts.deduplicate(prompts.load(cfg.harmless, False, "train", "harmless"))[0]
@@ -49,10 +51,26 @@ def train(cfg: TrainConfig) -> Recipe:
         recipe = describe(cfg, base.fingerprint, refuse, answer, rows, results, time.monotonic() - start)
         (draft / adapters.RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         (draft / "README.md").write_text(card(cfg, recipe, results), encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists():
+            check_out(out)  # it may have come into being, or been filled, while this one trained
+            os.replace(out, Path(folder) / "before")
         os.replace(draft, out)
     models.forget()
     return recipe
+
+
+def check_out(out: Path) -> None:
+    """Raises GatingError where an adapter may not take the place of what stands at `out`: anything but one of ours."""
+    if not out.exists():
+        return
+    names = {p.name for p in out.iterdir()} if out.is_dir() else {out.name}
+    if not {adapters.RECIPE, adapters.CONFIG} <= names <= OURS:
+        foreign = sorted(names - OURS)
+        held = f"it holds {foreign[0]}" if foreign else f"it has no {adapters.RECIPE}"
+        raise GatingError(
+            f"out={out} exists and is not an adapter that gating.train wrote ({held}); it is left as it is. Give a "
+            "folder that does not exist yet, or that of an adapter to replace."
+        )
 
 
 def _tidy(folder: Path, cfg: TrainConfig) -> None:
