@@ -1,7 +1,8 @@
 """`python -m tests.same_arrays OLD NEW`: are two stores' arrays equal, value by value? Made for changes that move code.
 
 Arrays are matched by path; RENAMED maps what an earlier schema called otherwise. Prints what stands in one store
-alone, and exits with 1 where an array that stands in both differs in dtype, shape or any value (NaN equals NaN).
+alone, and exits with 1 where an array of the old one is not in the new one, or differs in dtype, shape or any value
+(NaN equals NaN).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def arrays(path: str) -> dict[str, np.ndarray]:
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
+    if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
 
@@ -35,7 +36,7 @@ def main() -> None:
     print(f"{len(both)} arrays stand in both stores, {len(both) - len(different)} are equal value by value")
     for name in different:
         print(f"different: {name}")
-    sys.exit(1 if different else 0)
+    sys.exit(1 if different or set(old) - set(new) else 0)
 
 
 if __name__ == "__main__":

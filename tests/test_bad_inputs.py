@@ -46,6 +46,7 @@ COMMANDS = [
     (["steer.direction=compliant@first"], ["compliant@first", "response_mean"]),
     (["directions.position=middle"], ["directions.position", "last"]),
     (["directions.position=-40"], ["directions.position", "-1 to"]),
+    (["readouts.extra=[cosine]", "readouts.last=false"], ["readouts.extra", "readouts.last=true"]),
     (["directions.method=svm"], ["directions.method", "mean, probe or pca"]),
     (["directions.harmful=nowhere.csv"], ["directions.harmful", "nowhere.csv"]),
     (["data.split=train"], ["data.split", "test"]),

@@ -57,6 +57,7 @@ def test_every_direction_that_is_referred_to_is_extracted():
      ("+conditions.a=[{direction: compliant, layers: 1, strength: 2}]", "strength"),
      ("+conditions.a=[{direction: compliant, layers: 1, random: -1}]", "random"),
      ("+directions.derived.x={of: compliant}", "directions.derived.x"), ("directions.samples=2", "temperature"),
+     ("readouts.extra=[nope]", "readouts.extra"),
      ("directions.filter=good", "directions.filter"), ("steer.iso_kl=0", "steer.iso_kl"), ("steer.gate=x", "x")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(override, culprit):

@@ -178,6 +178,11 @@ def check(run: RunConfig) -> None:
     models.check(run.model)
     degenerate.check(run.label_rule)
     readouts.check_extra(run.readouts.extra)
+    if run.readouts.extra and not run.readouts.last:
+        raise GatingError(
+            f"readouts.extra={run.readouts.extra} with readouts.last=false, which reads nothing off the residual "
+            "stream; leave readouts.last=true, or drop readouts.extra."
+        )
 
 
 def _check_numbers(run: RunConfig) -> None:

@@ -15,7 +15,6 @@ from gating.pipeline import calibrate, prompt_batches
 from gating.pipeline.study import Study
 from gating.steering import lowering, readouts
 from gating.steering.direction_methods import METHODS
-from gating.steering.ops import READOUTS
 
 ENVELOPE = 64_000  # bytes of a job that do not grow with its rows: the source of gating.steering.ops, the tracer, names
 TENSORS = 24_000  # of a result: torch's own overhead a tensor
@@ -59,14 +58,10 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
     return counted
 
 
-def _asked(study: Study) -> list[str]:
+def _asked(study: Study) -> tuple[str, ...]:
     """The readouts that a run brings back."""
-    extra, last = prompt_batches.extra_readouts(study), study.run.readouts.last
-    return [
-        name
-        for name, row in READOUTS.items()
-        if (row["default"] or name in extra) and (last or "probes" not in row["needs"])
-    ]
+    there = {"score_ids", "reference", *(["probes"] if study.run.readouts.last else [])}
+    return readouts.named(prompt_batches.extra_readouts(study), there)
 
 
 def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs]:

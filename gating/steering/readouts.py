@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
@@ -36,11 +37,14 @@ class Readouts:
         """The readouts that these make: the default ones and those asked for whose needs are met."""
         there = {"probes": self.probes is not None, "score_ids": bool(self.score_ids)}
         there["reference"] = self.reference is not None
-        return tuple(
-            name
-            for name, row in READOUTS.items()
-            if (row["default"] or name in self.extra) and all(there[need] for need in row["needs"])
-        )
+        return named(self.extra, {need for need, given in there.items() if given})
+
+
+def named(extra: Sequence[str], there: AbstractSet[str]) -> tuple[str, ...]:
+    """The default readouts and the `extra` ones whose needs are all `there`."""
+    return tuple(
+        name for name, row in READOUTS.items() if (row["default"] or name in extra) and set(row["needs"]) <= there
+    )
 
 
 def check_extra(names: Sequence[str]) -> None:
