@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "gating"
 FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
 # From the ground up; a room may import rooms before it. What stands in one tuple does not import each other.
 FLOORS = (
-    ("errors", "progress", "config_files"),
+    ("errors",),
+    ("foreign", "progress", "config_files"),
     ("extras",),
     ("prompts", "personas", "chat"),
     ("models",),
