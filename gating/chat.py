@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gating.errors import GatingError
 
+Tokenizer = PreTrainedTokenizerBase
 POSITIONS = (
     "last, -1, -2, ... (tokens after the instruction, -1 is the last prompt token), response_start or response_mean"
 )

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 console = Console(stderr=True)
+Advance = Callable[[int], None]
 LOG_EVERY = 60.0  # seconds between the lines of a log
 
 
@@ -24,7 +25,7 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def bar(what: str, total: int, unit: str = "rows", done: int = 0) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int, unit: str = "rows", done: int = 0) -> Iterator[Advance]:
     """Show `what` while the body runs; the body calls what it is given with the number of items just done. `done` items
     of an earlier run count as progress and not in the rate.
 

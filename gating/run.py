@@ -38,6 +38,8 @@ def job(cfg: DictConfig) -> None:
         console.print(dryrun.detectable(planned), style="dim", markup=False, soft_wrap=True)
         if planned.run.dry_run:
             dryrun.show(planned, console)
+            if not planned.identity.final:
+                console.print("the model's files are not here, so the run's key is not final", style="dim")
         else:
             from gating import store
             from gating.pipeline import execute

@@ -35,7 +35,7 @@ def test_peft_and_gguf_are_needed_only_where_an_adapter_or_a_gguf_file_is_read(m
 
 def test_a_new_source_is_a_class_and_a_line_of_the_registry(monkeypatch):
     class Copy(Tiny):
-        def identity(self):
+        def identity(self, fetch):
             return {"id": "copy"}
 
     monkeypatch.setitem(SOURCES, "copy", Copy)

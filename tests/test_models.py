@@ -250,7 +250,8 @@ def test_the_papers_models_need_no_network_for_a_dry_run_and_have_no_tokenizer_h
     for name in ("qwen", "llama", "qwen-0.5b", "qwen-1.5b", "llama-1b", "gemma-2b"):
         cfg = compose(f"model={name}")[0].model
         assert set(models.architecture(cfg)) == {"layers", "hidden", "parameters", "kv_heads", "head_dim", "vocab"}
-        assert models.identity(cfg)["id"] == cfg.id
+        with pytest.raises(GatingError, match="neither in the Hugging Face cache"):
+            models.identity(cfg, fetch=False)
         assert models.tokenizer_only(replace(cfg, id="org/absent")) is None
     paper = compose("model=qwen")[0].model
     assert (paper.dtype, paper.steer.layers, paper.steer.read, paper.steer.coef) == ("bfloat16", 20, "previous", 3.0)

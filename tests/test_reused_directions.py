@@ -60,3 +60,26 @@ def test_a_store_that_was_begun_with_other_weights_under_the_same_name_is_not_go
     code, lines = command(*asked)
     assert code == 2
     assert "was begun with other weights" in " ".join(lines)
+
+
+DERIVED = "+directions.derived={rest: {of: compliant, orthogonal_to: refusal}}"
+
+
+def test_derived_directions_are_made_of_the_other_runs_whether_it_has_them_or_not(command, tmp_path):
+    import gating
+
+    asked = ("model=tiny-llama", "data.n=2", "controls.random=0", "directions.extra=[refusal]", f"runs_dir={tmp_path}")
+    plain = command(*asked)[1][-1].removeprefix("store: ")
+    derived = command(*asked, DERIVED, "steer.direction=rest")[1][-1].removeprefix("store: ")
+    answers = []
+    for source in (plain, derived):
+        code, lines = command(*asked, DERIVED, "steer.direction=rest", f"directions.source={source}")
+        assert code == 0, lines
+        answers.append(gating.open_run(lines[-1].removeprefix("store: ")))
+    for run in answers:
+        assert (run["outcomes"]["token_ids"] == gating.open_run(derived)["outcomes"]["token_ids"]).all()
+        assert run["directions"]["direction"].values.tolist() == ["compliant", "refusal", "rest"]
+        rest = run["directions"].sel(direction="rest")
+        assert abs(rest["cosine"].sel(other="refusal")).max() < 1e-5
+        assert rest["role"] == "derived" and np.isnan(rest["projection_positive"]).all()
+        assert np.isfinite(run["directions"]["projection_positive"].sel(direction="compliant")).all()

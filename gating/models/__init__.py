@@ -8,7 +8,7 @@ transformers take seconds to import.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gating.models.config import Architecture, ModelConfig, Sites, SteerDefaults
+from gating.models.config import WEIGHTS, Architecture, ModelConfig, Sites, SteerDefaults
 
 if TYPE_CHECKING:
     from gating.models.description import (
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         dtype_name,
         identity,
         served_as,
+        tokenizer,
         tokenizer_only,
         training_prompts,
     )
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
+    "WEIGHTS",
     "Architecture",
     "Loaded",
     "ModelConfig",
@@ -39,6 +41,7 @@ __all__ = [
     "identity",
     "load",
     "served_as",
+    "tokenizer",
     "tokenizer_only",
     "training_prompts",
     "without_weights",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from gating import prompts
 from gating.errors import GatingError, cause, choices
 from gating.extras import require
+from gating.models import digests
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -46,8 +46,7 @@ def folder(adapter: str) -> Path:
 
 def digest(adapter: str) -> str:
     """16 hex digits over the adapter's weights and configuration."""
-    path = folder(adapter)
-    return hashlib.sha256((path / CONFIG).read_bytes() + (path / WEIGHTS).read_bytes()).hexdigest()[:16]
+    return digests.folder(folder(adapter), (CONFIG, WEIGHTS))
 
 
 def merge(model: PreTrainedModel, adapter: str) -> PreTrainedModel:

@@ -46,12 +46,14 @@ class Source(ABC):
         """Sizes by name (see Architecture), without weights. Raises GatingError where they are nowhere to be read."""
 
     @abstractmethod
-    def identity(self) -> dict[str, str | None]:
-        """The values that stand in a run's key instead of the configured ones: those that determine the weights."""
+    def identity(self, fetch: bool) -> dict[str, str | None]:
+        """The values that stand in a run's key instead of the configured ones: digests of what determines the weights,
+        which are fetched first where they may be. Raises GatingError where they are not on this machine."""
 
     @abstractmethod
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer, without the network. None or an OSError, ValueError or GatingError where it is not here."""
+    def tokenizer(self, fetch: bool = False) -> PreTrainedTokenizerBase | None:
+        """The tokenizer, by the network only where it may be fetched. None or an OSError, ValueError or GatingError
+        where it is not here."""
 
     @abstractmethod
     def load(self, dtype: torch.dtype) -> Pretrained:

@@ -46,15 +46,6 @@ def missing(folder: Path, weights: bool, tokenizer: bool) -> str | None:
     return next((s for s in shards if not (folder / s).is_file()), None)
 
 
-def digest(folder: Path) -> str:
-    """16 hex digits over a folder's configuration and its weight files' names and sizes (their bytes take long)."""
-    config = folder / "config.json"
-    h = hashlib.sha256(config.read_bytes() if config.is_file() else b"")
-    for p in sorted(folder.glob("*.safetensors")):
-        h.update(f"{p.name}:{p.stat().st_size};".encode())
-    return h.hexdigest()[:16]
-
-
 def sha256(path: Path) -> str:
     """64 hex digits over a file's bytes."""
     with path.open("rb") as f:

@@ -11,7 +11,7 @@ import re
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from gating.errors import GatingError, choices
+from gating.errors import GatingError, cause, choices
 from gating.models import adapters
 from gating.models.base import Source, pad_left
 from gating.models.config import WEIGHTS, ModelConfig
@@ -63,12 +63,28 @@ def architecture(cfg: ModelConfig) -> dict[str, int]:
     return checked(cfg).sizes()
 
 
-def identity(cfg: ModelConfig) -> dict[str, str | None]:
-    """What determines the weights, computed without loading them; part of a run's key."""
+def identity(cfg: ModelConfig, fetch: bool = True) -> dict[str, str | None]:
+    """What determines the weights, by the contents of their files; part of a run's key.
+
+    Files that are not on this machine are fetched, or, without `fetch`, a GatingError is raised.
+    """
     model_source = checked(cfg)
     configured: dict[str, str | None] = {key: getattr(cfg, key) for key in WEIGHTS}
     adapter = {"adapter": adapters.digest(cfg.adapter)} if cfg.adapter else {}
-    return configured | adapter | model_source.identity()
+    return configured | adapter | model_source.identity(fetch)
+
+
+def tokenizer(cfg: ModelConfig, served: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer that a run uses, fetched where it is not on this machine: the model's own, or the one of the name
+    by which a server knows it. Raises GatingError."""
+    model_source = checked(cfg)
+    try:
+        found = model_source.skeleton().tokenizer if served else model_source.tokenizer(fetch=True)
+    except (OSError, ValueError) as e:
+        raise GatingError(f"model.id: the tokenizer of {cfg.id or cfg.name} cannot be read ({cause(e)}).") from e
+    if found is None:
+        raise GatingError(f"model: {cfg.id or cfg.name} has no tokenizer.")
+    return pad_left(found)
 
 
 def tokenizer_only(cfg: ModelConfig) -> PreTrainedTokenizerBase | None:

@@ -15,13 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import platformdirs
 import torch
 from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gating.errors import GatingError
-from gating.models import checkpoint, gguf, hub
+from gating.models import checkpoint, digests, gguf, hub
 from gating.models.base import READ, Pretrained, Source
 
 log = logging.getLogger(__name__)
@@ -44,11 +43,11 @@ class Embedded(Source):
     def sizes(self) -> dict[str, int]:
         return self.stated() if self.all_stated() else dict(SIZES)
 
-    def identity(self) -> dict[str, str | None]:
-        return {"id": GGUF_SHA256}
+    def identity(self, fetch: bool) -> dict[str, str | None]:
+        return {"id": GGUF_SHA256, "revision": FORMAT}
 
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        place = cached()
+    def tokenizer(self, fetch: bool = False) -> PreTrainedTokenizerBase | None:
+        place = cached() or (folder() if fetch else None)
         return AutoTokenizer.from_pretrained(place, **READ) if place else None
 
     def load(self, dtype: torch.dtype) -> Pretrained:
@@ -63,14 +62,8 @@ class Embedded(Source):
             return checkpoint.skeleton(place) if place else gguf.skeleton(_gguf())
 
 
-def cache_dir() -> Path:
-    """Where converted models are kept; the environment variable GATING_CACHE moves it."""
-    given = os.environ.get("GATING_CACHE")
-    return Path(given).expanduser() if given else platformdirs.user_cache_path("gating")
-
-
 def _place() -> Path:
-    return cache_dir() / f"smollm2-135m-instruct-{GGUF_SHA256[:8]}-{FORMAT}"
+    return digests.cache_dir() / f"smollm2-135m-instruct-{GGUF_SHA256[:8]}-{FORMAT}"
 
 
 def cached() -> Path | None:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from gating.errors import GatingError, cause
 from gating.extras import require
-from gating.models import checkpoint, hub, parts
+from gating.models import checkpoint, digests, hub, parts
 from gating.models.base import READ, Pretrained, Source
 
 
@@ -26,11 +26,11 @@ class Gguf(Source):
     def sizes(self) -> dict[str, int]:
         return self.stated() if self.all_stated() else sizes(self._path())
 
-    def identity(self) -> dict[str, str | None]:
-        return {"id": None, "gguf_file": checkpoint.sha256(self._path())}
+    def identity(self, fetch: bool) -> dict[str, str | None]:
+        return {"id": None, "gguf_file": digests.file(self._path(offline=not fetch))}
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return read_tokenizer(self._path(offline=True))
+    def tokenizer(self, fetch: bool = False) -> PreTrainedTokenizerBase:
+        return read_tokenizer(self._path(offline=not fetch))
 
     def load(self, dtype: torch.dtype) -> Pretrained:
         return dequantise(self._path(), dtype)

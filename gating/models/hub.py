@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gating.errors import GatingError, cause
-from gating.models import checkpoint
+from gating.models import checkpoint, digests
 from gating.models.base import READ, Pretrained, Source
 from gating.models.config import ModelConfig
 
@@ -41,11 +41,12 @@ class Hub(Source):
             return self.stated()
         return {**checkpoint.sizes(self._find(weights=False)[0]), **self.stated()}
 
-    def identity(self) -> dict[str, str | None]:
-        return {}
+    def identity(self, fetch: bool) -> dict[str, str | None]:
+        """The files' contents: a name on the hub, and a branch, may hold other weights tomorrow."""
+        return {"id": digests.folder(self._find(offline=not fetch)[0]), "revision": None}
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        folder, _ = self._find(offline=True, weights=False)
+    def tokenizer(self, fetch: bool = False) -> PreTrainedTokenizerBase:
+        folder, _ = find(str(self.cfg.id), self.cfg.revision, not fetch, weights=False, tokenizer=True)
         return AutoTokenizer.from_pretrained(folder, **READ)
 
     def load(self, dtype: torch.dtype) -> Pretrained:
@@ -67,9 +68,6 @@ class Folder(Hub):
 
     def sizes(self) -> dict[str, int]:
         return checkpoint.sizes(self._find(weights=False)[0])
-
-    def identity(self) -> dict[str, str | None]:
-        return {"id": checkpoint.digest(Path(str(self.cfg.id)).expanduser())}
 
     def served_as(self) -> str:
         return Source.served_as(self)

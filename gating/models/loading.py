@@ -12,8 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 from gating.errors import GatingError
 from gating.models import adapters, parts
 from gating.models.base import pad_left
-from gating.models.config import WEIGHTS, ModelConfig
-from gating.models.description import DTYPES, check, checked, device_type, dtype_name
+from gating.models.config import ModelConfig
+from gating.models.description import DTYPES, check, checked, device_type, dtype_name, identity
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ _loaded: dict[str, Loaded] = {}  # the last model only: a second one might not f
 def load(cfg: ModelConfig) -> Loaded:
     """The model, loaded once a process (the last one is kept). Raises GatingError where it cannot be loaded."""
     check(cfg)
-    key = json.dumps([getattr(cfg, k) for k in (*WEIGHTS, "name", "device", "dtype")])
+    key = json.dumps([identity(cfg), cfg.name, cfg.device, cfg.dtype])  # a folder may have other files by now
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = _load(cfg)

@@ -48,10 +48,10 @@ class Tiny(Source):
     def sizes(self) -> dict[str, int]:
         return checkpoint.config_sizes(config(str(self.cfg.architecture)))
 
-    def identity(self) -> dict[str, str | None]:
+    def identity(self, fetch: bool) -> dict[str, str | None]:
         return {"id": VERSION}
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self, fetch: bool = False) -> PreTrainedTokenizerBase:
         return tokenizer(str(self.cfg.architecture))
 
     def load(self, dtype: torch.dtype) -> Pretrained:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gating import chat, progress, prompts, store
+from gating import progress, store
 from gating.errors import GatingError
 from gating.pipeline import prompt_batches
+from gating.pipeline.key import calibration_prompts
 from gating.pipeline.study import Study
 from gating.steering import lowering
 from gating.steering.backend import Backend
@@ -20,7 +21,6 @@ from gating.steering.interventions import Condition
 from gating.steering.readouts import Readouts
 from gating.store import TEXT
 
-N = 16  # prompts
 STEPS = 10  # halvings, in the logarithm of the factor: a precision of 0.6% of a range of 2**-4 to 2**3
 LOW, HIGH = -4.0, 3.0
 
@@ -38,8 +38,7 @@ def scales(study: Study, backend: Backend, extracted: xr.Dataset) -> dict[str, f
 
 def _calibrated(study: Study, backend: Backend, extracted: xr.Dataset) -> xr.Dataset:
     target = float(study.run.steer.iso_kl or 0)
-    chosen = prompts.sample(prompts.load("harmless", False, "select"), N, study.run.seed)
-    ids = [chat.encode(backend.loaded.tokenizer, p.text, study.run.model.system) for p in chosen]
+    ids = [study.ids(p.text, study.run.model.system) for p in calibration_prompts(study.run.seed)]
     moved = scaled(study)
     low, high = np.full(len(moved), LOW), np.full(len(moved), HIGH)
     with progress.bar("calibration", (STEPS + 2) * len(moved), "conditions") as advance:

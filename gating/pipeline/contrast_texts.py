@@ -43,7 +43,7 @@ def by_direction(study: Study, backend: Backend) -> dict[str, dict[str, tuple[Si
     """For each direction the texts to read, by role (`model`, `user`): positive and negative side, rows in pairs."""
     answers = _answers(study, backend)
     tokenizer, system = backend.loaded.tokenizer, study.run.model.system
-    ids = {c: tuple(chat.encode(tokenizer, c.user, c.system)) for c in {*study.chats, *answers.second}}
+    ids = study.tokens_of({*study.chats, *answers.second}, tokenizer)
     texts: dict[str, dict[str, tuple[Side, Side]]] = {}
     for spec in study.direction_specs:
         answered = spec.needs_answers(study.run.directions.filter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from gating import chat, models
+from gating import models
 from gating.analysis import stats
 from gating.pipeline import prompt_batches
 from gating.pipeline.study import Study
@@ -19,10 +19,9 @@ CHARACTERS_A_TOKEN = 4
 
 def prompt_tokens(study: Study) -> tuple[list[int], bool]:
     """Tokens of every test prompt, and whether they were counted (True) or estimated from characters."""
-    tokenizer = models.tokenizer_only(study.run.model)
-    if tokenizer is None:
+    if study.identity.tokens is None:
         return [len(p.text) // CHARACTERS_A_TOKEN + TEMPLATE_TOKENS for p in study.test], False
-    return [len(chat.encode(tokenizer, p.text, study.run.model.system)) for p in study.test], True
+    return [len(study.ids(p.text, study.run.model.system)) for p in study.test], True
 
 
 def memory(study: Study, tokens: list[int]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from gating import models
 from gating.pipeline import calibrate, prompt_batches
+from gating.pipeline.config import CALIBRATION_PROMPTS
 from gating.pipeline.study import Study
 from gating.steering import lowering, readouts
 from gating.steering.direction_methods import METHODS
@@ -88,7 +89,7 @@ def _directions(study: Study, layers: int, hidden: int, width: int) -> list[Jobs
 
 def _calibration(study: Study, width: int) -> Jobs:
     """Every condition on every calibration prompt at each step of the bisection (gating/pipeline/calibrate.py)."""
-    parts = calibrate.parts(1 + len(calibrate.scaled(study)), calibrate.N, study.batch_rows)
+    parts = calibrate.parts(1 + len(calibrate.scaled(study)), CALIBRATION_PROMPTS, study.batch_rows)
     rows = max(len(part.conditions) * (part.stop - part.start) for part in parts)
     hidden = models.architecture(study.run.model)["hidden"]
     a_row = hidden * 4 * lowering.vectors_a_row(study.conditions) + width * 40

@@ -7,6 +7,7 @@ layout: generate, score under the unsteered model, judge, write, `done` last. A 
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import nnsight
 import numpy as np
+import torch
 import xarray as xr
 import yaml
 from nnsight.intervention.backends.local import LocalSimulationBackend
@@ -33,12 +35,12 @@ if TYPE_CHECKING:
 
 def execute(study: Study) -> str:
     """Bring the study's store to completion and say in a few words how: new, resumed or opened as it was."""
-    if not study.run.force and _status(study) == "complete":
+    if not study.run.force and _finished(study):
         return "opened: this run was finished before (force=true computes it again)"
     with store.writer(study.folder), _backend(study) as (backend, connection):
         resumed = study.store.is_dir() and not study.run.force  # a forced run replaces its store when it has a new one
         extract.check_positions(study, backend)
-        asked = _by_length(study, backend)
+        asked = _by_length(study)
         now = backend.signature()  # a server's first job: a key or version that it refuses leaves nothing behind
         if resumed:
             _check_same(study, backend, asked)
@@ -87,7 +89,7 @@ def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
     """The /directions group: extracted, or taken from another run."""
     how = study.run.directions
     if how.source:
-        group = reused_directions.directions(how.source, study.direction_specs, list(how.derived), signature)
+        group = reused_directions.directions(how, study.direction_specs, signature)
         group.attrs["taken_from"] = how.source
     else:
         group, geometry = extract.extract(study, backend)
@@ -104,7 +106,7 @@ def _same_model(study: Study, now: xr.Dataset) -> xr.Dataset:
         return now
     begun = store.read_group(study.store, "model")
     apart = reused_directions.distance(begun, now)
-    if apart is None or apart > reused_directions.tolerance(begun, now):
+    if apart is None or not apart <= reused_directions.tolerance(begun, now):  # NaN is neither
         raise GatingError(
             f"{study.store} was begun with other weights than {study.run.model.name} has now; say force=true to "
             "compute it again."
@@ -112,14 +114,17 @@ def _same_model(study: Study, now: xr.Dataset) -> xr.Dataset:
     return begun
 
 
-def _status(study: Study) -> str | None:
-    return store.read_attrs(study.store).get("status") if study.store.is_dir() else None
+def _finished(study: Study) -> bool:
+    """Whether the store holds this very run, finished: its key covers all that determines the result."""
+    if not study.store.is_dir():
+        return False
+    attrs = store.read_attrs(study.store)
+    return attrs.get("status") == "complete" and attrs.get("key") == study.key
 
 
-def _by_length(study: Study, backend: Backend) -> list[Encoded]:
+def _by_length(study: Study) -> list[Encoded]:
     """Prompts with their token ids, shortest first, so that a batch pads little."""
-    tokenizer, system = backend.loaded.tokenizer, study.run.model.system
-    encoded = [Encoded(p, chat.encode(tokenizer, p.text, system)) for p in study.test]
+    encoded = [Encoded(p, study.ids(p.text, study.run.model.system)) for p in study.test]
     return sorted(encoded, key=lambda e: (len(e.ids), e.prompt.hash))
 
 
@@ -150,6 +155,7 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connectio
         "model_fingerprint": loaded.fingerprint,
         "template_hash": chat.template_hash(loaded.tokenizer),
         "device": study.run.backend.name if connection else str(loaded.device),
+        "machine": json.dumps(_machine(study, backend)),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         **({"server": json.dumps(connection.provenance())} if connection else {}),
         "batch_rows": study.batch_rows,
@@ -163,11 +169,23 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connectio
     store.create(study.store, described, described_conditions, study.max_new_tokens, study.prompt_batch, attrs)
 
 
+def _machine(study: Study, backend: Backend) -> dict[str, object]:
+    """What a local run's last bits may depend on beside its key: threads, the GPU's model, Python."""
+    device = backend.loaded.device
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" and study.run.backend.name != "ndif" else None
+    return {"threads": torch.get_num_threads(), "gpu": gpu, "processor": platform.machine()}
+
+
 def _check_same(study: Study, backend: Backend, asked: Sequence[Encoded]) -> None:
     """A resumed store must have been begun with this very model and these prompts in this order."""
     attrs = store.read_attrs(study.store)
     same_model = attrs["model_fingerprint"] == backend.loaded.fingerprint
     order = store.read_group(study.store, "prompts")["prompt"].values.tolist()
+    if attrs["key"] != study.key:
+        raise GatingError(
+            f"{study.store} holds the run {attrs['key']}, not {study.key}: its folder was renamed. Move it away, "
+            "or say force=true to compute this run there."
+        )
     if not same_model or order != [e.prompt.hash for e in asked]:
         what = "prompts in another order" if same_model else f"model weights {attrs['model_fingerprint']}"
         raise GatingError(

@@ -16,8 +16,8 @@ from gating.pipeline.study import Study
 from gating.steering import directions
 from gating.steering.backend import Backend
 from gating.steering.direction_methods import METHODS, Sides
-from gating.steering.direction_specs import ALGEBRA, DirectionSpec, label
-from gating.steering.directions import Extracted
+from gating.steering.direction_specs import DirectionSpec
+from gating.steering.directions import Extracted, derived_directions
 from gating.store import TEXT
 
 SideKey = tuple[str, int, int]  # direction, role, side (0 positive, 1 negative)
@@ -68,12 +68,7 @@ def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | No
     read = [_role_texts(spec, texts[spec.name]) for spec in study.direction_specs]
     states = _states(backend, read, METHODS[how.method].needs_rows or how.permutations > 0)
     extracted = [_extracted(role_texts, states, study) for role_texts in read]
-    by_name = {d.name: d for d in extracted}
-    for name, parts in how.derived.items():
-        algebra = next(word for word in ALGEBRA if word in parts)
-        a, b = (by_name[label(parts[word])] for word in ("of", algebra))
-        vector = directions.derive(a.vector, b.vector, algebra)
-        extracted.append(Extracted(name, vector, "derived", a.position, how.method, f"{a.name} {algebra} {b.name}"))
+    extracted += derived_directions({d.name: d for d in extracted}, how.derived)
     group = directions.assemble(extracted, states.residual_norm)
     return group, _geometry(study, states, group) if how.permutations else None
 

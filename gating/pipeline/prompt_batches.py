@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gating import chat, store
+from gating import store
 from gating.errors import TooLarge
 from gating.judging import degenerate, rule
 from gating.pipeline.study import Study
@@ -137,12 +137,7 @@ def _generate(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condit
 
 
 def _batch(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> Generation:
-    tokenizer = w.backend.loaded.tokenizer
-    ids = [
-        p.ids if c.system is None else chat.encode(tokenizer, p.prompt.text, c.system)
-        for p in prompts
-        for c in conditions
-    ]
+    ids = [p.ids if c.system is None else w.study.ids(p.prompt.text, c.system) for p in prompts for c in conditions]
     wanted = w.readouts(len(prompts), len(conditions))
     edits, n_new = w.edits(conditions, len(prompts)), w.study.max_new_tokens
     return w.backend.generate(ids, edits, n_new, wanted, about=_about(prompts, conditions))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from gating import chat, progress, store
+from gating import progress, store
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend, in_halves
 from gating.steering.direction_specs import Chat
@@ -22,7 +22,8 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
     under a seed of the run's, the group's and the batch's, so that a resumed extraction gives the same answers.
     """
     how = study.run.directions
-    ids = [chat.encode(backend.loaded.tokenizer, user, system) for system, user in chats for _ in range(how.samples)]
+    tokens = study.tokens_of(chats, backend.loaded.tokenizer)
+    ids = [list(tokens[asked]) for asked in chats for _ in range(how.samples)]
     if not store.has_group(study.store, group):
         store.create_group(
             study.store, group, _empty(chats, how.samples, how.response_tokens), {"answer": study.batch_rows}

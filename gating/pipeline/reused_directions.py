@@ -11,7 +11,9 @@ import xarray as xr
 
 from gating import store
 from gating.errors import GatingError, choices
+from gating.pipeline.config import DirectionsConfig
 from gating.steering.direction_specs import DirectionSpec
+from gating.steering.directions import Extracted, assemble, derived_directions
 
 # How far two readings of one model's residual stream lie apart, relative to its norm: rounding alone gives up to 1e-5
 # in float32 and 2e-2 in bfloat16 (docs/ndif.md); other weights give much more.
@@ -35,14 +37,13 @@ def digest(source: str) -> str:
     return h.hexdigest()[:16]
 
 
-def directions(
-    source: str, specs: Sequence[DirectionSpec], derived: Sequence[str], signature: xr.Dataset
-) -> xr.Dataset:
+def directions(how: DirectionsConfig, specs: Sequence[DirectionSpec], signature: xr.Dataset) -> xr.Dataset:
     """The directions that a run needs, out of another run's.
 
     signature: of the model that they are for. Raises GatingError naming the direction that is not there or was made
     from other texts (an overlap with test prompts would go unseen), or where the models differ.
     """
+    source = str(how.source)
     taken = read(source)
     if "texts" not in taken:
         raise GatingError(f"directions.source={source} was made by an earlier version; run it again with this one.")
@@ -59,20 +60,45 @@ def directions(
                 "than this run's settings name; give this run the same directions.* settings, or extract anew "
                 "(directions.source=null)."
             )
+    _check_model(source, signature)
+    names = [spec.name for spec in specs]
+    return _with_derived(taken.sel(direction=names, other=names), how)
+
+
+def _check_model(source: str, signature: xr.Dataset) -> None:
     path = store.locate(source)
     if not store.has_group(path, "model"):
         raise GatingError(
             f"directions.source={source} does not say which model it is of; run it again with this version."
         )
     theirs = store.read_group(path, "model")
-    if (apart := distance(theirs, signature)) is None or apart > tolerance(theirs, signature):
+    if (apart := distance(theirs, signature)) is None or not apart <= tolerance(theirs, signature):  # NaN is neither
         how = "another shape" if apart is None else f"activations that lie {apart:.2g} apart, relative to their norm"
         raise GatingError(
             f"directions.source={source} is of another model ({how}); directions belong to the weights that they were "
             "read from: choose a run of this model, or extract anew (directions.source=null)."
         )
-    names = [*(spec.name for spec in specs), *(d for d in derived if d in known)]
-    return taken.sel(direction=names, other=names)
+
+
+def _with_derived(taken: xr.Dataset, how: DirectionsConfig) -> xr.Dataset:
+    """The group with the derived directions, made anew of its own vectors: the other run may have none, or others under
+    their names."""
+    if not how.derived:
+        return taken
+    extracted = {}
+    for name in taken["direction"].values.tolist():
+        one = taken.sel(direction=name)
+        role, position, method, origin, texts = (
+            str(one[field].item()) for field in ("role", "position", "method", "source", "texts")
+        )
+        n, distinct = ((int(one[f"{kind}_positive"]), int(one[f"{kind}_negative"])) for kind in ("n", "n_distinct"))
+        vector = one["vector"].values.astype("float64")
+        extracted[name] = Extracted(name, vector, role, position, method, origin, n, distinct, texts=texts)
+    made = derived_directions(extracted, how.derived)
+    group = assemble([*extracted.values(), *made], taken["residual_norm"].values)
+    for side in ("projection_positive", "projection_negative"):  # of states that only the other run has seen
+        group[side].values[: len(extracted)] = taken[side].values
+    return group
 
 
 def distance(a: xr.Dataset, b: xr.Dataset) -> float | None:

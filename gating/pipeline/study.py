@@ -5,24 +5,21 @@ Needs no weights and no network, so that bad input of any kind fails here; gatin
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gating import models, prompts, store
 from gating.analysis import claims
+from gating.chat import Tokenizer
 from gating.errors import GatingError
-from gating.judging import rule
-from gating.pipeline import conditions, config, reused_directions
+from gating.pipeline import conditions, config
 from gating.pipeline.config import RunConfig
+from gating.pipeline.key import Key, Tokens, chats, encoded, key
 from gating.prompts import Prompt
-from gating.remote import address
 from gating.steering.direction_specs import Chat, DirectionSpec, direction_spec
 from gating.steering.interventions import Condition
-
-KEY_PACKAGES = ("gating", "torch", "transformers", "nnsight")
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,15 @@ class Study:
     direction_specs: list[DirectionSpec]
     conditions: list[Condition]
     warnings: list[str]
-    key: str
+    identity: Key
     folder: Path
     choices: dict[str, str]  # which file of each config group: {"model": "smollm", ...}
     overrides: list[str]  # keys given on the command line
     claims: dict[str, Any]  # the family of claims that this run is to decide; empty where there is none
+
+    @property
+    def key(self) -> str:
+        return self.identity.name
 
     @property
     def store(self) -> Path:
@@ -56,20 +57,27 @@ class Study:
     @property
     def chats(self) -> list[Chat]:
         """What the directions are extracted from, each once."""
-        return _chats(self.direction_specs)
+        return chats(self.direction_specs)
 
     @property
     def answered(self) -> list[Chat]:
         """Those of them that must be answered first."""
-        return _chats([spec for spec in self.direction_specs if spec.needs_answers(self.run.directions.filter)])
+        return chats([spec for spec in self.direction_specs if spec.needs_answers(self.run.directions.filter)])
+
+    def ids(self, user: str, system: str | None) -> list[int]:
+        """Token ids of a chat that the key was made of: they are made once, so that no template changes them midway."""
+        assert self.identity.tokens is not None
+        return list(self.identity.tokens[Chat(system, user)])
+
+    def tokens_of(self, asked: Collection[Chat], tokenizer: Tokenizer) -> Tokens:
+        """Token ids of chats of which some were not known before, such as answers that are quoted."""
+        known = self.identity.tokens or {}
+        unknown = encoded(tokenizer, (c for c in asked if c not in known))
+        return {c: known.get(c) or unknown[c] for c in asked}
 
     @property
     def max_new_tokens(self) -> int:
         return self.run.max_new_tokens or self.run.model.max_new_tokens
-
-
-def _chats(specs: list[DirectionSpec]) -> list[Chat]:
-    return list(dict.fromkeys(chat for spec in specs for chat in (*spec.positive, *spec.negative)))
 
 
 def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Study:
@@ -86,10 +94,12 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     ]
     test, warnings = _test_prompts(run)
     warnings += _overlaps(run, test, specs)
-    key = _key(run, test, specs, family)
+    run_key = key(run, test, specs, of_run, family)
+    if run_key.dated:
+        warnings.append("model: its chat template writes today's date into every prompt; tomorrow this is another run")
     about = chosen.get("experiment") or conditions.steer_label(run)
-    folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{about}-{key}"
-    return Study(run, test, specs, of_run, warnings, key, folder, chosen, overrides, family)
+    folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{about}-{run_key.name}"
+    return Study(run, test, specs, of_run, warnings, run_key, folder, chosen, overrides, family)
 
 
 def _claims(run: RunConfig) -> dict[str, Any]:
@@ -131,7 +141,7 @@ def _test_prompts(run: RunConfig) -> tuple[list[Prompt], list[str]]:
 
 def _overlaps(run: RunConfig, test: list[Prompt], specs: list[DirectionSpec]) -> list[str]:
     """Test prompts that something was selected on: the directions' own prompts, or the adapter's training prompts."""
-    used = {chat.user for chat in _chats(specs)}
+    used = {chat.user for chat in chats(specs)}
     trained = models.training_prompts(run.model)
     overlaps = {"extraction": prompts.overlap(used, test), "adapter training": prompts.overlap(trained, test)}
     warnings = [
@@ -145,35 +155,3 @@ def _overlaps(run: RunConfig, test: list[Prompt], specs: list[DirectionSpec]) ->
             "prompts, or say data.allow_overlap=true (the run then carries a warning)."
         )
     return warnings
-
-
-def _deciding(run: RunConfig) -> dict[str, Any]:
-    out = {k: v for k, v in asdict(run).items() if k not in config.NOT_IN_KEY}
-    out["backend"] = {k: v for k, v in out["backend"].items() if k not in config.NOT_IN_KEY_OF_BACKEND}
-    return out
-
-
-def _device(run: RunConfig) -> str:
-    """Where the model runs: this machine's device type, or the server's address."""
-    if run.backend.name != "ndif":
-        return models.device_type(run.model)
-    return address.address(run.backend.host)
-
-
-def _key(run: RunConfig, test: list[Prompt], specs: list[DirectionSpec], family: dict[str, Any]) -> str:
-    """A hash of everything that determines the result: settings, contents of prompts and personas, the model's
-    identity, the device type and the versions of what computes."""
-    installed = store.versions()
-    material: dict[str, Any] = {
-        "schema": store.SCHEMA_VERSION,
-        "config": _deciding(run),
-        "source": reused_directions.digest(run.directions.source) if run.directions.source else None,
-        "test": prompts.digest(test),
-        "directions": [(s.name, s.role, s.position, s.positive, s.negative) for s in specs],
-        "claims": family,
-        "model": models.identity(run.model),
-        "device": _device(run),
-        "judge": rule.RULE_VERSION,
-        "versions": {name: installed[name] for name in KEY_PACKAGES},
-    }
-    return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:10]

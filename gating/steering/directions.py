@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+
+from gating.steering.direction_specs import ALGEBRA, label
 
 SITE = "resid_post"
 TEXT = np.dtypes.StringDType()
@@ -56,6 +58,17 @@ class Extracted:
     distinct: tuple[int, int] = (-1, -1)
     sides: tuple[np.ndarray, np.ndarray] | None = None  # mean state of each side [layer, hidden]
     texts: str = ""  # DirectionSpec.texts; empty where it is derived
+
+
+def derived_directions(by_name: Mapping[str, Extracted], derived: Mapping[str, Mapping[str, str]]) -> list[Extracted]:
+    """The directions that `derived` (directions.derived) makes of extracted ones."""
+    made = []
+    for name, parts in derived.items():
+        algebra = next(word for word in ALGEBRA if word in parts)
+        a, b = (by_name[label(parts[word])] for word in ("of", algebra))
+        vector = derive(a.vector, b.vector, algebra)
+        made.append(Extracted(name, vector, "derived", a.position, a.method, f"{a.name} {algebra} {b.name}"))
+    return made
 
 
 def assemble(extracted: Sequence[Extracted], residual_norm: np.ndarray) -> xr.Dataset:
