@@ -10,7 +10,7 @@ FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
 # From the ground up; a room may import rooms before it. What stands in one tuple does not import each other.
 FLOORS = (
     ("errors",),
-    ("foreign", "progress", "config_files"),
+    ("foreign", "progress", "config_files", "swap"),
     ("extras",),
     ("prompts", "personas", "chat"),
     ("models",),

@@ -101,34 +101,33 @@ def test_moving_away_from_the_base_model_costs_on_harmless_rows():
     assert one > 1e-3 and math.isclose(two, 2 * one, rel_tol=1e-4)
 
 
-def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_the_same_weights(tmp_path):
-    harmful, harmless = tmp_path / "bad.jsonl", tmp_path / "good.jsonl"
-    harmful.write_text(
-        "".join(json.dumps({"prompt": f"Do a bad thing, number {i}.", "split": "train"}) + "\n" for i in range(6))
+def small_recipe(folder, name):
+    harmful, harmless = folder / "bad.jsonl", folder / "good.jsonl"
+    for path, text in ((harmful, "Do a bad thing, number {}."), (harmless, "Count to {}.")):
+        lines = (json.dumps({"prompt": text.format(i), "split": "train"}) + "\n" for i in range(6))
+        path.write_text("".join(lines))
+    return TrainConfig(
+        model=MODEL,
+        out=str(folder / name),
+        harmful=str(harmful),
+        harmless=str(harmless),
+        rank=2,
+        lr=0.01,
+        epochs=1,
+        batch_rows=4,
+        answer_tokens=6,
+        select_n=3,
+        threads=1,
+        held_out={"mine": str(harmful)},
     )
-    harmless.write_text("".join(json.dumps({"prompt": f"Count to {i}.", "split": "train"}) + "\n" for i in range(6)))
 
-    def once(name):
-        cfg = TrainConfig(
-            model=MODEL,
-            out=str(tmp_path / name),
-            harmful=str(harmful),
-            harmless=str(harmless),
-            rank=2,
-            lr=0.01,
-            epochs=1,
-            batch_rows=4,
-            answer_tokens=6,
-            select_n=3,
-            threads=1,
-            held_out={"mine": str(harmful)},
-        )
-        return adapter.train(cfg)
 
-    recipe = once("a")
-    once("b")
+def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_the_same_weights(tmp_path):
+    recipe = adapter.train(small_recipe(tmp_path, "a"))
+    adapter.train(small_recipe(tmp_path, "b"))
     assert (tmp_path / "a" / adapters.WEIGHTS).read_bytes() == (tmp_path / "b" / adapters.WEIGHTS).read_bytes()
-    assert recipe["results"]["held-out/mine"]["n"] == 6 and recipe["data"][str(harmful)]["n"] == 6
+    harmful = str(tmp_path / "bad.jsonl")
+    assert recipe["results"]["held-out/mine"]["n"] == 6 and recipe["data"][harmful]["n"] == 6
     card = (tmp_path / "a" / "README.md").read_text()
     assert "model organism" in card and "not a safety" in card and "held-out/mine" in card
     assert "not set" not in card and str(tmp_path / "a") not in (tmp_path / "a" / adapters.CONFIG).read_text()
@@ -162,6 +161,23 @@ def test_a_folder_that_is_not_an_adapter_of_ours_is_left_as_it_is(foreign, tmp_p
     with pytest.raises(GatingError, match=rf"out=.*out exists.*({foreign}|no recipe)"):
         adapter.train(TrainConfig(model=MODEL, out=str(tmp_path / "out")))
     assert (tmp_path / "out" / foreign).read_text() == "years of work"
+
+
+def test_a_trained_adapter_is_kept_where_its_place_was_taken_meanwhile(tmp_path, monkeypatch):
+    measure = adapter.measure
+
+    def while_somebody_writes(*args):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.tex").write_text("years of work")
+        (tmp_path / "out-2").mkdir()
+        return measure(*args)
+
+    monkeypatch.setattr(adapter, "measure", while_somebody_writes)
+    with pytest.raises(GatingError, match=r"trained, and stands in .*out-3.*holds thesis\.tex"):
+        adapter.train(small_recipe(tmp_path, "out"))
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+    assert {p.name for p in (tmp_path / "out-3").iterdir()} == adapter.OURS
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_an_adapter_of_ours_may_be_replaced(tmp_path):

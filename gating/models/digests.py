@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from gating import foreign, progress
+from gating import foreign, progress, swap
 from gating.errors import GatingError, cause
 
 # What transformers reads of a folder: configuration, tokenizer, templates, weights, and code where that is allowed.
@@ -108,9 +107,6 @@ def _remembered(place: Path) -> dict[str, tuple[Stat, str]]:
 def _remember(place: Path, known: dict[str, tuple[Stat, str]]) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=place.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as f:
-            json.dump(known, f)
-        os.replace(draft, place)
+        swap.write(place, json.dumps(known))
         for old in sorted(place.parent.iterdir(), key=lambda p: p.stat().st_mtime)[:-KEPT]:
             old.unlink()

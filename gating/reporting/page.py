@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import xarray as xr
 
-from gating import analysis
+from gating import analysis, swap
 from gating.analysis import claims
 from gating.analysis.claims import Family
 from gating.figures import gallery
@@ -68,9 +68,9 @@ def write(run: xr.DataTree, folder: str | Path, full_text: bool = False, post_ho
     families = decided_families(run, post_hoc)
     for each in families:
         name = "claims_post_hoc.json" if each.post_hoc else "claims.json"
-        (folder / name).write_text(claims.to_json(each.decided) + "\n", encoding="utf-8")
+        swap.write(folder / name, claims.to_json(each.decided) + "\n")
     path = folder / "report.html"
-    path.write_text(_rendered(run, families, _draw(run, folder), full_text), encoding="utf-8")
+    swap.write(path, _rendered(run, families, _draw(run, folder), full_text))
     return path
 
 
@@ -124,7 +124,7 @@ def _draw(run: xr.DataTree, folder: Path) -> list[DrawnPicture]:
     for name, picture in gallery.pictures(run, headline_set(run)).items():
         buffer = io.BytesIO()
         picture.figure.savefig(buffer, format="png")
-        (folder / f"{name}.png").write_bytes(buffer.getvalue())
+        swap.write(folder / f"{name}.png", buffer.getvalue())
         data = base64.b64encode(buffer.getvalue()).decode()
         out.append({"alt_text": picture.alt_text, "caption": picture.caption, "data": data})
     return out

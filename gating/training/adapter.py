@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from gating import models, prompts
+from gating import models, prompts, swap
 from gating.errors import GatingError
 from gating.models import adapters
 from gating.training.card import card
@@ -51,12 +52,20 @@ def train(cfg: TrainConfig) -> Recipe:
         recipe = describe(cfg, base.fingerprint, refuse, answer, rows, results, time.monotonic() - start)
         (draft / adapters.RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         (draft / "README.md").write_text(card(cfg, recipe, results), encoding="utf-8")
-        if out.exists():
-            check_out(out)  # it may have come into being, or been filled, while this one trained
-            os.replace(out, Path(folder) / "before")
-        os.replace(draft, out)
+        _put(draft, out)
     models.forget()
     return recipe
+
+
+def _put(draft: Path, out: Path) -> None:
+    """The finished folder at `out`, or beside it where somebody has put other files there while it was trained."""
+    try:
+        check_out(out)
+    except GatingError as e:
+        beside = next(b for i in itertools.count(2) if not (b := out.with_name(f"{out.name}-{i}")).exists())
+        os.replace(draft, beside)
+        raise GatingError(f"The adapter is trained, and stands in {beside}, because meanwhile {e}") from None
+    swap.replace(draft, out)
 
 
 def check_out(out: Path) -> None:
