@@ -65,7 +65,7 @@ def test_restored_to_baseline_is_an_equivalence_that_a_few_prompts_cannot_show()
 
 def test_a_difference_in_differences_takes_the_mean_of_a_pattern():
     tree = run(baseline=0.95, steered=0.9, a_r0=0.3, a_r1=0.5)
-    found = verdict(tree, plus=["steered"], minus=["a-random-*"], expect="above")
+    found = verdict(tree, plus=["steered"], minus=[{"like": "a-random-*"}], expect="above")
     labels_of = tree["outcomes"]["label"]
     refused = (labels_of == 0).mean("prompt")
     mean = refused.sel(condition=["a-random-0", "a-random-1"]).mean()
@@ -74,7 +74,7 @@ def test_a_difference_in_differences_takes_the_mean_of_a_pattern():
 
 def test_a_permutation_needs_20_random_directions_and_is_beaten_by_one_that_does_as_much():
     rates = {"baseline": 0.95, "steered": 0.3, **{f"a_r{k}": 0.9 for k in range(19)}}
-    claim = {"test": "permutation", "null": ["a-random-*"], "margin": None}
+    claim = {"test": "permutation", "null": [{"like": "a-random-*"}], "margin": None}
     few = verdict(run(**rates), **claim)
     assert few["verdict"] == "undecided" and np.isclose(few["p"], 0.05) and few["k"] == 19
     assert "20 or more would decide it" in str(few["reason"].item())
@@ -86,7 +86,7 @@ def test_a_permutation_needs_20_random_directions_and_is_beaten_by_one_that_does
 
 def test_permutations_are_adjusted_among_themselves():
     tree = run(baseline=0.95, steered=0.3, **{f"a_r{k}": 0.9 for k in range(20)})
-    one = family(test="permutation", null=["a-random-*"], margin=None)["claims"]["one"]
+    one = family(test="permutation", null=[{"like": "a-random-*"}], margin=None)["claims"]["one"]
     both: Any = {"family": "f", "alpha": 0.05, "claims": {"a": one, "b": family()["claims"]["one"]}}
     found = claims.evaluate(tree, both)
     assert np.allclose(found["p_holm"], found["p"])
@@ -134,10 +134,8 @@ def test_the_shipped_families_can_be_read_and_name_conditions_of_their_experimen
 
     shipped = claims.load(name)
     run_config, _, _ = compose("model=qwen", f"experiment={name}")
-    known = [c.name for c in conditions.resolve(run_config).conditions(architecture(run_config.model)["layers"])]
-    for claim in shipped["claims"].values():
-        for pattern in (*claim["plus"], *claim["minus"], *claim.get("null", [])):
-            assert claims._matches(known, pattern), pattern
+    known = conditions.resolve(run_config).conditions(architecture(run_config.model)["layers"])
+    claims.check_conditions(shipped, {c.name: c.kind for c in known})
 
 
 @pytest.mark.parametrize(

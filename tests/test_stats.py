@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, norm, ttest_1samp
+from scipy.stats import binomtest, bootstrap, norm, t, ttest_1samp
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
@@ -80,13 +80,13 @@ def test_published_intervals_come_out():
     assert np.allclose(low, [0.0088, 0, 0.722], atol=5e-4) and np.allclose(high, [0.0412, 0.0121, 1.0], atol=5e-4)
 
 
-def test_a_paired_mean_is_bonett_and_prices_adjusted_wald_interval():
+def test_a_paired_mean_covers_bonett_and_prices_adjusted_wald_interval_and_the_raw_means():
     a, b, c, d = 20, 12, 3, 5  # both, first only, second only, neither
     n = a + b + c + d
     mean = stats.mean_of([0] * (a + d) + [1] * b + [-1] * c)
     p12, p21 = (b + 1) / (n + 2), (c + 1) / (n + 2)
-    reach = norm.ppf(0.975) * np.sqrt((p12 + p21 - (p12 - p21) ** 2) / (n + 2))
-    assert np.allclose(mean.interval(), (p12 - p21 - reach, p12 - p21 + reach))
+    reach = t.ppf(0.975, n - 1) * np.sqrt((p12 + p21 - (p12 - p21) ** 2) / (n + 2))
+    assert np.allclose(mean.interval(), (p12 - p21 - reach, (b - c) / n + reach))
     assert np.isclose(mean.estimate, (b - c) / n)
 
 

@@ -10,6 +10,7 @@ from typing import Required, TypedDict, cast
 
 import yaml
 
+from gating.analysis.claim_conditions import Kinds, Named, fits, members, weights
 from gating.config_files import conf_dir
 from gating.errors import GatingError, choices
 from gating.judging.labels import LABELS
@@ -25,9 +26,10 @@ class Claim(TypedDict, total=False):
 
     says: Required[str]
     test: Required[str]
-    plus: Required[list[str]]
-    minus: Required[list[str]]
-    null: list[str]
+    plus: Required[list[Named]]
+    minus: Required[list[Named]]
+    null: list[Named]
+    requires: list[str]  # claims of the family that must be supported, or this one is not testable
     expect: str
     margin: float
     label: str
@@ -38,14 +40,16 @@ class Claim(TypedDict, total=False):
 
 
 class Family(TypedDict, total=False):
-    """Claims that are decided together: p values are adjusted over all of them, at level alpha."""
+    """Claims that are decided together: p values are adjusted over all of them, at level alpha. sites: whether they
+    speak of the blocks and doses of `model.sites`, which must have been chosen on that very model."""
 
     family: Required[str]
     alpha: float
+    sites: bool
     claims: Required[dict[str, Claim]]
 
 
-KEYS = tuple(Claim.__annotations__)
+KEYS, FAMILY_KEYS = tuple(Claim.__annotations__), set(Family.__annotations__)
 
 
 def load(name_or_path: str) -> Family:
@@ -69,16 +73,46 @@ def load(name_or_path: str) -> Family:
 
 def check(family: object, source: str = "claims") -> Family:
     """The family, refused where it could not be evaluated. Raises GatingError naming the claim and the key."""
-    if not isinstance(family, Mapping) or set(family) - {"family", "alpha", "claims"} or not family.get("family"):
-        raise GatingError(f"{source}: a family of claims has the keys family, alpha and claims.")
+    if not isinstance(family, Mapping) or set(family) - FAMILY_KEYS or not family.get("family"):
+        raise GatingError(f"{source}: a family of claims has the keys family, alpha, sites and claims.")
     alpha = family.get("alpha", 0.05)
     if not isinstance(alpha, float) or not 0 < alpha < 0.5:
         raise GatingError(f"{source}: alpha={alpha!r}: use a level such as 0.05.")
     if not isinstance(family.get("claims"), Mapping) or not family["claims"]:
         raise GatingError(f"{source}: claims must map a name to each claim.")
+    if not isinstance(family.get("sites", False), bool):
+        raise GatingError(f"{source}: sites={family['sites']!r}: use true or false.")
     for name, claim in family["claims"].items():
         _check_claim(f"{source}: claims.{name}", claim)
+    _check_premises(source, family["claims"])
     return cast(Family, family)
+
+
+def check_conditions(family: Family, kinds: Kinds, source: str = "claims") -> None:
+    """Refuse, before the run, a claim on a condition that it will not have. kinds: its conditions, name to kind."""
+    for name, claim in family["claims"].items():
+        try:
+            weights(claim["plus"], claim["minus"], kinds)
+            for entry in claim.get("null", []):
+                members(entry, kinds)
+        except GatingError as e:
+            raise GatingError(f"{source}.{name}: {e}") from None
+
+
+def _check_premises(source: str, claims: Mapping[str, Claim]) -> None:
+    for name, claim in claims.items():
+        seen, todo = {name}, list(claim.get("requires", []))
+        while todo:
+            premise = todo.pop()
+            if premise not in claims:
+                raise GatingError(
+                    f"{source}: claims.{name}.requires={premise!r}: use {choices(list(claims), premise)}."
+                )
+            if premise == name:
+                raise GatingError(f"{source}: claims.{name}.requires leads back to itself; drop one of the premises.")
+            if premise not in seen:
+                seen.add(premise)
+                todo += claims[premise].get("requires", [])
 
 
 def _check_claim(key: str, claim: object) -> None:
@@ -95,7 +129,13 @@ def _check_claim(key: str, claim: object) -> None:
     need("says", isinstance(claim.get("says"), str), "a sentence that says what is claimed")
     need("test", test in TESTS, choices(TESTS, str(test)))
     for field in ("plus", "minus", *(["null"] if test == "permutation" else [])):
-        need(field, _names_conditions(claim.get(field)), "a list of conditions")
+        need(field, _names_conditions(claim.get(field)), 'a list of conditions, each a name or {like: "name-*"}')
+    if len(claim["plus"]) != len(claim["minus"]):
+        raise GatingError(
+            f"{key}: plus has {len(claim['plus'])} entries and minus {len(claim['minus'])}; a contrast takes as many "
+            "away as it adds (a pattern is one entry, the mean of what it names)."
+        )
+    need("requires", _names(claim.get("requires", [])), "a list of claims of this family")
     need(
         "expect",
         (claim.get("expect") in EXPECT) is (test != "equivalence"),
@@ -111,4 +151,8 @@ def _check_claim(key: str, claim: object) -> None:
 
 
 def _names_conditions(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and bool(value) and all(fits(entry) for entry in value)
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -1,65 +1,41 @@
 """Claims as data: what a run is to decide is written down before it (conf/claims/), and evaluated from its tree alone.
 
 A claim is a contrast of conditions on the same prompts, d_i = sum over `plus` - sum over `minus` of prompt i's
-indicator (a pattern that several conditions match is their mean), a test and a margin:
+indicator (what a pattern names counts as its mean), a test and a margin:
 
     difference   the mean of d lies beyond the margin: below -margin or above +margin, as `expect` says
     equivalence  it lies within (-margin, margin): TOST
-    permutation  it is more extreme than under the random directions of `null`, each in the place of `plus`
+    permutation  it is more extreme than under the random directions of `null`, each in the place of `plus`, and its own
+                 interval lies beyond the margin too: one prompt among nulls at zero proves nothing
 
 Only prompts with a label under every condition of a claim count. p values are adjusted over the family (Holm 1979);
 permutation tests form a family of their own, since K directions cannot give a p below 1/(K + 1) however clear the
-effect.
+effect. A claim whose premises (`requires`) are not supported is not testable, whatever its numbers.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
+import yaml
 
 from gating.analysis import stats
-from gating.analysis.claim_files import PROMPTS, Claim, Family, check, load
+from gating.analysis.claim_conditions import Kinds, members, weights
+from gating.analysis.claim_files import PROMPTS, Claim, Family, check, check_conditions, load
 from gating.analysis.reading import asked, read_group
+from gating.analysis.verdicts import Evidence, decide, testable
+from gating.errors import GatingError
 from gating.judging.labels import LABELS
 
-__all__ = ["Claim", "Family", "check", "evaluate", "evaluate_many", "load", "to_json"]
+__all__ = ["Claim", "Family", "check", "check_conditions", "evaluate", "evaluate_many", "load", "to_json"]
 
 ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a run says on a claim. Numbers are NaN where the claim's test has none, or where nothing could be tested."""
-
-    test: str
-    reason: str = ""
-    estimate: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    boot_low: float = math.nan  # bootstrap over categories
-    boot_high: float = math.nan
-    p: float = math.nan  # of the claim's null
-    p_against: float = math.nan  # of the opposite claim's null
-    p_holm: float = math.nan  # both adjusted, once the family is complete
-    p_against_holm: float = math.nan
-    sd: float = math.nan  # of one prompt
-    distance: float = math.nan  # of the estimate from the margin
-    n: int = 0  # prompts
-    n_clusters: int = 0
-    k: int = 0  # random directions
-
-
-class Decision(NamedTuple):
-    verdict: str  # supported, refuted, undecided or missing
-    reason: str
-    n_to_decide: float  # prompts, NaN where the claim is not a matter of them
+GARBLED = 0.1  # share of degenerate answers from which a verdict is told with it
 
 
 def evaluate(run: xr.DataTree, family: Family) -> xr.Dataset:
@@ -69,8 +45,8 @@ def evaluate(run: xr.DataTree, family: Family) -> xr.Dataset:
 
     Intervals are two-sided at 1 - alpha, for equivalence at 1 - 2 alpha (the interval that TOST inverts). `supported`:
     the claim's null is rejected after Holm; `refuted`: the opposite is shown (the contrast lies short of the margin, or
-    outside it), also after Holm over the family; `undecided`: neither, with the n that would decide it; `missing`: the
-    run has no such condition, or no prompt with a label under all of them.
+    outside it), also after Holm over the family; `undecided`: neither, with the n that would decide it; `not testable`:
+    a premise does not hold; `missing`: the run has no such condition, or no prompt with a label under all of them.
     """
     return evaluate_many({"run": run}, {"run": family})["run"]
 
@@ -80,32 +56,17 @@ def evaluate_many(runs: Mapping[str, xr.DataTree], families: Mapping[str, Family
     asked_of = [(name, claim) for name in runs for claim in families[name]["claims"].values()]
     evidence = _adjusted([_weigh(runs[name], claim, _alpha(families[name])) for name, claim in asked_of])
     return {
-        name: _decided([e for e, (owner, _) in zip(evidence, asked_of, strict=True) if owner == name], families[name])
+        name: _decided(
+            [e for e, (owner, _) in zip(evidence, asked_of, strict=True) if owner == name],
+            families[name],
+            _untested_sites(runs[name], families[name]),
+        )
         for name in runs
     }
 
 
 def _alpha(family: Family) -> float:
     return float(family.get("alpha", ALPHA))
-
-
-def _matches(names: Sequence[str], pattern: str) -> list[str]:
-    """The conditions that a pattern names: the one called so (names may hold brackets), else those that its wildcards
-    fit."""
-    return [pattern] if pattern in names else [n for n in names if fnmatch.fnmatchcase(n, pattern)]
-
-
-def _weights(names: Sequence[str], plus: Sequence[str], minus: Sequence[str]) -> tuple[dict[str, float], str]:
-    """Each condition's weight in the contrast, and the first pattern that no condition matches (empty where all do)."""
-    out: dict[str, float] = {}
-    for patterns, sign in ((plus, 1.0), (minus, -1.0)):
-        for pattern in patterns:
-            matching = _matches(names, pattern)
-            if not matching:
-                return {}, pattern
-            for name in matching:
-                out[name] = out.get(name, 0.0) + sign / len(matching)
-    return out, ""
 
 
 def _values(run: xr.DataTree, claim: Claim) -> tuple[xr.DataArray, np.ndarray]:
@@ -123,33 +84,68 @@ def _values(run: xr.DataTree, claim: Claim) -> tuple[xr.DataArray, np.ndarray]:
 def _weigh(run: xr.DataTree, claim: Claim, alpha: float) -> Evidence:
     """A claim on a run, before its family is adjusted."""
     values, category = _values(run, claim)
-    evidence = Evidence(claim["test"])
-    weights, lacking = _weights(values["condition"].values.tolist(), claim["plus"], claim["minus"])
-    if lacking:
-        return replace(evidence, reason=f"the run has no condition {lacking!r}")
-    weighted = values.sel(condition=list(weights)) * xr.DataArray(list(weights.values()), dims="condition")
-    d = weighted.sum("condition", skipna=False).values
-    keep = np.isfinite(d)
-    if keep.sum() < 2:
+    evidence = Evidence(claim["test"], margin=float(claim.get("margin", 0.0)))
+    kinds = _kinds(run)
+    try:
+        weight = weights(claim["plus"], claim["minus"], kinds)
+        null = [n for entry in claim.get("null", []) for n in members(entry, kinds)]
+    except GatingError as e:
+        return replace(evidence, reason=str(e))
+    null = [n for n in dict.fromkeys(null) if values.sel(condition=n).notnull().any()]
+    counted = values.sel(condition=[*weight, *null]).notnull().all("condition").values
+    if counted.sum() < 2:
         return replace(evidence, reason="fewer than two prompts have an answer under every condition")
-    d, category = d[keep], category[keep]
-    bound = None if claim.get("measure") else sum(abs(w) for w in weights.values()) / 2
-    mean = stats.mean_of(d, category, bound)
+    values, category = values.isel(prompt=counted), category[counted]
+    d = (values.sel(condition=list(weight)) * xr.DataArray(list(weight.values()), dims="condition")).sum("condition")
+    bound = None if claim.get("measure") else sum(abs(w) for w in weight.values()) / 2
+    mean = stats.mean_of(d.values, category, bound)
     level = 1 - 2 * alpha if claim["test"] == "equivalence" else 1 - alpha
     low, high = mean.interval(level)
-    boot_low, boot_high = stats.bootstrap_mean(d, category, level)
+    boot_low, boot_high = stats.bootstrap_mean(d.values, category, level)
     evidence = replace(
         evidence, estimate=mean.estimate, low=low, high=high, boot_low=boot_low, boot_high=boot_high,
-        n=mean.n, n_clusters=mean.clusters,
+        n=mean.n, n_clusters=mean.clusters, caution=_caution(run, claim, list(weight)),
     )  # fmt: skip
     if claim["test"] == "permutation":
-        return _permuted(evidence, claim, values, keep)
+        return _permuted(evidence, claim, values, kinds, null)
     return _tested(evidence, claim, mean)
+
+
+def _kinds(run: xr.DataTree) -> Kinds:
+    conditions = read_group(run, "conditions")
+    return dict(zip(conditions["condition"].values.tolist(), conditions["kind"].values.tolist(), strict=True))
+
+
+def _caution(run: xr.DataTree, claim: Claim, names: Sequence[str]) -> str:
+    """What weakens any verdict: answers that are garbled, a run that is half done."""
+    outcomes = read_group(run, "outcomes").sel(condition=names)
+    outcomes = outcomes.isel(prompt=asked(run, PROMPTS[claim.get("prompts", "harmful")]))
+    done = outcomes["done"]
+    said = []
+    if claim.get("label") != "degenerate":
+        garbled = ((outcomes["label"] == LABELS.index("degenerate")) & done).sum("prompt") / done.sum("prompt").clip(1)
+        worst = max(names, key=lambda n: float(garbled.sel(condition=n)))
+        if float(garbled.sel(condition=worst)) >= GARBLED:
+            said.append(f"{float(garbled.sel(condition=worst)):.0%} of the answers under {worst} are degenerate")
+    ready, total = int(done.all("condition").sum()), done.sizes["prompt"]
+    if ready < total:
+        said.append(f"half done: {ready} of {total} prompts, the shortest first, which is no fair sample")
+    return "; ".join(said)
+
+
+def _untested_sites(run: xr.DataTree, family: Family) -> str:
+    """Why claims on the model's sites cannot be tested; empty where they can."""
+    if not family.get("sites"):
+        return ""
+    config = yaml.safe_load(str(run.attrs.get("config", ""))) or {}
+    if ((config.get("model") or {}).get("sites") or {}).get("chosen"):
+        return ""
+    return "blocks and doses were never chosen on this model (model.sites.chosen is empty)"
 
 
 def _tested(evidence: Evidence, claim: Claim, mean: stats.Mean) -> Evidence:
     """With p of a difference or an equivalence, and of its opposite."""
-    margin = float(claim.get("margin", 0.0))
+    margin = evidence.margin
     if claim["test"] == "equivalence":
         p, against = mean.p_within(margin), min(mean.p_above(margin), mean.p_below(-margin))
         distance = margin - abs(mean.estimate)
@@ -161,20 +157,19 @@ def _tested(evidence: Evidence, claim: Claim, mean: stats.Mean) -> Evidence:
     return replace(evidence, p=p, p_against=against, sd=mean.sd, distance=distance)
 
 
-def _permuted(evidence: Evidence, claim: Claim, values: xr.DataArray, keep: np.ndarray) -> Evidence:
-    """With p among random directions in the place of `plus`: each condition of the null minus the same `minus`. There
-    is no p against: a null that fails to be exceeded proves nothing."""
-    names = values["condition"].values.tolist()
-    drawn = dict.fromkeys(n for pattern in claim["null"] for n in _matches(names, pattern))
-    minus, _ = _weights(names, [], claim["minus"])
-    base = sum(-w * values.sel(condition=c).values for c, w in minus.items())
-    null = np.array([np.nanmean((values.sel(condition=n).values - base)[keep]) for n in drawn])
-    if not null.size:
-        return evidence
+def _permuted(evidence: Evidence, claim: Claim, values: xr.DataArray, kinds: Kinds, drawn: Sequence[str]) -> Evidence:
+    """With p among random directions in the place of `plus`: each condition of the null minus the same `minus`, on the
+    same prompts. There is no p against: a null that fails to be exceeded proves nothing."""
+    if not drawn:
+        return replace(evidence, reason="no random direction of the null has an answer")
+    base = sum(-w * values.sel(condition=c, drop=True) for c, w in weights([], claim["minus"], kinds).items())
+    null = (values.sel(condition=list(drawn)) - base).mean("prompt").values
     sign = -1.0 if claim["expect"] == "below" else 1.0
-    reason = f"random directions: {100 * null.min():+.0f} to {100 * null.max():+.0f} points"
+    scale, digits, unit = (1, 2, claim["measure"]) if claim.get("measure") else (100, 0, "points")
+    reason = f"random directions: {scale * null.min():+.{digits}f} to {scale * null.max():+.{digits}f} {unit}"
+    nearest = evidence.low if claim["expect"] == "above" else -evidence.high
     p = stats.permutation_p(sign * evidence.estimate, sign * null)
-    return replace(evidence, k=int(null.size), p=p, reason=reason)
+    return replace(evidence, k=len(drawn), p=p, reason=reason, clears=bool(nearest > evidence.margin))
 
 
 def _adjusted(evidence: Sequence[Evidence]) -> list[Evidence]:
@@ -188,53 +183,22 @@ def _adjusted(evidence: Sequence[Evidence]) -> list[Evidence]:
     return out
 
 
-def _decided(evidence: Sequence[Evidence], family: Family) -> xr.Dataset:
+def _decided(evidence: Sequence[Evidence], family: Family, untestable: str) -> xr.Dataset:
     alpha, claims = _alpha(family), list(family["claims"].values())
     tested = sum(math.isfinite(e.p) and e.test != "permutation" for e in evidence)
-    decisions = [_decide(e, alpha, tested) for e in evidence]
-    numbers = ("estimate", "low", "high", "boot_low", "boot_high", "p", "p_holm")
+    decisions = dict(zip(family["claims"], (decide(e, alpha, tested) for e in evidence), strict=True))
+    decisions = {name: testable(name, family, decisions, untestable) for name in decisions}
+    numbers = ("estimate", "low", "high", "boot_low", "boot_high", "p", "p_holm", "margin")
     columns = {k: np.array([getattr(e, k) for e in evidence], dtype="float64") for k in numbers}
-    columns["margin"] = np.array([float(c.get("margin", 0.0)) for c in claims])
-    columns["n_to_decide"] = np.array([d.n_to_decide for d in decisions])
+    columns["n_to_decide"] = np.array([d.n_to_decide for d in decisions.values()])
     columns |= {k: np.array([getattr(e, k) for e in evidence], dtype="int64") for k in ("n", "n_clusters", "k")}
-    columns |= {k: np.array([getattr(d, k) for d in decisions]) for k in ("verdict", "reason")}
-    columns |= {k: np.array([str(c.get(k, "")) for c in claims]) for k in ("says", "test", "paper")}
+    columns |= {k: np.array([getattr(d, k) for d in decisions.values()]) for k in ("verdict", "reason")}
+    columns["caution"] = np.array([e.caution for e in evidence])
+    columns |= {k: np.array([str(c.get(k, "")) for c in claims]) for k in ("says", "test", "paper", "needs")}
     return xr.Dataset(
         {k: ("claim", v) for k, v in columns.items()},
         coords={"claim": np.array(list(family["claims"]))},
         attrs={"family": family["family"], "alpha": alpha, "adjusted": "Holm"},
-    )
-
-
-def _decide(evidence: Evidence, alpha: float, tested: int) -> Decision:
-    """tested: the family's claims with a p, which share alpha: the smallest p is held to alpha / tested."""
-    n = math.nan
-    if not math.isnan(evidence.distance):
-        needed = stats.n_to_decide(evidence.sd, evidence.distance, alpha / tested)
-        n = needed if math.isnan(needed) else max(needed, evidence.n + 1)  # never fewer than were asked
-    if evidence.n == 0:
-        return Decision("missing", evidence.reason, n)
-    if evidence.p_holm < alpha:
-        return Decision("supported", evidence.reason, n)
-    if evidence.p_against_holm < alpha:
-        return Decision("refuted", evidence.reason, n)
-    if evidence.test == "permutation":
-        return Decision("undecided", _among_random(evidence, alpha), n)
-    if math.isnan(n):
-        return Decision("undecided", "every prompt gives the same value, which decides nothing", n)
-    return Decision(
-        "undecided", f"about {n:.0f} prompts would decide it" if n < 1e6 else "on the margin: no n decides it", n
-    )
-
-
-def _among_random(evidence: Evidence, alpha: float) -> str:
-    """Why a permutation test is undecided: something random does as much, or there are too few directions."""
-    if evidence.k == 0 or evidence.p * (evidence.k + 1) > 1.5:
-        return f"not more extreme than every random direction; {evidence.reason}".removesuffix("; ")
-    enough = math.floor(evidence.p_holm / evidence.p / alpha)
-    return (
-        f"more extreme than all {evidence.k} random directions, which is the least p that they can give: {enough} or "
-        f"more would decide it; {evidence.reason}"
     )
 
 

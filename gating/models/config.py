@@ -37,6 +37,7 @@ class Sites:
     norm: str = "compliant"  # the direction whose norm, at persona_read, coefficients count in
     persona_coef: float = 1.0
     refusal_coef: float = 1.0
+    chosen: str | None = None  # on what they were chosen; null: they were not, for this model
     # dose of the refusal direction as a fraction of the residual's median norm, where that is matched
     relative: float = 0.2
 

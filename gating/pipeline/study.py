@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gating import models, prompts, store
 from gating.analysis import claims
@@ -86,6 +86,8 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     resolved = conditions.resolve(run)
     of_run = resolved.conditions(models.architecture(run.model)["layers"])
     family = _claims(run)
+    if family:
+        claims.check_conditions(cast(claims.Family, family), {c.name: c.kind for c in of_run})
     extract = _extraction_prompts(run) if resolved.direction_names else []
     how = run.directions
     specs = [

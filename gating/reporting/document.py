@@ -62,7 +62,9 @@ def line(*cells: object) -> str:
 def claims_table(run: xr.DataTree, family: Family) -> list[str]:
     out = [line("claim", "contrast, points", "margin", "p (Holm)", "n", "verdict"), line(*["---"] * 6)]
     for r in verdict_rows(claims.evaluate(run, family), family):
-        verdict = f"{r['verdict']}: {r['reason']}" if r["verdict"] == "undecided" else r["verdict"]
+        open_ = r["verdict"] in ("undecided", "not testable")
+        verdict = f"{r['verdict']}: {r['reason']}" if open_ else r["verdict"]
+        verdict += f" ({r['caution']})" if r["caution"] else ""
         out.append(line(r["says"], r["contrast"], r["margin"], r["p"], r["n"], verdict))
     return out
 

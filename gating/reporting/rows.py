@@ -167,6 +167,8 @@ class Verdict(TypedDict):
     p: str
     verdict: str
     reason: str
+    caution: str  # what a reader has to know beside any verdict
+    needs: str  # what the claim stands or falls with, in the words of its family
     paper: str  # what was reported elsewhere
 
 
@@ -183,19 +185,22 @@ def _verdict(claim: xr.Dataset, name: str, measure: str) -> Verdict:
     estimate, low, high, least, most = (
         plus_minus(scale * float(claim[k]), digits) for k in ("estimate", "low", "high", "boot_low", "boot_high")
     )
-    n = int(claim["n"])
+    n, test = int(claim["n"]), str(claim["test"].item())
+    level = " at 90%" if test == "equivalence" else ""  # the interval that TOST inverts
     return {
         "name": name,
         "says": str(claim["says"].item()),
-        "test": str(claim["test"].item()),
+        "test": test,
         "n": str(n),
         "k": str(int(claim["k"]) or ""),
-        "contrast": f"{estimate} [{low}, {high}]" if n else MISSING,
+        "contrast": f"{estimate} [{low}, {high}]{level}" if n else MISSING,
         "unit": measure or "points",
         "margin": f"{scale * float(claim['margin']):g}",
         "bootstrap": f"[{least}, {most}]" if np.isfinite(float(claim["boot_low"])) else "",
         "p": p_value(float(claim["p_holm"])),
         "verdict": str(claim["verdict"].item()),
         "reason": str(claim["reason"].item()),
+        "caution": str(claim["caution"].item()),
+        "needs": str(claim["needs"].item()),
         "paper": str(claim["paper"].item()),
     }

@@ -16,7 +16,7 @@ from gating.reporting.rows import Verdict, folded, headline_set, own_claims, row
 
 COLUMNS = ("n", *(label.heading for label in TABLE), "vs baseline", "p")
 STYLES = {"random": "dim", "steered": "bold"}
-COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "missing": "dim"}
+COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "not testable": "yellow", "missing": "dim"}
 
 
 def _table(title: str) -> Table:
@@ -72,6 +72,10 @@ def verdict_table(sections: Sequence[tuple[str, Sequence[Verdict]]], title: str)
             verdict = Text(r["verdict"], style=COLOURS[r["verdict"]])
             if r["reason"]:
                 verdict.append(f": {r['reason']}", style="default")
+            if r["caution"]:
+                verdict.append(f"; but {r['caution']}", style="yellow")
+            if r["needs"] and r["verdict"] != "supported":
+                verdict.append(f". {r['needs']}", style="dim")
             unit = "" if r["unit"] == "points" else f" {r['unit']}"
             out.add_row(*map(Text, (r["says"], r["contrast"] + unit, r["margin"], r["p"], r["n"])), verdict)
     return out
