@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from gating import chat, models
+from gating import addresses, chat, models
 from gating.errors import GatingError, choices
 from gating.judging import degenerate, kinds
 from gating.judging.degenerate import Limits
@@ -160,6 +160,8 @@ def check(run: RunConfig) -> None:
     _check_numbers(run)
     if run.backend.name not in BACKENDS:
         raise GatingError(f"backend.name={run.backend.name!r}: use {choices(BACKENDS, run.backend.name)}.")
+    if run.backend.host is not None:
+        addresses.checked(run.backend.host, "backend.host")
     for key in ("deadline", "outage", "unknown", "stalled"):
         if not 0 < getattr(run.backend, key) <= 7 * 86400:
             raise GatingError(f"backend.{key}={getattr(run.backend, key)}: use a number of seconds, up to a week.")

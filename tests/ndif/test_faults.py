@@ -260,4 +260,3 @@ def test_a_wire_that_meets_no_server_says_so_after_its_patience(tmp_path):
     wire = Wire("http://127.0.0.1:9", "")
     with pytest.raises(Passing, match="does not answer"):
         wire.get("/ping")
-    wire.close()
