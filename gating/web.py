@@ -47,11 +47,14 @@ class Answer:
     def fine(self) -> bool:
         return 200 <= self.status < 300
 
+    def check_page(self) -> None:
+        """Raises NotFit where it is a page for people."""
+        if self.kind == "text/html" or self.content[:500].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+            raise NotFit("it answers with a web page: a captive portal, a login page or another server's address?")
+
     def json(self) -> Any:
         """The document in it: plain finite values. Raises NotFit, which says what it is instead."""
-        start = self.content[:500].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-        if self.kind == "text/html" or start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<")):
-            raise NotFit("it answers with a web page: a captive portal, a login page or another server's address?")
+        self.check_page()
         try:
             return foreign.parse_json(self.content, "its answer")
         except GatingError as e:

@@ -56,7 +56,7 @@ def traces(monkeypatch, tmp_path):
 @pytest.mark.parametrize("asked", [
     ["model=tiny-llama", "readouts.tokens=true", "readouts.lens=true", "readouts.extra=[cosine]"],
     ["model=tiny-gemma", "steer.direction=compliant:i_thou@response_mean", "activations=true"],
-    ["model=tiny-qwen", "steer.iso_kl=0.5", "directions.method=probe", "readouts.last=false", "steer.layers=all"],
+    ["model=tiny-qwen", "steer.iso_kl=0.5", "directions.method=probe"],
 ])  # fmt: skip
 def test_what_every_trace_saves_is_what_is_expected_of_it(asked, traces):
     seen = traces(*asked)

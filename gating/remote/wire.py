@@ -93,6 +93,8 @@ class Wire:
             raise Lost(f"the result is not fetched: {refusal}")
         try:  # signed, and perhaps another host: no key goes there
             answer = web.ask("GET", str(url), seconds, limit, self.transport)
+            if answer.fine:
+                answer.check_page()
         except web.NotFit as e:
             raise Lost(f"the result is not one: {e}") from None
         except web.NoAnswer as e:
