@@ -20,7 +20,7 @@ import httpx
 from gating import foreign
 from gating.errors import GatingError
 
-DOCUMENT = 4 * foreign.MEGABYTE  # bytes of a JSON answer
+DOCUMENT = foreign.MEGABYTE  # bytes of a JSON answer: one of small lists takes seconds to read beyond that
 
 
 class NoAnswer(Exception):

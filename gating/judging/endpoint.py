@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 MAY_PASS = (408, 409, 429)
 LONGEST_WAIT = 30.0  # seconds between two attempts
 NO_COMPLETION = Judgement(reason="the reply is no chat completion", reached=False)
-REPLY = foreign.MEGABYTE  # bytes of a reply that are read
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class EndpointJudge:
         from gating import web
 
         try:
-            reply = await web.exchange(client, "POST", self.url, self.spec.deadline + 1, REPLY, json=self._body(item))
+            reply = await web.exchange(client, "POST", self.url, self.spec.deadline + 1, json=self._body(item))
         except web.NotFit as e:
             return Judgement(reason=str(e), reached=False)
         except web.NoAnswer as e:

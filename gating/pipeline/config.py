@@ -96,7 +96,7 @@ class BackendConfig:
     host: str | None = None  # of an NDIF server, http(s)://...; null takes NDIF_HOST, else https://api.ndif.us
     deploy: bool = False  # let the server load a model that it does not serve now
     in_flight: int = 4  # jobs under way at once
-    deadline: float = 3600.0  # seconds that one job may take, its time in the queue included
+    deadline: float = 3600.0  # seconds that one trace may take: the queue and being sent again included
     outage: float = 300.0  # seconds that the server may be silent before the run stops (and can be gone on with)
     unknown: float = 60.0  # seconds after which a job that the server knows nothing of is sent again
     stalled: float = 600.0  # seconds after which a job that waits without any news is sent again

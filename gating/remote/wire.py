@@ -116,7 +116,7 @@ class Wire:
                 method, f"{self.url}{path}", max(seconds, 0.1), transport=self.transport, headers=sent, **more
             )
         except web.NoAnswer as e:
-            raise Passing(f"{self.url} does not answer as a server of NDIF: {self.clean(e)}") from None
+            raise Passing(self.clean(e)) from None
         if answer.fine or (missing and answer.status == 404):
             return answer
         raise self._refusal(answer)
@@ -125,7 +125,7 @@ class Wire:
         try:
             return document()
         except web.NotFit as e:
-            raise Passing(f"{self.url} does not answer as a server of NDIF: {self.clean(e)}") from None
+            raise Passing(self.clean(e)) from None
 
     def _refusal(self, answer: web.Answer) -> Exception:
         known = answer.content.replace(self.key.encode(), b"(your key)") if self.key else answer.content
