@@ -11,14 +11,17 @@ import functools
 import importlib
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from gating import foreign
 from gating.errors import GatingError
+
+Result = TypeVar("Result")
 
 DOCUMENT = foreign.MEGABYTE  # bytes of a JSON answer: one of small lists takes seconds to read beyond that
 
@@ -88,8 +91,18 @@ def ask(method: str, url: str, seconds: float, limit: int = DOCUMENT, transport:
         async with client(transport=transport) as one:
             return await exchange(one, method, url, seconds, limit, **request)
 
+    return run(go())
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for it, also where this thread already runs an event loop, as a notebook's does."""
     ready()
-    return asyncio.run(go())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def client(**settings: Any) -> httpx.AsyncClient:

@@ -1,5 +1,6 @@
 """Servers that mean ill: a fixed sample of what `python -m tests.malicious` tries, in this process."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -30,11 +31,8 @@ def hostile(monkeypatch):
         given = acts(url) if callable(acts) else acts
 
         def serve():
-            with pytest.MonkeyPatch.context():
-                try:
-                    malicious.answer(listener, given, url)
-                except OSError:
-                    return  # the test is over
+            with contextlib.suppress(OSError):  # when the test is over
+                malicious.answer(listener, given, url)
 
         threading.Thread(target=serve, daemon=True).start()
         return url

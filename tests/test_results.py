@@ -78,7 +78,7 @@ def test_another_shape_precision_batch_token_or_block_is_refused_and_so_is_a_num
     out, read = values["out"], values["read"]
     entry = read["step_projection"]
     bad = [
-        {}, changed(values, self=out), {"out": out}, changed(values, out=out[:-1]), changed(values, out=out.long()),
+        {}, {"out": out}, changed(values, out=out[:-1]), changed(values, out=out.long()),
         changed(values, out=torch.cat([out, out], 1)), changed(values, out=torch.full_like(out, model.vocabulary)),
         changed(values, out=out[:, :0]), changed(values, out=out.tolist()), changed(values, out=out.to_sparse()),
         changed(values, out=out.to("meta")),
@@ -90,6 +90,7 @@ def test_another_shape_precision_batch_token_or_block_is_refused_and_so_is_a_num
     for given in bad:
         with pytest.raises(Lost):
             expected.check(call, model, given)
+    assert set(expected.check(call, model, changed(values, self=out, lm=out))) == {"out", "read"}
     kl = read["kl"]["value"] * torch.nan
     with pytest.raises(NotFinite, match="value"):
         expected.check(call, model, changed(values, read={**read, "kl": {**read["kl"], "value": kl}}))

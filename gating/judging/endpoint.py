@@ -103,12 +103,13 @@ class EndpointJudge:
         return f"EndpointJudge({self.spec.name!r})"
 
     def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
-        return asyncio.run(self._judge(items, advance))
+        from gating import web
+
+        return web.run(self._judge(items, advance))
 
     async def _judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
         from gating import web
 
-        web.ready()
         turn = asyncio.Semaphore(self.spec.concurrency)
 
         async def in_turn(client: httpx.AsyncClient, item: Item) -> Judgement:

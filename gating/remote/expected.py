@@ -82,13 +82,17 @@ def size(call: Call, sizes: Sizes) -> int:
     return total(KINDS[call.kind](call.content, sizes)) if call.kind in KINDS else OTHER
 
 
-def check(call: Call, sizes: Sizes, values: Mapping[str, object]) -> None:
-    """Raises Lost where a result is not what the trace saves, NotFinite where it holds no numbers."""
+def check(call: Call, sizes: Sizes, values: Mapping[str, object]) -> dict[str, Any]:
+    """What the trace saves, out of a result; other names are left out, and never reach the caller. Raises Lost where it
+    is not there or something else, NotFinite where it holds no numbers."""
     if call.kind not in KINDS:
-        return
-    _check(KINDS[call.kind](call.content, sizes), values, "values")
+        return dict(values)
+    wanted = KINDS[call.kind](call.content, sizes)
+    saved = {name: value for name, value in values.items() if name in wanted}
+    _check(wanted, saved, "values")
     if call.kind == "generate":
-        _check_blocks(call.content[1], values)
+        _check_blocks(call.content[1], saved)
+    return saved
 
 
 def _check(wanted: Wanted, given: object, name: str) -> None:

@@ -129,9 +129,8 @@ class Remote:
             return self.host.fetch(url, seconds, size + results.OVERHEAD)
 
         content = self._patiently(call, fetch, until, size)
-        values = results.unpack(content, size)
         try:
-            expected.check(call, self.sizes, values)
+            values = expected.check(call, self.sizes, results.unpack(content, size))
         except expected.NotFinite as e:
             raise Failed(f"{call.about}: {e}, on {self.host.url}. {GO_ON}") from None
         self.ledger.done(key, len(content))

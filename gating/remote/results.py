@@ -77,5 +77,5 @@ def _check_pickle(content: bytes) -> None:
         raise Lost("the result cannot be read (it holds too many values)")
     for code, argument, _ in pickletools.genops(content):
         known = argument in NAMED or (str(argument).startswith("torch ") and str(argument).endswith("Storage"))
-        if code.name in REFUSED or (code.name == "GLOBAL" and not known):
+        if code.name in REFUSED or (code.name == "GLOBAL" and not known) or (code.name == "PROTO" and argument != 2):
             raise Lost("the result cannot be read (it holds more than tensors and plain values)")
