@@ -46,7 +46,7 @@ def traces(monkeypatch, tmp_path):
             monkeypatch.setattr(Backend, name, record)
         small = ("directions.questions=2", "directions.n=4", "directions.response_tokens=4", "max_new_tokens=4")
         execute.execute(
-            study.prepare(*compose(*small, "controls.random=1", "data.n=3", f"runs_dir={tmp_path}", *overrides))
+            study.prepare(*compose(*small, "controls.random=1", "data.n=2", f"runs_dir={tmp_path}", *overrides))
         )
         return seen
 
@@ -56,7 +56,7 @@ def traces(monkeypatch, tmp_path):
 @pytest.mark.parametrize("asked", [
     ["model=tiny-llama", "readouts.tokens=true", "readouts.lens=true", "readouts.extra=[cosine]"],
     ["model=tiny-gemma", "steer.direction=compliant:i_thou@response_mean", "activations=true"],
-    ["model=tiny-qwen", "steer.iso_kl=0.5", "directions.method=probe"],
+    ["model=tiny-qwen", "directions.method=probe"],
 ])  # fmt: skip
 def test_what_every_trace_saves_is_what_is_expected_of_it(asked, traces):
     seen = traces(*asked)

@@ -43,7 +43,8 @@ def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool)
             "the environment variable NDIF_API_KEY (or nnsight.CONFIG.set_default_api_key)."
         )
     try:
-        wire.get("/ping")
+        if not isinstance(wire.get("/ping"), str | dict):
+            raise Passing("what it says to /ping is no greeting")
     except Passing as e:
         raise GatingError(
             f"backend.host: no NDIF server answers at {wire.url} ({e}). Check the address and the network; "
