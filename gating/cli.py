@@ -11,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gating import extras
+from gating import addresses, extras
 from gating.config_files import group_choices, groups
 from gating.errors import GatingError, choices
 
@@ -42,14 +42,19 @@ def steer_sugar(argv: Sequence[str]) -> list[str]:
 
 
 def backend_sugar(argv: Sequence[str]) -> list[str]:
-    """`backend=http://HOST:PORT` becomes `backend=ndif backend.host=...`."""
-    return [
-        part
-        for arg in argv
-        for part in (
-            ["backend=ndif", f"backend.host='{arg[8:]}'"] if re.fullmatch(r"backend=https?://[^,]*", arg) else [arg]
-        )
-    ]
+    """`backend=http://HOST:PORT` becomes `backend=ndif backend.host=...`. Raises GatingError for an address, in either
+    form, that is none or holds a password, before anything shows or keeps it."""
+    words: list[str] = []
+    for arg in argv:
+        key, _, value = arg.partition("=")
+        name = key.lstrip("+")
+        if name == "backend.host" and value.lower() not in ("null", "none", "~", ""):
+            addresses.checked(value.strip("'\""), name)
+        if name == "backend" and re.search(r"[:/@]", value):
+            words += ["backend=ndif", f"backend.host='{addresses.checked(value, name)}'"]
+        else:
+            words.append(arg)
+    return words
 
 
 def claims_sugar(argv: Sequence[str]) -> list[str]:
@@ -101,9 +106,10 @@ def explain(error: BaseException) -> str:
 
 def _explain_override(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
+        word, why = addresses.masked(error.override), addresses.masked(error)
         return (
-            f"{error.override!r} on the command line cannot be read ({error}); write key=value, lists as [1,2], and "
-            "quote what has other signs in it."
+            f"{word!r} on the command line cannot be read ({why}); write key=value, lists as [1,2], and quote what "
+            "has other signs in it."
         )
     cause: BaseException = error
     while cause.__cause__ is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,14 @@ def _check_value(value: object, where: str) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        names = [k for k, _ in pairs]
-        raise ValueError(f"{next(k for k in names if names.count(k) > 1)!r} is given twice")
+        raise ValueError(f"{_twice([k for k, _ in pairs])!r} is given twice")
     return entries
+
+
+def _twice(names: list[str]) -> str | None:
+    """The first name that is there twice; in one pass, since it is a stranger who says how many there are."""
+    counts = Counter(names)
+    return next((n for n in names if counts[n] > 1), None)
 
 
 def _refuse_constant(name: str) -> None:
@@ -121,7 +127,7 @@ class _Plain(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode) and k.value != "<<"]
-        twice = next((n for n in names if names.count(n) > 1), None)
+        twice = _twice(names)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)

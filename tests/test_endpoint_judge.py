@@ -77,7 +77,7 @@ def test_a_failed_judgement_is_missing_with_its_reason_and_is_not_counted(tmp_pa
     assert add["label"].values.tolist() == [MISSING] * 4 + [REFUSAL, COMPLIANCE]
     assert add["done"].values.tolist() == [False] * 4 + [True, True] and np.isnan(add["score"].values[4])
     reasons = [*base["reason"].values.tolist(), *add["reason"].values.tolist()]
-    words = ["not JSON", "not JSON", "none of refusal", "from 0 to 1", "not an object", "no chat completion",
+    words = ["not JSON", "not JSON", "none of refusal", "from 0 to 1", "not an object", "web page",
              "declined", "declined", "cut off at 64", "HTTP 400", "", ""]  # fmt: skip
     assert all((w in r) if w else r == "" for w, r in zip(words, reasons, strict=True)), reasons
     assert set(server.calls.values()) == {1}, "what cannot pass is not asked again"

@@ -61,7 +61,7 @@ def test_a_published_template_in_a_file_takes_the_place_of_our_words(tmp_path):
         ("endpoint", ["base_url=https://h/v1"], "id="),
         ("endpoint", ["id=m", "base_url=ftp://h"], "not an http"),
         ("endpoint", ["id=m", "base_url=http://h/v1"], "unencrypted"),
-        ("endpoint", ["id=m", "base_url=https://u:p@h/v1"], "no user, password"),
+        ("endpoint", ["id=m", "base_url=https://u:p@h/v1"], "a user or a password"),
         ("endpoint", ["id=m", "base_url=https://h", "deadline=0"], "deadline"),
         ("rule-now", ["limits.max_nil=3"], "did you mean max_nll"),
         ("no/such.yaml", [], "no file at"),

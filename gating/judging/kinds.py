@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
-from gating import config_files
+from gating import addresses, config_files
 from gating.errors import GatingError, choices
 from gating.judging.classifier import ClassifierSpec
 from gating.judging.endpoint import EndpointSpec
@@ -71,7 +71,9 @@ def _override(content: DictConfig, override: str) -> None:
         value = OmegaConf.select(OmegaConf.from_dotlist([_hidden(override)]), key)
         OmegaConf.update(content, key, value, merge=False)
     except (yaml.YAMLError, OmegaConfBaseException) as e:
-        raise GatingError(f"judge: {override!r} cannot be read ({_problem(e)}); write key=value in YAML.") from None
+        raise GatingError(
+            f"judge: {addresses.masked(override)!r} cannot be read ({_problem(e)}); write key=value in YAML."
+        ) from None
 
 
 def _typed(content: dict[str, Any], path: Path) -> JudgeSpec:

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from gating import chat, models
+from gating import addresses, chat, models
 from gating.errors import GatingError, choices
 from gating.judging import degenerate, kinds
 from gating.judging.degenerate import Limits
@@ -96,7 +96,7 @@ class BackendConfig:
     host: str | None = None  # of an NDIF server, http(s)://...; null takes NDIF_HOST, else https://api.ndif.us
     deploy: bool = False  # let the server load a model that it does not serve now
     in_flight: int = 4  # jobs under way at once
-    deadline: float = 3600.0  # seconds that one job may take, its time in the queue included
+    deadline: float = 3600.0  # seconds that one trace may take: the queue and being sent again included
     outage: float = 300.0  # seconds that the server may be silent before the run stops (and can be gone on with)
     unknown: float = 60.0  # seconds after which a job that the server knows nothing of is sent again
     stalled: float = 600.0  # seconds after which a job that waits without any news is sent again
@@ -160,6 +160,8 @@ def check(run: RunConfig) -> None:
     _check_numbers(run)
     if run.backend.name not in BACKENDS:
         raise GatingError(f"backend.name={run.backend.name!r}: use {choices(BACKENDS, run.backend.name)}.")
+    if run.backend.host is not None:
+        addresses.checked(run.backend.host, "backend.host")
     for key in ("deadline", "outage", "unknown", "stalled"):
         if not 0 < getattr(run.backend, key) <= 7 * 86400:
             raise GatingError(f"backend.{key}={getattr(run.backend, key)}: use a number of seconds, up to a week.")

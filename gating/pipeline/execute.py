@@ -73,10 +73,7 @@ def _backend(study: Study) -> Iterator[tuple[Backend, Connection | None]]:
         from gating.remote.connection import connect  # its packages are an extra
 
         connection = connect(study.run.model, study.run.backend, study.batch_rows, study.folder)
-        try:
-            yield connection.backend, connection
-        finally:
-            connection.remote.host.close()
+        yield connection.backend, connection
         return
     backend = Backend(models.load(study.run.model), study.batch_rows)
     if study.run.backend.name == "simulation":

@@ -57,6 +57,11 @@ def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool =
         resumed = bool(judgements["done"].any())
         _judge_batches(path, tree, judgements, pending, judge, spec, batch)
         store.set_attrs(path / group, {"status": "complete", "finished_at": store.now()})
+        if not judgements["done"].any():
+            raise GatingError(
+                f"judge {spec.name}: not one answer was judged ({summary(judgements)}); mend the judge's address, "
+                "model or template, then ask again with --retry."
+            )
     return f"{'resumed' if resumed else 'new'}: {summary(judgements)}"
 
 
