@@ -65,14 +65,14 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def config_sizes(config: PreTrainedConfig) -> dict[str, int]:
     """Sizes of a model by its configuration, counted on torch's meta device: no weights are read or made."""
-    text = config.get_text_config()
-    heads = text.num_attention_heads
+    text = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_attention_heads", None) or 0  # a state-space model has none
     return {
         "layers": text.num_hidden_layers,
         "hidden": text.hidden_size,
         "parameters": sum(p.numel() for p in without_weights(config).parameters()),
         "kv_heads": getattr(text, "num_key_value_heads", None) or heads,
-        "head_dim": getattr(text, "head_dim", None) or text.hidden_size // heads,
+        "head_dim": getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0),
         "vocab": text.vocab_size,
     }
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from gating.errors import GatingError
-from gating.models import adapters, parts
+from gating.models import adapters, padding, parts
 from gating.models.base import pad_left
 from gating.models.config import ModelConfig
 from gating.models.description import DTYPES, check, checked, device_type, dtype_name, identity
@@ -59,6 +59,7 @@ def _load(cfg: ModelConfig) -> Loaded:
         model = adapters.merge(model, cfg.adapter)
     parts.move(model, device)
     model.eval().requires_grad_(False)
+    padding.check(model)
     return Loaded(model, pad_left(tokenizer), fingerprint, revision, device, dtype, n_layers, hidden, cfg.name)
 
 

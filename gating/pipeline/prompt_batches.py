@@ -16,7 +16,7 @@ from gating.errors import TooLarge
 from gating.judging import degenerate, rule
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
-from gating.steering import directions, lowering, readouts
+from gating.steering import directions, lens, lowering, readouts
 from gating.steering.backend import Backend
 from gating.steering.interventions import Condition
 from gating.steering.readouts import Generation, Readouts
@@ -73,6 +73,8 @@ def worker(study: Study, backend: Backend, extracted: xr.Dataset | None, scale: 
     if extracted is not None and study.run.readouts.last:
         unit = directions.unit(extracted["vector"].transpose("layer", "direction", "hidden").values, missing=0.0)
         probes = np.ascontiguousarray(unit)  # a direction that is zero at a layer reads as zero
+        if "lens_score" in extra_readouts(study):
+            lens.check(backend)
     return Worker(study, backend, extracted, scale, probes, opening_ids(study, backend))
 
 
