@@ -12,7 +12,7 @@ FLOORS = (
     ("errors",),
     ("foreign", "progress", "config_files"),
     ("extras",),
-    ("prompts", "personas", "chat"),
+    ("prompts", "personas", "chat", "thoughts"),
     ("models",),
     ("judging",),
     ("steering",),
