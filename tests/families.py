@@ -62,9 +62,28 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+TOWER = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
+IMAGES = {"image_size": 28, "patch_size": 14}
+# Models that see images too, which are asked with text alone: their text decoder, and their tower for images.
+SEEING: dict[str, dict[str, Any]] = {
+    "qwen2_vl": {
+        "text_config": {**SHARED, "rope_parameters": MROPE},
+        "vision_config": {"depth": 4, "embed_dim": 16, "num_heads": 2, "hidden_size": 32},
+    },
+    "gemma3": {"text_config": {**SHARED, "head_dim": 8}, "vision_config": {**TOWER, **IMAGES}},
+    "llava": {
+        "text_config": {"model_type": "llama", **SHARED},
+        "vision_config": {"model_type": "clip_vision_model", **TOWER, **IMAGES},
+    },
+}
+
+
 def config(family: str) -> PreTrainedConfig:
     """A tiny configuration of a family."""
-    made: PreTrainedConfig = AutoConfig.for_model(family, **{**SHARED, **FAMILIES.get(family, {})})
+    made: PreTrainedConfig = AutoConfig.for_model(
+        family, **(SEEING.get(family) or {**SHARED, **FAMILIES.get(family, {})})
+    )
     return made
 
 

@@ -44,7 +44,7 @@ def own_states(model, ids):
     return torch.stack(states).double().numpy(), logits.double()
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
+@pytest.mark.parametrize("family", [*families.FAMILIES, *families.SEEING])
 def test_a_family_is_read_and_steered_at_every_block_and_a_batch_is_its_rows(family):
     m = loaded(families.model(family))
     backend = Backend(m, 8)

@@ -30,7 +30,7 @@ def check(model: PreTrainedModel) -> None:
     padded = placed(model, {"input_ids": ids, "attention_mask": mask})
     alone = placed(model, {"input_ids": ids[:, PADS:], "attention_mask": mask[:, PADS:]})
     a, b = (model(**inputs, use_cache=False).logits[0, -1].float() for inputs in (padded, alone))
-    if not (a - b).abs().max() < APART * b.std():  # NaN is not below it
+    if (a - b).abs().max() > APART * b.std():
         raise GatingError(
             f"model.id: the family {model.config.model_type} ({type(model).__name__}) takes no notice of which tokens "
             "of a batch are pads, so that its answers would depend on the prompts beside them; use another model."
