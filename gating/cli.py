@@ -66,6 +66,11 @@ def claims_sugar(argv: Sequence[str]) -> list[str]:
     ]
 
 
+def template_sugar(argv: Sequence[str]) -> list[str]:
+    """`model.template.enable_thinking=false` needs no plus sign: which arguments there are is the template's matter."""
+    return [f"++{arg}" if arg.startswith("model.template.") else arg for arg in argv]
+
+
 def check_group_choices(argv: Sequence[str]) -> None:
     """Refuse `group=choice` where the group has no such choice or another name. Raises GatingError naming both."""
     for arg in argv:

@@ -64,7 +64,7 @@ def main() -> None:
     for name in ("httpx", "httpcore", "urllib3", "filelock", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        sys.argv[1:] = cli.backend_sugar(cli.claims_sugar(sys.argv[1:]))
+        sys.argv[1:] = cli.template_sugar(cli.backend_sugar(cli.claims_sugar(sys.argv[1:])))
         cli.check_group_choices(sys.argv[1:])
         sys.argv[1:] = cli.steer_sugar(sys.argv[1:])
         cli.register()

@@ -12,7 +12,7 @@ FLOORS = (
     ("errors",),
     ("foreign", "progress", "config_files", "swap"),
     ("extras", "addresses", "web"),
-    ("prompts", "personas", "chat"),
+    ("prompts", "personas", "chat", "thoughts"),
     ("models",),
     ("judging",),
     ("steering",),

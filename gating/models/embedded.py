@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from gating import foreign
 from gating.errors import GatingError
 from gating.models import checkpoint, digests, gguf, hub
-from gating.models.base import READ, Pretrained, Source
+from gating.models.base import Pretrained, Source
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Embedded(Source):
 
     def tokenizer(self, fetch: bool = False) -> PreTrainedTokenizerBase | None:
         place = cached() or (folder() if fetch else None)
-        return AutoTokenizer.from_pretrained(place, **READ) if place else None
+        return checkpoint.tokenizer(place) if place else None
 
     def load(self, dtype: torch.dtype) -> Pretrained:
         return checkpoint.load(folder(), dtype)
@@ -89,9 +90,9 @@ def folder() -> Path:
 
 def _intact(place: Path) -> bool:
     try:
-        sums = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+        sums = foreign.parse_json((place / MANIFEST).read_text(encoding="utf-8"), MANIFEST)
         good = all(checkpoint.sha256(place / name) == value for name, value in sums.items())
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, GatingError):
         good = False
     if not good and place.exists():
         log.warning("the converted model in %s is damaged and is made again", place)

@@ -20,7 +20,7 @@ import xarray as xr
 import yaml
 from nnsight.intervention.backends.local import LocalSimulationBackend
 
-from gating import chat, models, progress, store
+from gating import chat, models, progress, store, thoughts
 from gating.errors import GatingError
 from gating.judging import rule
 from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
@@ -52,11 +52,20 @@ def execute(study: Study) -> str:
         done = store.read_group(study.store, "outcomes")["done"].all("condition").values
         _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
-        store.set_attrs(study.store, {**jobs, "status": "complete", "finished_at": store.now()})
+        thought = _thought(study)
+        warned = json.dumps(study.warnings + thought)
+        store.set_attrs(study.store, {**jobs, "warnings": warned, "status": "complete", "finished_at": store.now()})
         if connection is not None:
             connection.remote.ledger.close()
     how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
-    return how + (_traffic(connection, len(asked) * len(study.conditions)) if connection else "")
+    traffic = _traffic(connection, len(asked) * len(study.conditions)) if connection else ""
+    return "\n".join([how + traffic, *(f"warning: {warning}" for warning in thought)])
+
+
+def _thought(study: Study) -> list[str]:
+    outcomes = store.read_group(study.store, "outcomes")
+    lengths = [outcomes[name].values.ravel().tolist() for name in ("n_thought", "n_tokens") if name in outcomes]
+    return thoughts.warnings(*lengths) if len(lengths) == 2 else []
 
 
 def _traffic(connection: Connection, rows: int) -> str:

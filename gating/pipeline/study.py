@@ -72,7 +72,7 @@ class Study:
     def tokens_of(self, asked: Collection[Chat], tokenizer: Tokenizer) -> Tokens:
         """Token ids of chats of which some were not known before, such as answers that are quoted."""
         known = self.identity.tokens or {}
-        unknown = encoded(tokenizer, (c for c in asked if c not in known))
+        unknown = encoded(tokenizer, (c for c in asked if c not in known), self.run.model.template)
         return {c: known.get(c) or unknown[c] for c in asked}
 
     @property
@@ -97,6 +97,8 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     run_key = key(run, test, specs, of_run, family)
     if run_key.dated:
         warnings.append("model: its chat template writes today's date into every prompt; tomorrow this is another run")
+    if run.model.trust_remote_code:
+        warnings.append("model.trust_remote_code=true: Python files that came with the model run with your rights")
     about = chosen.get("experiment") or conditions.steer_label(run)
     folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{about}-{run_key.name}"
     return Study(run, test, specs, of_run, warnings, run_key, folder, chosen, overrides, family)
