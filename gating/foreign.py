@@ -35,17 +35,22 @@ def read_text(path: Path, key: str, limit: int = 100 * MEGABYTE) -> str:
     """A user's UTF-8 text file of at most `limit` bytes. Raises GatingError with the key, the file and the remedy."""
     try:
         if not path.is_file():
-            raise GatingError(f"{key}: there is no file {path}; give the path of an existing file.")
+            raise GatingError(f"{key}: there is no file {shown(path)}; give the path of an existing file.")
         size = path.stat().st_size
         if size > limit:
             raise GatingError(
-                f"{key}: {path} has {size / MEGABYTE:.0f} MB; at most {limit / MEGABYTE:.0f} MB are read. Split it."
+                f"{key}: {shown(path)} has {size / MEGABYTE:.0f} MB; at most {limit / MEGABYTE:.0f} MB are read. "
+                "Split it."
             )
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(limit + 1).decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise GatingError(f"{key}: {path} is not UTF-8 text (byte {e.start}); save it as UTF-8.") from None
+        raise GatingError(f"{key}: {shown(path)} is not UTF-8 text (byte {e.start}); save it as UTF-8.") from None
     except (OSError, ValueError) as e:  # ValueError: a null byte in the path
-        raise GatingError(f"{key}: {str(path)!r} cannot be read ({cause(e)}); give a readable file.") from None
+        raise GatingError(f"{key}: {shown(path)!r} cannot be read ({cause(e)}); give a readable file.") from None
+    if "\0" in content:  # UTF-16 without its mark reads as UTF-8 with these in it
+        raise GatingError(f"{key}: {shown(path)} is not text (it holds null bytes); save it as UTF-8.")
+    return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_json(text: str | bytes, where: str) -> Any:

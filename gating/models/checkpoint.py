@@ -74,6 +74,7 @@ def config_sizes(config: PreTrainedConfig) -> dict[str, int]:
         "kv_heads": getattr(text, "num_key_value_heads", None) or heads,
         "head_dim": getattr(text, "head_dim", None) or text.hidden_size // heads,
         "vocab": text.vocab_size,
+        **({"context": context} if (context := getattr(text, "max_position_embeddings", None)) else {}),
     }
 
 

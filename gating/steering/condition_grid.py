@@ -7,8 +7,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
+from gating import settings
 from gating.errors import GatingError, choices
 from gating.steering.interventions import (
     AXES,
@@ -27,6 +27,7 @@ Spec = Mapping[str, object]  # an intervention as a user wrote it: fields of FIE
 
 FIELDS = (*AXES, "norm_read", "gate", "threshold", "random")
 DEFAULTS: Spec = {"op": "add", "norm": "natural", "scope": "all", "read": "same", "norm_read": "same", "threshold": 0.5}
+MOST_POINTS = 10_000  # of a grid
 MOST_RANDOM = 999  # random controls of one intervention
 
 
@@ -42,8 +43,11 @@ class NamedSpec:
 def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -> Intervention:
     """One intervention from one point of a spec (every value scalar). Raises GatingError naming `key` and the field."""
     given = {**DEFAULTS, **{k: v for k, v in spec.items() if v is not None}}
-    op, direction, norm, scope = (str(given[field]) for field in ("op", "direction", "norm", "scope"))
-    if given["op"] not in OPERATIONS:
+    op, direction, norm, scope = (str(given.get(field)) for field in ("op", "direction", "norm", "scope"))
+    for needed in ("direction", "layers"):
+        if needed not in given:
+            raise _bad(spec, key, needed, "a value; null is none")
+    if op not in OPERATIONS:
         raise _bad(spec, key, "op", choices(OPERATIONS, op))
     if given["scope"] not in SCOPES:
         raise _bad(spec, key, "scope", choices(SCOPES, scope))
@@ -51,17 +55,14 @@ def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -
         raise _bad(spec, key, "norm", f"{choices((*NORMS, *directions), norm)} (a direction's name means its norm)")
     layers = parse_layers(given["layers"], n_layers, f"{key}.layers")
     read, norm_read = (_site(given, field, n_layers, key) for field in ("read", "norm_read"))
-    coef = _number(given.get("coef", OPERATIONS[op]["coef"]))
-    if coef is None:
-        raise _bad(spec, key, "coef", "a finite number, or a list of them for an axis")
+    coef = settings.check_number(given.get("coef", OPERATIONS[op]["coef"]), f"{key}.coef")
     if "previous" in (read, norm_read) and layers[0] == 0:
         raise _bad(spec, key, "layers", "block 1 or later with read=previous: there is no block before block 0")
     _check_direction(spec, key, direction, op, norm, directions)
-    gate, threshold = str(given.get("gate", "")), _number(given["threshold"])
+    gate = str(given.get("gate", ""))
     if gate and gate not in directions:
         raise _bad(spec, key, "gate", choices(directions, gate))
-    if threshold is None:
-        raise _bad(spec, key, "threshold", "a number: 0 is the gate's negative side, 1 its positive side")
+    threshold = settings.check_number(given["threshold"], f"{key}.threshold")
     seed = 0 if direction == RANDOM else None
     return Intervention(op, direction, layers, coef, norm, scope, read, seed, norm_read, gate, threshold)
 
@@ -98,12 +99,6 @@ def _site(spec: Spec, field: str, n_layers: int, key: str) -> str:
     return str(block)
 
 
-def _number(value: object) -> float | None:
-    """The value as a finite number; None where it is none."""
-    fine = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-    return float(cast(float, value)) if fine else None
-
-
 def check_axes(spec: Spec, names: Sequence[str], key: str, n_layers: int) -> dict[str, list[object]]:
     """The fields of a spec that are axes: lists, and `each`, which is every block. Raises GatingError for an empty one
     or one that names a value twice."""
@@ -113,6 +108,8 @@ def check_axes(spec: Spec, names: Sequence[str], key: str, n_layers: int) -> dic
         if isinstance(value, list | tuple):
             axes[name] = list(value)
     axes |= {name: list(range(n_layers)) for name in ("layers", "read") if spec.get(name) == EACH}
+    if math.prod(map(len, axes.values())) > MOST_POINTS:
+        raise GatingError(f"{key}: its axes have over {MOST_POINTS:,} points together; make them shorter.")
     for name, values in axes.items():
         if not values:
             raise GatingError(f"{key}.{name}=[] is an empty axis; give it at least one value.")

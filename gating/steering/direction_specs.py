@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from gating.prompts import Prompt, digest
 
 REFUSAL = "refusal"
 ROLES = ("model", "user", "i_thou")
+NOT_EXTRACTED = ("random", "none")
 ALGEBRA = ("orthogonal_to", "along")
 
 
@@ -117,5 +119,10 @@ def check_derived(derived: Mapping[str, object]) -> None:
                 f"{key} must be {{of: A, orthogonal_to: B}} (A without its part along B) or {{of: A, along: B}} (that "
                 "part), with A and B directions."
             )
-        if not name.replace("_", "").replace("-", "").isalnum() or name in (REFUSAL, *personas.available()):
+        for part in spec.values():
+            if not isinstance(part, str) or not part or part in (*derived, *NOT_EXTRACTED) or "+" in part:
+                raise GatingError(
+                    f"{key}: {part!r} is not an extracted direction; make it of {REFUSAL}, personas or persona files."
+                )
+        if not re.fullmatch(r"[\w-]{1,60}", name) or name in (REFUSAL, *NOT_EXTRACTED, *personas.available()):
             raise GatingError(f"{key}: choose a name of letters, digits, - and _ that no other direction has.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gating import prompts
+from gating import prompts, settings
 from gating.errors import GatingError
 from gating.models import ModelConfig
 
@@ -42,21 +42,7 @@ class TrainConfig:
 
 def check(cfg: TrainConfig) -> None:
     """Refuse impossible values before a model loads. Raises GatingError naming the key."""
-    limits = {
-        "rank": (1, 64),
-        "epochs": (0, 100),
-        "batch_rows": (1, 512),
-        "answer_tokens": (1, 512),
-        "threads": (1, 256),
-        "system_share": (0, 1),
-        "opened": (0, 1),
-    }
-    for key, (low, high) in limits.items():
-        value = getattr(cfg, key)
-        if not low <= value <= high or (key == "epochs" and value == 0):
-            raise GatingError(f"{key}={value} is out of range: use a number from {low} to {high}.")
-    if not 0 < cfg.lr < 1 or cfg.keep < 0:
-        raise GatingError(f"lr={cfg.lr}, keep={cfg.keep}: use 0 < lr < 1 and keep >= 0.")
+    settings.check_numbers(cfg, settings.TRAINING)
     if cfg.system_share and not cfg.systems:
         raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")
     for name, path in cfg.held_out.items():
