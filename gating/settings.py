@@ -110,7 +110,7 @@ def check_number(value: object, key: str, limits: Range = STRENGTH) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not limits.holds(value):
         raise GatingError(
             f"{key}={shown(repr(value), 80)} is not allowed: use a finite number from {limits.low:,.0f} to "
-            f"{limits.high:,.0f}, or a list of them for an axis."
+            f"{limits.high:,.0f}."
         )
     return float(value)
 
