@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.text import Text
 
 from gating.errors import GatingError, cause
 
@@ -29,6 +31,16 @@ def shown(text: object, limit: int = SHOWN) -> str:
     kept = "".join(" " if c.isspace() else "" if unicodedata.category(c) in UNSAFE else c for c in whole[: 8 * limit])
     line = " ".join(kept.split())
     return line if len(line) <= limit and len(whole) <= 8 * limit else f"{line[: limit - 3]}..."
+
+
+def cell(text: object) -> Text:
+    """A foreign text for a table of rich: its brackets are no markup."""
+    return Text(shown(text))
+
+
+def markdown(text: object) -> str:
+    """A foreign text for Markdown: one line, in which nothing is a table's bar, code, emphasis, a link or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|!~&])", r"\\\1", shown(text, 4000))
 
 
 def read_text(path: Path, key: str, limit: int = 100 * MEGABYTE) -> str:
@@ -74,9 +86,18 @@ def parse_yaml(text: str, where: str) -> Any:
     except RecursionError:
         raise GatingError(f"{where}: the YAML has more than {DEPTH} levels; write it flatter.") from None
     except (yaml.YAMLError, ValueError, TypeError) as e:  # TypeError: a list as a key
-        raise GatingError(f"{where}: this is not valid YAML ({shown(e)}); mend it.") from None
+        raise GatingError(f"{where}: this is not valid YAML{_problem(e)}.") from None
     check_plain(document, where)
     return document
+
+
+def _problem(error: Exception) -> str:
+    """Where a reader of YAML stopped, why, and the remedy."""
+    mark = getattr(error, "problem_mark", None)
+    why = shown(getattr(error, "problem", None) or error)
+    tab = " (a tab: YAML wants spaces)" if "\\t" in why else ""
+    remedy = "mend that line; a text with a colon, a quote or a leading sign needs quotes around it"
+    return f"{f' in line {mark.line + 1}' if mark else ''}: {why}{tab}; {remedy}"
 
 
 def check_plain(document: object, where: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from gating import foreign
 from gating.errors import GatingError, choices
 from gating.judging import RULE, Judge
 from gating.judging.degenerate import Limits
@@ -105,7 +106,8 @@ class AskedSpec(JudgeSpec):
         path = next((p for p in (folder / file, file) if p.is_file()), None)
         if path is None:
             raise self.refused("template_file", "is not there; give a text file with {prompt} and {response}.")
-        return replace(self, template=path.read_text(encoding="utf-8"), paraphrase=False)
+        template = foreign.read_text(path, f"judge {self.name}: template_file", foreign.MEGABYTE)
+        return replace(self, template=template, paraphrase=False)
 
     def check(self) -> None:
         super().check()

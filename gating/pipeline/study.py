@@ -105,9 +105,12 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
 
 
 def _claims(run: RunConfig) -> dict[str, Any]:
-    if "file" in run.claims:
+    given = {key for key, value in run.claims.items() if value is not None}
+    if "file" in given:
+        if given != {"file"}:
+            raise GatingError("claims: the file of a family is given and a family too; give claims=FILE alone.")
         return {**claims.load(str(run.claims["file"]))}
-    if run.claims.get("family") is None:
+    if not given:
         return {}
     claims.check(run.claims)
     return run.claims

@@ -191,7 +191,7 @@ def named(specs: Mapping[str, NamedSpec], directions: Sequence[str], n_layers: i
 def _points(items: Sequence[Spec], key: str, n_layers: int) -> list[tuple[str, list[Spec]]]:
     """The points of a named condition's axes: as text, and the interventions there."""
     for i, item in enumerate(items):
-        _check_fields(item, f"{key}[{i}]")
+        check_fields(item, f"{key}[{i}]")
     axes = {
         (i, field): values
         for i, item in enumerate(items)
@@ -240,11 +240,12 @@ def _draws(spec: Spec, key: str) -> int:
     return n
 
 
-def _check_fields(item: Spec, key: str) -> None:
-    unknown = sorted(set(item) - set(FIELDS))
+def check_fields(item: Spec, key: str, whole: bool = True) -> None:
+    """Raises GatingError for a field that no intervention has and, where the item is `whole`, for one that it lacks."""
+    unknown = sorted(str(field) for field in item if field not in FIELDS)
     if unknown:
         raise GatingError(f"{key}: unknown field {unknown[0]!r}; use {choices(FIELDS, unknown[0])}.")
-    for needed in ("direction", "layers"):
+    for needed in ("direction", "layers") if whole else ():
         if needed not in item:
             raise GatingError(f"{key}: {needed} is missing; give {needed}, and op and coef where not add and 1.")
 

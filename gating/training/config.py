@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gating import prompts, settings
+from gating import models, prompts, settings
 from gating.errors import GatingError
+from gating.foreign import shown
 from gating.models import ModelConfig
 
 
@@ -45,6 +46,13 @@ def check(cfg: TrainConfig) -> None:
     settings.check_numbers(cfg, settings.TRAINING)
     if cfg.system_share and not cfg.systems:
         raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")
+    n_layers = models.architecture(replace(cfg.model, adapter=None))["layers"]
+    if cfg.blocks is not None and (not cfg.blocks or not all(0 <= block < n_layers for block in cfg.blocks)):
+        raise GatingError(
+            f"blocks={shown(cfg.blocks, 80)}: use blocks of the model, 0 to {n_layers - 1}, or null for all."
+        )
+    if not cfg.targets:
+        raise GatingError("targets=[]: name the weights to adapt, such as targets=[q_proj,v_proj].")
     for name, path in cfg.held_out.items():
         held_out_texts(name, path)
 
