@@ -40,7 +40,13 @@ def cell(text: object) -> Text:
 
 def markdown(text: object) -> str:
     """A foreign text for Markdown: one line, in which nothing is a table's bar, code, emphasis, a link or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|!~&])", r"\\\1", shown(text, 4000))
+    plain = re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", shown(text, 4000))
+    return re.sub(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)", r"\\", plain)  # an address is no link
+
+
+def code(text: object) -> str:
+    """A foreign text as Markdown's code, in a table too; with a backtick in it, as plain text."""
+    return markdown(text) if "`" in str(text) else f"`{shown(text)}`".replace("|", "\\|")
 
 
 def read_text(path: Path, key: str, limit: int = 100 * MEGABYTE) -> str:
