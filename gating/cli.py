@@ -56,6 +56,8 @@ def _check_text(word: str) -> None:
         raise GatingError(f"{shown(word)!r} on the command line is not UTF-8 text; rename that file.") from None
     if any(unicodedata.category(c) in UNSAFE - {"Cf", "Co", "Cn"} and c not in "\n\t" for c in word):
         raise GatingError(f"{shown(word)!r} on the command line holds a control character; leave it out.")
+    if re.search(r"[0-9]{400}", word):  # Python makes no number of them
+        raise GatingError(f"{shown(word, 80)!r} on the command line holds a number of over 400 digits; write another.")
 
 
 def quoted(value: str) -> str:
@@ -142,8 +144,9 @@ def spoken(console: Console) -> Iterator[None]:
     """Errors of a command's body as one paragraph on the console: exit code 2 for bad input, 130 when interrupted."""
     try:
         yield
+        sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         sys.exit(0)
     except EXPECTED as e:
         say_error(console, explain(e))
@@ -156,7 +159,17 @@ def spoken(console: Console) -> Iterator[None]:
 def say_error(console: Console, message: str) -> None:
     """One paragraph on the console; what no terminal can hold is left out."""
     text = f"error: {shown(message, 4000)}"
-    console.print(text, style="red", markup=False, soft_wrap=True, highlight=False, emoji=False)
+    try:
+        console.print(text, style="red", markup=False, soft_wrap=True, highlight=False, emoji=False)
+        console.file.flush()
+    except OSError:  # stdout goes to a full disk
+        _leave_stdout()
+        print(text, file=sys.stderr)
+
+
+def _leave_stdout() -> None:
+    """What is still to be written there goes nowhere, so that the process can end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(error: BaseException, place: str = "") -> str:
@@ -170,7 +183,7 @@ def explain(error: BaseException, place: str = "") -> str:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error)
     if isinstance(error, OSError):
-        file, reason = error.filename or place or "a file of this command", error.strerror or error
+        file, reason = error.filename or place or "the output", error.strerror or error
         remedy = "free some disk space" if error.errno == errno.ENOSPC else "mend the path or its permissions"
         return f"{file}: {reason}; {remedy}, then give the same command again: what is finished is kept."
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

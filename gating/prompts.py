@@ -184,7 +184,7 @@ def _prompt(where: str, record: object, harmful: bool, source: str, key: str, li
             f"{where} says harmful={flag} but the file is given as {key}; give harmful and harmless prompts in files "
             "of their own."
         )
-    split = fields.get("split") or "test"
+    split = "test" if fields.get("split") in (None, "") else fields["split"]
     if split not in SPLITS:
         raise GatingError(f"{where}: split is {shown(repr(split), 80)}; use {choices(SPLITS, split)}.")
     return Prompt(text.strip(), shown(category), source, harmful, str(split), line)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gating import cli, settings, store
 from gating.analysis.candidates import LATEST, MAX_KL, candidates
+from gating.errors import naming
 from gating.reporting.tables import candidates_table
 
 
@@ -27,7 +28,8 @@ def main() -> None:
         ranked = candidates(store.open_run(args.run), args.max_kl, args.latest)
         console.print(candidates_table(ranked))
         path = Path(store.locate(args.run)).parent / "selection.csv"
-        ranked.to_dataframe().reset_index().to_csv(path, index=False)
+        with naming(path):
+            ranked.to_dataframe().reset_index().to_csv(path, index=False)
         print(f"table: {path}")
 
 

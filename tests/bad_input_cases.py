@@ -1,4 +1,5 @@
-"""The bad inputs themselves, part by part: settings, words, prompt files, personas, claims, judges, conditions, runs."""
+"""The bad inputs themselves, part by part: settings, words, prompts, personas, claims, judges, conditions, runs."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,7 +26,9 @@ CHOICES = ("steer.op", "steer.norm", "steer.scope", "steer.read", "directions.me
            "backend.name", "data.split", "model.kind", "model.dtype", "model.device", "model.architecture",
            "data.harmful", "directions.harmful", "steer.direction", "steer.layers")  # fmt: skip
 FINE = {  # of the product above, what may well be
-    ("steer.op", "[[a]]"), ("data.harmful", "null"), ("model.architecture", "''"),
+    ("steer.op", "[[a]]"),
+    ("data.harmful", "null"),
+    ("model.architecture", "''"),
 }
 
 
@@ -235,7 +239,10 @@ def personas() -> Iterator[Case]:
             yield _run("personas", "steer=./mine.yaml", files={"mine.yaml": content}, named=key[:8])
     for content in RAW:
         yield _run("personas", "steer=./mine.yaml", files={"mine.yaml": content}, named="mine.yaml")
-    for change in ({"name": "no"}, {"reverse_of": "mine"}, {"reverse_of": 3}, {"nope": 1}, {3: 4}, {"date": "x"}):
+    changes: tuple[dict[Any, Any], ...] = (
+        {"name": "no"}, {"reverse_of": "mine"}, {"reverse_of": 3}, {"nope": 1}, {3: 4}, {"date": "x"}
+    )  # fmt: skip
+    for change in changes:
         content = yaml.safe_dump({**PERSONA, **change}).encode()
         yield _run("personas", "steer=./mine.yaml", files={"mine.yaml": content}, named="mine.yaml")
     back = {"name": "mine", "description": "x"}
@@ -251,7 +258,14 @@ def personas() -> Iterator[Case]:
     yield _run("personas", "steer=./mine.yaml", files={"mine.yaml": large}, named="mine.yaml")
 
 
-CLAIM = {"says": "x", "test": "difference", "plus": ["compliant"], "minus": ["baseline"], "expect": "below", "margin": 0.1}
+CLAIM = {
+    "says": "x",
+    "test": "difference",
+    "plus": ["compliant"],
+    "minus": ["baseline"],
+    "expect": "below",
+    "margin": 0.1,
+}
 FAMILY = {"family": "mine", "alpha": 0.05, "claims": {"one": CLAIM}}
 
 
@@ -300,13 +314,14 @@ def judges() -> Iterator[Case]:
                 continue
             content = yaml.safe_dump({**ENDPOINT, key: value}).encode()
             yield ask("r", "judge=./j.yaml", files={"j.yaml": content}, named=key)
-    for change in ({"attempts": 0}, {"attempts": -1}, {"attempts": 10**9}, {"deadline": 0}, {"deadline": -1},
+    changes: tuple[dict[Any, Any], ...] = ({"attempts": 0}, {"attempts": -1}, {"attempts": 10**9}, {"deadline": 0}, {"deadline": -1},
                    {"deadline": 1e30}, {"wait": -1}, {"wait": 1e30}, {"concurrency": 0}, {"concurrency": 10**9},
                    {"max_tokens": 0}, {"max_tokens": 10**12}, {"base_url": "ftp://x"}, {"base_url": "http://[::1"},
                    {"base_url": "http://h:99999/v1"}, {"base_url": "http://h:x/v1"}, {"base_url": "http://u:p@h"},
                    {"base_url": "http:///v1"}, {"prompts": "nope"}, {"nope": 1}, {3: 4}, {"name": "a/b"},
                    {"name": "rule"}, {"answers": {"a": "nope"}}, {"answers": {"": "refusal"}}, {"template": "x"},
-                   {"template_file": "no.txt"}, {"template_file": "/dev/zero"}, {"request": [1]}, {"system": [1]}):  # fmt: skip
+                   {"template_file": "no.txt"}, {"template_file": "/dev/zero"}, {"request": [1]}, {"system": [1]})  # fmt: skip
+    for change in changes:
         content = yaml.safe_dump({**ENDPOINT, **change}).encode()
         yield ask("r", "judge=./j.yaml", files={"j.yaml": content}, named="j")
     for argv in (("r",), ("judge=rule-now",), ("r", "judge=nope"), ("r", "judge="), ("nope", "judge=rule-now"),
@@ -321,19 +336,30 @@ def judges() -> Iterator[Case]:
 
 def readers() -> Iterator[Case]:
     for command in ("report", "results", "selection"):
-        for path in ("nope", "", "r/store.zarr/prompts", "/dev/null", "/etc/passwd", "x" * 5000, "a\udcff", "r\x1b[31m", "."):
+        for path in (
+            "nope",
+            "",
+            "r/store.zarr/prompts",
+            "/dev/null",
+            "/etc/passwd",
+            "x" * 5000,
+            "a\udcff",
+            "r\x1b[31m",
+            ".",
+        ):
             yield Case("readers", command, (path,), {}, _a_run)
         yield Case("readers", command, (), {}, _a_run)
         yield Case("readers", command, ("--nope",), {}, _a_run)
     for content in RAW:
         yield Case("readers", "report", ("r", "--claims", "c.yaml"), {"c.yaml": content}, _a_run, "c.yaml")
-    for argv in (("r", "--claims", "nope"), ("r", "--claims", ""), ("r", "--claims", "no.yaml"), ("r", "nope")):
-        yield Case("readers", "report", argv, {}, _a_run)
-    for argv in (("r", "--max-kl", "nan"), ("r", "--max-kl", "-1"), ("r", "--latest", "2"), ("r", "--latest", "x"),
-                 ("r", "--max-kl", "inf"), ("r",), ("r", "s")):  # fmt: skip
-        yield Case("readers", "selection", argv, {}, _a_run)
-    for argv in (("nope",), ("--nope",), ("run", "nope")):
-        yield Case("readers", "__main__", argv)
+    of_claims = (("--claims", "nope"), ("--claims", ""), ("--claims", "no.yaml"), ("nope",))
+    of_selection = (("--max-kl", "nan"), ("--max-kl", "-1"), ("--latest", "2"), ("--latest", "x"), ("--max-kl", "inf"),
+                    (), ("s",))  # fmt: skip
+    for command, each in (("report", of_claims), ("selection", of_selection)):
+        for more in each:
+            yield Case("readers", command, ("r", *more), {}, _a_run)
+    for words_given in (("nope",), ("--nope",), ("run", "nope")):
+        yield Case("readers", "__main__", words_given)
 
 
 PARTS = (numbers, train, choices, words, steering, conditions, prompt_files, personas, claims, judges, readers)

@@ -1,4 +1,4 @@
-"""Bad input over every command: `python -m tests.bad_inputs [PART] [--every N]` prints what was not refused as it should.
+"""Bad input over every command: `python -m tests.bad_inputs [PART...] [--every N]` prints what was not refused.
 
 A case is refused when the command exits with 2 and says one paragraph, without a traceback, within SECONDS of its own
 time. Each runs in a process forked from one that has imported everything.
@@ -37,7 +37,8 @@ class Case:
     named: str = ""  # what the refusal must hold
 
     def __str__(self) -> str:
-        return f"{self.part}: {self.command} {' '.join(a[:70] for a in self.argv)} {[(k, v[:50]) for k, v in self.files.items()]}"
+        files = [(name, content[:50]) for name, content in self.files.items()]
+        return f"{self.part}: {self.command} {' '.join(a[:70] for a in self.argv)} {files}"
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,24 @@ def run(case: Case) -> Outcome:
 
 def _forked(case: Case, folder: Path) -> tuple[int | None, str, float]:
     """Exit code (None where it was stopped), what it said, and the processor time that it took."""
-    out = tempfile.TemporaryFile()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    pid = os.fork()
-    if pid == 0:
-        _child(case, folder, out.fileno())
-    end, status = time.monotonic() + WALL, None
-    while status is None and time.monotonic() < end:
-        done, code = os.waitpid(pid, os.WNOHANG)
-        status = code if done else None
-        time.sleep(0.02)
-    if status is None:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    with tempfile.TemporaryFile() as out:
+        pid = os.fork()
+        if pid == 0:
+            _child(case, folder, out.fileno())
+        end, status = time.monotonic() + WALL, None
+        while status is None and time.monotonic() < end:
+            done, code = os.waitpid(pid, os.WNOHANG)
+            status = code if done else None
+            time.sleep(0.02)
+        if status is None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        out.seek(0)
+        said = out.read().decode(errors="replace")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    out.seek(0)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return None if status is None else os.waitstatus_to_exitcode(status), out.read().decode(errors="replace"), used
+    return None if status is None else os.waitstatus_to_exitcode(status), said, used
 
 
 def _child(case: Case, folder: Path, out: int) -> None:

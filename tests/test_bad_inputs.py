@@ -3,6 +3,9 @@
 import pytest
 import yaml
 
+from tests.bad_input_cases import cases
+from tests.bad_inputs import run
+
 GOOD = {
     "name": "mine",
     "description": "Likes tests.",
@@ -109,8 +112,11 @@ def check(tmp_path, command, overrides, expected):
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_there_are_at_least_forty_bad_inputs():
-    assert len(COMMANDS) + len(PERSONAS) + len(FILES) >= 40
+def test_a_sample_of_the_attack_of_600_bad_inputs_over_every_command_is_refused():
+    attack = cases()
+    assert len(attack) >= 600 and len({c.command for c in attack}) == 7
+    outcomes = [run(case) for case in attack[::70]]
+    assert {str(o.case): o.said[-500:] for o in outcomes if o.verdict != "refused"} == {}
 
 
 @pytest.mark.parametrize(("overrides", "expected"), COMMANDS, ids=lambda v: " ".join(v)[:40])

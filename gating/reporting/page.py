@@ -19,6 +19,7 @@ import xarray as xr
 from gating import analysis
 from gating.analysis import claims
 from gating.analysis.claims import Family
+from gating.errors import naming
 from gating.figures import gallery
 from gating.judging.labels import LABELS
 from gating.reporting.headline import headline
@@ -64,13 +65,14 @@ def write(run: xr.DataTree, folder: str | Path, full_text: bool = False, post_ho
     """Write report.html, its pictures and the verdicts (claims.json, claims_post_hoc.json) into `folder`; the page's
     path. post_hoc: a further family of claims, marked as named after the run."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     families = decided_families(run, post_hoc)
-    for each in families:
-        name = "claims_post_hoc.json" if each.post_hoc else "claims.json"
-        (folder / name).write_text(claims.to_json(each.decided) + "\n", encoding="utf-8")
     path = folder / "report.html"
-    path.write_text(_rendered(run, families, _draw(run, folder), full_text), encoding="utf-8")
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in families:
+            name = "claims_post_hoc.json" if each.post_hoc else "claims.json"
+            (folder / name).write_text(claims.to_json(each.decided) + "\n", encoding="utf-8")
+        path.write_text(_rendered(run, families, _draw(run, folder), full_text), encoding="utf-8")
     return path
 
 

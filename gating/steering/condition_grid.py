@@ -113,6 +113,8 @@ def check_axes(spec: Spec, names: Sequence[str], key: str, n_layers: int) -> dic
     for name, values in axes.items():
         if not values:
             raise GatingError(f"{key}.{name}=[] is an empty axis; give it at least one value.")
+        if None in values:
+            raise GatingError(f"{key}.{name}={values} has null in it; give each point of an axis a value.")
         if len({str(v) for v in values}) < len(values):
             raise GatingError(f"{key}.{name}={values} names a value twice; give each value of an axis once.")
     return axes

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from gating import personas
 from gating.chat import check_position, needs_response
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.prompts import Prompt, digest
 
 REFUSAL = "refusal"
@@ -64,9 +65,11 @@ class DirectionSpec:
 
 def split_name(name: str, default_position: str) -> tuple[str, str, str]:
     """`persona:role@position` to its parts; the model's own role and the configured position where none is given."""
-    rest, _, position = name.partition("@")
-    key = f"steer.direction={name!r}"
-    base, _, role = rest.partition(":") if not personas.is_path(rest) else _file_role(rest)
+    rest, at, position = name.partition("@")
+    key = f"steer.direction={shown(name)!r}"
+    base, colon, role = rest.partition(":") if not personas.is_path(rest) else _file_role(rest)
+    if (at and not position) or (colon and not role):
+        raise GatingError(f"{key}: nothing stands behind {'@' if at else ':'}; give a position or role, or leave it out.")
     if role and (role not in ROLES or base == REFUSAL):
         raise GatingError(f"{key}: the part after the colon is a persona's role: use {choices(ROLES, role)}.")
     role = role or (REFUSAL if base == REFUSAL else "model")
