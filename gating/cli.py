@@ -185,7 +185,7 @@ def explain(error: BaseException, place: str = "") -> str:
     if isinstance(error, OSError):
         file, reason = error.filename or place or "the output", error.strerror or error
         remedy = "free some disk space" if error.errno == errno.ENOSPC else "mend the path or its permissions"
-        return f"{file}: {reason}; {remedy}, then give the same command again: what is finished is kept."
+        return f"{shown(file)}: {reason}; {remedy}, then give the same command again: what is finished is kept."
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return (
@@ -197,10 +197,11 @@ def explain(error: BaseException, place: str = "") -> str:
 def _explain_override(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
-        word = f"{key}={value if PLAIN.fullmatch(value) else quoted(value)}"
+        whole = value[:1] not in "[{"
+        example = shlex.quote(f"{key}={quoted(value)}" if whole else "key=['a, b','c d']")
         return (
             f"{shown(error.override)} on the command line cannot be read ({shown(error, 120)}); write key=value, lists "
-            f"as [1,2], and a text with other signs in quotes, within your shell's: {shown(shlex.quote(word))}"
+            f"as [1,2], and a text with other signs in quotes, within your shell's: {shown(example)}"
         )
     cause: BaseException = error
     while cause.__cause__ is not None:

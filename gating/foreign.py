@@ -11,6 +11,7 @@ import re
 import unicodedata
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import yaml
 from rich.text import Text
@@ -47,6 +48,19 @@ def markdown(text: object) -> str:
 def code(text: object) -> str:
     """A foreign text as Markdown's code, in a table too; with a backtick in it, as plain text."""
     return markdown(text) if "`" in str(text) else f"`{shown(text)}`".replace("|", "\\|")
+
+
+def http_address(url: object, key: str) -> SplitResult:
+    """The parts of an http(s) address. Raises GatingError for anything else, also for a port or an IPv6 host that
+    cannot be."""
+    try:
+        parts = urlsplit(str(url))
+        port = parts.port
+    except ValueError as e:
+        raise GatingError(f"{key}={shown(url)} is not an http(s) address ({e}), such as https://host/v1.") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", str(url)):
+        raise GatingError(f"{key}={shown(url)} is not an http(s) address, such as https://host/v1.")
+    return parts
 
 
 def read_text(path: Path, key: str, limit: int = 100 * MEGABYTE) -> str:

@@ -18,10 +18,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
 
 from gating import extras
 from gating.errors import GatingError, choices
+from gating.foreign import http_address
 from gating.judging import UNSEEN, Item, Judgement
 from gating.judging.degenerate import Limits
 from gating.judging.spec import CHAT, AskedSpec, render
@@ -67,9 +67,7 @@ class EndpointSpec(AskedSpec):
 
     def _check_url(self) -> None:
         address = f"judge {self.name}: base_url={self.base_url}"
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise GatingError(f"{address} is not an http(s) address, such as https://host/v1.")
+        parts = http_address(self.base_url, f"judge {self.name}: base_url")
         if parts.username or parts.password or parts.query:
             raise GatingError(
                 f"judge {self.name}: base_url must hold no user, password or query; name the key's variable as "

@@ -107,14 +107,21 @@ def _named(run: RunConfig, name: str, spec: object) -> NamedSpec:
     if not isinstance(name, str) or shown(name, MOST_NAME) != name or not name:
         raise GatingError(f"{key}: a condition's name is one line of at most {MOST_NAME} characters; choose another.")
     whole = spec if isinstance(spec, Mapping) else {"do": spec}
-    items, paper = whole.get("do"), whole.get("paper") or ""
-    if set(whole) - set(NAMED_KEYS) or not isinstance(items, list) or not (items or "system" in whole):
+    items, paper = whole.get("do"), whole.get("paper")
+    if (
+        set(whole) - set(NAMED_KEYS)
+        or not isinstance(items, list)
+        or not (items or "system" in whole)
+        or not isinstance(paper, str | None)
+    ):
         raise GatingError(
             f"{key} must be a list of interventions, each a mapping such as {SHAPE} or the name of a part; or a "
             "mapping of `do`, that list, `system`, a persona's name or a system message, and `paper`, a paper's label."
         )
     written_out = [_part(run, item, f"{key}[{i}]") for i, item in enumerate(items)]
-    return NamedSpec(written_out, _system(whole.get("system"), key), str(paper))
+    for i, item in enumerate(written_out):
+        condition_grid.check_fields(item, f"{key}[{i}]")
+    return NamedSpec(written_out, _system(whole.get("system"), key), paper or "")
 
 
 def _part(run: RunConfig, item: object, key: str) -> Spec:
@@ -125,8 +132,8 @@ def _part(run: RunConfig, item: object, key: str) -> Spec:
     part = item.get("part")
     if part is None:
         return dict(item)
-    if part not in run.parts:
-        raise GatingError(f"{key}: {part!r} is not one of `parts`: use {choices(run.parts, str(part))}.")
+    if not isinstance(part, str) or part not in run.parts:
+        raise GatingError(f"{key}: {shown(repr(part), 80)} is not one of `parts`: use {choices(run.parts, str(part))}.")
     return {**run.parts[part], **{k: v for k, v in item.items() if k != "part"}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gating import foreign
 from gating.errors import GatingError
 
 
@@ -10,10 +11,10 @@ def address(host: str | None) -> str:
     from nnsight.schema.config import CONFIG  # nnsight is slow to import, and only a remote run needs it
 
     url = (host or CONFIG.API.HOST).rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise GatingError(
-            f"backend.host={url!r} is not an address: give http://HOST:PORT or https://HOST, or null for NDIF_HOST."
-        )
+    try:
+        foreign.http_address(url, "backend.host")
+    except GatingError as e:
+        raise GatingError(f"{e} Give http://HOST:PORT or https://HOST, or null for NDIF_HOST.") from None
     return url
 
 

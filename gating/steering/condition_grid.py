@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from gating import settings
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.steering.interventions import (
     AXES,
     EACH,
@@ -68,7 +69,7 @@ def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -
 
 
 def _bad(spec: Spec, key: str, field: str, allowed: str) -> GatingError:
-    return GatingError(f"{key}.{field}={spec.get(field)!r} is not allowed: use {allowed}.")
+    return GatingError(f"{key}.{field}={shown(repr(spec.get(field)))} is not allowed: use {allowed}.")
 
 
 def _check_direction(spec: Spec, key: str, direction: str, op: str, norm: str, directions: Sequence[str]) -> None:
@@ -247,8 +248,11 @@ def check_fields(item: Spec, key: str, whole: bool = True) -> None:
     unknown = sorted(str(field) for field in item if field not in FIELDS)
     if unknown:
         raise GatingError(f"{key}: unknown field {unknown[0]!r}; use {choices(FIELDS, unknown[0])}.")
+    nested = next((field for field, value in item.items() if isinstance(value, Mapping)), None)
+    if nested:
+        raise _bad(item, key, nested, "a text or number, or a list of them for an axis")
     for needed in ("direction", "layers") if whole else ():
-        if needed not in item:
+        if item.get(needed) is None:
             raise GatingError(f"{key}: {needed} is missing; give {needed}, and op and coef where not add and 1.")
 
 

@@ -69,7 +69,7 @@ def split_name(name: str, default_position: str) -> tuple[str, str, str]:
     key = f"steer.direction={shown(name)!r}"
     base, colon, role = rest.partition(":") if not personas.is_path(rest) else _file_role(rest)
     if (at and not position) or (colon and not role):
-        raise GatingError(f"{key}: nothing stands behind {'@' if at else ':'}; give a position or role, or leave it out.")
+        raise GatingError(f"{key}: nothing stands behind {'@' if at else ':'}; name a position or role, or drop it.")
     if role and (role not in ROLES or base == REFUSAL):
         raise GatingError(f"{key}: the part after the colon is a persona's role: use {choices(ROLES, role)}.")
     role = role or (REFUSAL if base == REFUSAL else "model")
