@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):
-        post_hoc = claims.load(args.claims) if args.claims else None
+        post_hoc = claims.load(args.claims) if args.claims is not None else None
         trees = {str(path): store.open_run(path) for path in args.run}
         for path, tree in trees.items():
             console.print(tables.table(tree))

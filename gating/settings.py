@@ -27,8 +27,8 @@ class Range(NamedTuple):
 WEEK = 7 * 86400  # seconds
 STRENGTH = Range(-1e6, 1e6)  # coefficients and thresholds: what is far beyond any residual stream overflows float32
 
-# Every numeric setting by its key, as the command that takes it writes it. label_rule's and judges' stand with the
-# words that explain them (gating/judging).
+# Every numeric setting by its key, as the command that takes it writes it. label_rule's stand with the words that
+# explain them (gating/judging/degenerate.py).
 RANGES = {
     "seed": Range(0, 2**31 - 1),
     "max_new_tokens": Range(1, 4096),
@@ -81,6 +81,17 @@ TRAINING = {
 }
 
 
+JUDGES = {
+    "attempts": Range(1, 100),
+    "deadline": Range(0, WEEK, above=True),  # seconds
+    "wait": Range(0, 3600),  # seconds
+    "concurrency": Range(1, 256),
+    "max_tokens": Range(1, 10**5),
+    "batch_rows": Range(1, 10**5),
+    "min_mass": Range(0, 1),
+}
+
+
 def numbers(config: object, prefix: str = "") -> Iterator[tuple[str, float]]:
     """Every number in the fields of a configuration (nested dataclasses), by its key."""
     if not is_dataclass(config):
@@ -93,15 +104,15 @@ def numbers(config: object, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers(value, f"{key}.")
 
 
-def check_numbers(config: object, ranges: dict[str, Range]) -> None:
-    """Raises GatingError for a number outside its range, naming its key and what is allowed."""
+def check_numbers(config: object, ranges: dict[str, Range], whose: str = "") -> None:
+    """Raises GatingError for a number outside its range, naming its key (after `whose`) and what is allowed."""
     for key, value in numbers(config):
         if key in ranges and not ranges[key].holds(value):
             low, high, above = ranges[key]
             kind = "whole number" if isinstance(value, int) else "number"
             more = " (more than that)" if above else ""
             raise GatingError(
-                f"{key}={shown(value, 40)} is out of range: use a {kind} from {low:,g}{more} to {high:,}."
+                f"{whose}{key}={shown(value, 40)} is out of range: use a {kind} from {low:,g}{more} to {high:,}."
             )
 
 

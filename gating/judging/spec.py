@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from gating import foreign
+from gating import foreign, settings
 from gating.errors import GatingError, choices
 from gating.judging import RULE, Judge
 from gating.judging.degenerate import Limits
@@ -52,6 +52,7 @@ class JudgeSpec:
             raise self.refused(
                 "name", f"use letters, digits, - and _, and not {RULE!r}, which means the run's own labels."
             )
+        settings.check_numbers(self, settings.JUDGES, f"judge {self.name}: ")
         if self.prompts not in PROMPTS:
             raise self.refused("prompts", f"use {choices(PROMPTS, self.prompts)}.")
         for key in self.NEEDED:
