@@ -116,6 +116,15 @@ def check_numbers(config: object, ranges: dict[str, Range], whose: str = "") -> 
             )
 
 
+def check_lists(config: object, prefix: str = "") -> None:
+    """Raises GatingError for a list inside a list of a configuration (nested dataclasses): each item is one value."""
+    for field in fields(config) if is_dataclass(config) else ():
+        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+        if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+            raise GatingError(f"{key}={shown(value, 80)} is not allowed: each item of the list is one value.")
+        check_lists(value, f"{key}.")
+
+
 def check_number(value: object, key: str, limits: Range = STRENGTH) -> float:
     """The value as a number. Raises GatingError for anything else, and for one outside its range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not limits.holds(value):

@@ -55,7 +55,7 @@ def train() -> Iterator[Case]:
                  "blocks=[-1]", "blocks=x", "alpha=0", "rank=0", "select_n=0", "held_out_n=0", "harmful=harmful",
                  "harmful=harmless", "harmless=nowhere.csv", "harmful=''", "harmful=null", "+lrr=1", "lrr=1",
                  "+model.x=3", "+held_out.x=no.csv", "+held_out.x=3", "+held_out=[a]", "out=/proc/x/y", "out=''",
-                 "model=tiny", "model.kind=x", "systems=[]", "system_share=0.5", "systems={a: 1}", "epochs=0",
+                 "model=tiny", "model.kind=x", "system_share=0.5", "systems={a: 1}", "epochs=0",
                  "out=file.txt", "out=full", "model=gguf", "model=hf", "notes=[a]", "bfloat16=maybe", "+steer.coef=3",
                  "seed=-1", "=3", "lr", "lr=1=2", "batch_rows=0", "keep=-1", "first=2", "opened=nan"):  # fmt: skip
         files = {"file.txt": b"x", "full/mine.txt": b"x"}

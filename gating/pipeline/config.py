@@ -159,6 +159,7 @@ def as_list(value: Any) -> list[Any]:
 
 def check(run: RunConfig) -> None:
     """Refuse impossible values that need neither a model nor a file. Raises GatingError naming the key."""
+    settings.check_lists(run)
     settings.check_numbers(run, settings.RANGES)
     check_path(run.runs_dir, "runs_dir")
     if run.backend.name not in BACKENDS:

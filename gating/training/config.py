@@ -43,6 +43,7 @@ class TrainConfig:
 
 def check(cfg: TrainConfig) -> None:
     """Refuse impossible values before a model loads. Raises GatingError naming the key."""
+    settings.check_lists(cfg)
     settings.check_numbers(cfg, settings.TRAINING)
     if cfg.system_share and not cfg.systems:
         raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")
