@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from gating import extras
+from gating import extras, settings
 from gating.config_files import group_choices, groups
 from gating.errors import GatingError, choices
 from gating.foreign import UNSAFE, shown
@@ -32,9 +32,10 @@ REJUDGE = "Another judge is asked afterwards: python -m gating.rejudge RUN judge
 
 
 def register() -> None:
-    """Give Hydra the typed schema."""
+    """Give Hydra the typed schema, and refuse words that it would take for something else."""
     from gating.pipeline import config
 
+    settings.check_booleans(sys.argv[1:], config.RunConfig())
     config.register()
 
 
@@ -133,7 +134,8 @@ def check_group_choices(argv: Sequence[str]) -> None:
         if group in RENAMED:
             new = arg.replace(group, RENAMED[group], 1)
             raise GatingError(f"{arg}: {group} is now called {RENAMED[group]}; write {new}. {REJUDGE}")
-        if key in groups() and key != "steer":
+        if key.lstrip("+") in groups() and key != "steer":
+            key = key.lstrip("+")
             for v in value.split(","):
                 if v not in group_choices(key):
                     raise GatingError(f"{key}={v} is not a choice: use {choices(group_choices(key), v)}.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,6 +24,7 @@ class Range(NamedTuple):
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
 
+YES_OR_NO = {"true", "false", "yes", "no", "on", "off", "0", "1"}
 WEEK = 7 * 86400  # seconds
 STRENGTH = Range(-1e6, 1e6)  # coefficients and thresholds: what is far beyond any residual stream overflows float32
 
@@ -92,22 +93,21 @@ JUDGES = {
 }
 
 
-def numbers(config: object, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in the fields of a configuration (nested dataclasses), by its key."""
-    if not is_dataclass(config):
-        return
-    for field in fields(config):
+def _leaves(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every value in the fields of a configuration (nested dataclasses), by its key."""
+    for field in fields(config) if is_dataclass(config) else ():
         value, key = getattr(config, field.name), f"{prefix}{field.name}"
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield key, value
+        if is_dataclass(value):
+            yield from _leaves(value, f"{key}.")
         else:
-            yield from numbers(value, f"{key}.")
+            yield key, value
 
 
 def check_numbers(config: object, ranges: dict[str, Range], whose: str = "") -> None:
     """Raises GatingError for a number outside its range, naming its key (after `whose`) and what is allowed."""
-    for key, value in numbers(config):
-        if key in ranges and not ranges[key].holds(value):
+    for key, value in _leaves(config):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and key in ranges and not ranges[key].holds(cast(float, value)):
             low, high, above = ranges[key]
             kind = "whole number" if isinstance(value, int) else "number"
             more = " (more than that)" if above else ""
@@ -116,13 +116,21 @@ def check_numbers(config: object, ranges: dict[str, Range], whose: str = "") -> 
             )
 
 
-def check_lists(config: object, prefix: str = "") -> None:
+def check_booleans(words: Sequence[str], config: object) -> None:
+    """Raises GatingError for a word of the command line that gives a yes-or-no setting of the configuration another
+    value: OmegaConf takes any number for true."""
+    known = {key for key, value in _leaves(config) if isinstance(value, bool)}
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        if key in known and not {v.strip().lower() for v in value.split(",")} <= YES_OR_NO:
+            raise GatingError(f"{shown(word)}: use true or false.")
+
+
+def check_lists(config: object) -> None:
     """Raises GatingError for a list inside a list of a configuration (nested dataclasses): each item is one value."""
-    for field in fields(config) if is_dataclass(config) else ():
-        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+    for key, value in _leaves(config):
         if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
             raise GatingError(f"{key}={shown(value, 80)} is not allowed: each item of the list is one value.")
-        check_lists(value, f"{key}.")
 
 
 def check_number(value: object, key: str, limits: Range = STRENGTH) -> float:

@@ -45,6 +45,7 @@ def main() -> None:
     with cli.spoken(Console(stderr=True)):
         sys.argv[1:] = cli.words(sys.argv[1:])
         extras.require("torch", "gating.train")
+        settings.check_booleans(sys.argv[1:], TrainConfig())
         job()
 
 

@@ -92,7 +92,7 @@ UNKNOWN = ("+steer.coeff=8", "+max_tokens=3", "+data.m=2", "+model.sites.perona=
 
 def words() -> Iterator[Case]:
     for key in BOOLEANS:
-        for value in ("maybe", "[true]", "{a: 1}", "2.5", "''"):
+        for value in ("maybe", "[true]", "{a: 1}", "2.5", "7", "''"):
             yield _run("words", f"{key}={value}", named=key)
     for word in UNKNOWN:
         yield _run("words", *(word.split(" ", 1) if word.startswith("-m ") else [word]))
