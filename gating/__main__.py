@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+
 from gating import __version__
+from gating.errors import choices
 
 COMMANDS = {
     "run": "steer a model along a persona direction and report refusal rates",
@@ -15,7 +18,11 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Print a line for each command."""
+    """Which commands there are; each says more with --help."""
+    parser = argparse.ArgumentParser(prog="python -m gating", description=main.__doc__)
+    _, words = parser.parse_known_args()
+    if words:
+        parser.error(f"{words[0]!r}: write python -m gating.COMMAND, with {choices(COMMANDS, words[0])}")
     print(f"gating {__version__}: does a persona gate a behaviour?\n")
     for name, purpose in COMMANDS.items():
         print(f"  python -m gating.{name:<10} {purpose}")

@@ -11,7 +11,7 @@ FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
 FLOORS = (
     ("errors",),
     ("foreign", "progress", "config_files", "swap"),
-    ("extras", "addresses", "web"),
+    ("extras", "addresses", "settings", "web"),
     ("prompts", "personas", "chat", "thoughts"),
     ("models",),
     ("judging",),

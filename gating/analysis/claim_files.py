@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Required, TypedDict, cast
 
-import yaml
-
+from gating import foreign
 from gating.config_files import conf_dir
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.judging.labels import LABELS
 
 TESTS = ("difference", "equivalence", "permutation")
@@ -51,7 +51,7 @@ KEYS = tuple(Claim.__annotations__)
 def load(name_or_path: str) -> Family:
     """A family from conf/claims/NAME.yaml, or from the user's own file. Raises GatingError where there is no such
     file."""
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         folder = conf_dir() / "claims"
         path = folder / f"{name_or_path}.yaml"
@@ -60,24 +60,27 @@ def load(name_or_path: str) -> Family:
             raise GatingError(
                 f"claims={name_or_path!r}: use {choices(known, name_or_path)}, or the path of a .yaml file."
             )
-    try:
-        family = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise GatingError(f"claims: {path} cannot be read ({' '.join(str(e).split())}); mend the file.") from None
+    family = foreign.parse_yaml(foreign.read_text(path, "claims", foreign.MEGABYTE), f"claims: {path}")
     return check(family, str(path))
 
 
 def check(family: object, source: str = "claims") -> Family:
     """The family, refused where it could not be evaluated. Raises GatingError naming the claim and the key."""
-    if not isinstance(family, Mapping) or set(family) - {"family", "alpha", "claims"} or not family.get("family"):
-        raise GatingError(f"{source}: a family of claims has the keys family, alpha and claims.")
+    if (
+        not isinstance(family, Mapping)
+        or set(family) - {"family", "alpha", "claims"}
+        or not _is_text(family.get("family"))
+    ):
+        raise GatingError(f"{source}: a family of claims has the keys family (its name), alpha and claims.")
     alpha = family.get("alpha", 0.05)
     if not isinstance(alpha, float) or not 0 < alpha < 0.5:
         raise GatingError(f"{source}: alpha={alpha!r}: use a level such as 0.05.")
     if not isinstance(family.get("claims"), Mapping) or not family["claims"]:
         raise GatingError(f"{source}: claims must map a name to each claim.")
     for name, claim in family["claims"].items():
-        _check_claim(f"{source}: claims.{name}", claim)
+        if not _is_text(name):
+            raise GatingError(f"{source}: {shown(repr(name), 80)} is no name of a claim; use a text of one line.")
+        _check_claim(f"{source}: claims.{shown(name, 60)}", claim)
     return cast(Family, family)
 
 
@@ -87,12 +90,14 @@ def _check_claim(key: str, claim: object) -> None:
 
     def need(field: str, fine: bool, allowed: str) -> None:
         if not fine:
-            raise GatingError(f"{key}.{field}={claim.get(field)!r}: use {allowed}.")
+            raise GatingError(f"{key}.{field}={shown(repr(claim.get(field)), 120)}: use {allowed}.")
 
     for field in claim:
         need(str(field), field in KEYS, f"one of the keys {choices(KEYS, str(field))}")
     test, margin = claim.get("test"), claim.get("margin", 0.0)
-    need("says", isinstance(claim.get("says"), str), "a sentence that says what is claimed")
+    for field in ("says", "test", "expect", "label", "measure", "prompts", "paper", "needs"):
+        need(field, field not in claim or _is_text(claim[field]), "a text")
+    need("says", "says" in claim, "a sentence that says what is claimed")
     need("test", test in TESTS, choices(TESTS, str(test)))
     for field in ("plus", "minus", *(["null"] if test == "permutation" else [])):
         need(field, _names_conditions(claim.get(field)), "a list of conditions")
@@ -111,4 +116,9 @@ def _check_claim(key: str, claim: object) -> None:
 
 
 def _names_conditions(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
+def _is_text(value: object) -> bool:
+    """A text with something on it, and no control characters."""
+    return isinstance(value, str) and bool(shown(value)) and "\0" not in value

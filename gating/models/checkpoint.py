@@ -131,6 +131,7 @@ def config_sizes(config: PreTrainedConfig, trust: bool = False) -> dict[str, int
         "kv_heads": getattr(text, "num_key_value_heads", None) or heads,
         "head_dim": getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0),
         "vocab": text.vocab_size,
+        **({"context": context} if (context := getattr(text, "max_position_embeddings", None)) else {}),
     }
 
 

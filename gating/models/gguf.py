@@ -82,6 +82,7 @@ def sizes(path: Path) -> dict[str, int]:
             "kv_heads": int(value.get(f"{arch}.attention.head_count_kv", heads)),
             "head_dim": int(value.get(f"{arch}.attention.key_length", hidden // heads)),
             "vocab": int(max(table.shape)),
+            **({"context": int(context)} if (context := value.get(f"{arch}.context_length")) else {}),
         }
     except Exception as e:  # the reader raises a dozen types for a damaged file
         raise GatingError(

@@ -21,7 +21,7 @@ import yaml
 from nnsight.intervention.backends.local import LocalSimulationBackend
 
 from gating import chat, models, progress, store, thoughts
-from gating.errors import GatingError
+from gating.errors import GatingError, naming
 from gating.judging import rule
 from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
 from gating.pipeline.prompt_batches import Encoded
@@ -37,7 +37,7 @@ def execute(study: Study) -> str:
     """Bring the study's store to completion and say in a few words how: new, resumed or opened as it was."""
     if not study.run.force and _finished(study):
         return "opened: this run was finished before (force=true computes it again)"
-    with store.writer(study.folder), _backend(study) as (backend, connection):
+    with naming(study.folder), store.writer(study.folder), _backend(study) as (backend, connection):
         resumed = study.store.is_dir() and not study.run.force  # a forced run replaces its store when it has a new one
         extract.check_positions(study, backend)
         asked = _by_length(study)

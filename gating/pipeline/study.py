@@ -14,7 +14,7 @@ from gating import models, prompts, store
 from gating.analysis import claims
 from gating.chat import Tokenizer
 from gating.errors import GatingError
-from gating.pipeline import conditions, config
+from gating.pipeline import conditions, config, fits
 from gating.pipeline.config import RunConfig
 from gating.pipeline.key import Key, Tokens, chats, encoded, key
 from gating.prompts import Prompt
@@ -84,7 +84,8 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     """Everything that can be known without weights. Raises GatingError for bad input of any kind."""
     config.check(run)
     resolved = conditions.resolve(run)
-    of_run = resolved.conditions(models.architecture(run.model)["layers"])
+    sizes = models.architecture(run.model)
+    of_run = resolved.conditions(sizes["layers"])
     family = _claims(run)
     extract = _extraction_prompts(run) if resolved.direction_names else []
     how = run.directions
@@ -95,6 +96,7 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     test, warnings = _test_prompts(run)
     warnings += _overlaps(run, test, specs)
     run_key = key(run, test, specs, of_run, family)
+    fits.check(run, test, specs, run_key.tokens or {}, sizes.get("context"))
     if run_key.dated:
         warnings.append("model: its chat template writes today's date into every prompt; tomorrow this is another run")
     if run.model.trust_remote_code:
@@ -105,9 +107,12 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
 
 
 def _claims(run: RunConfig) -> dict[str, Any]:
-    if "file" in run.claims:
+    given = {key for key, value in run.claims.items() if value is not None}
+    if "file" in given:
+        if given != {"file"}:
+            raise GatingError("claims: the file of a family is given and a family too; give claims=FILE alone.")
         return {**claims.load(str(run.claims["file"]))}
-    if run.claims.get("family") is None:
+    if not given:
         return {}
     claims.check(run.claims)
     return run.claims
