@@ -52,7 +52,7 @@ def execute(study: Study) -> str:
         done = store.read_group(study.store, "outcomes")["done"].all("condition").values
         _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
-        store.set_attrs(study.store, {**jobs, "status": "complete", "finished_at": store.now()})
+        store.finish(study.store, jobs)
         if connection is not None:
             connection.remote.ledger.close()
     how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"

@@ -56,7 +56,7 @@ def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool =
             raise _another_judge(spec, theirs, f"these weights are {judge.fingerprint}")
         resumed = bool(judgements["done"].any())
         _judge_batches(path, tree, judgements, pending, judge, spec, batch)
-        store.set_attrs(path / group, {"status": "complete", "finished_at": store.now()})
+        store.finish(path, {}, group)
     return f"{'resumed' if resumed else 'new'}: {summary(judgements)}"
 
 

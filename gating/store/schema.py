@@ -11,7 +11,7 @@ import xarray as xr
 
 from gating.judging.labels import LABELS, MISSING
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 STORE = "store.zarr"
 TEXT = np.dtypes.StringDType()
 REQUIRED = ("prompts", "conditions", "outcomes")  # groups of every store
