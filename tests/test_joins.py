@@ -81,9 +81,8 @@ def _place(joined, folder):
 def test_several_join_at_once_and_a_judges_labels_only_where_it_judged(runs):
     several = [runs[name] for name in ("plain", "model", "n", "seed")]
     joined = gating.open_runs(several)
-    assert int(joined["outcomes"]["done"].sum()) == sum(
-        int(store.open_run(f)["outcomes"]["done"].sum()) for f in runs.values()
-    )
+    own = [int(store.open_run(folder)["outcomes"]["done"].sum()) for folder in several]
+    assert int(joined["outcomes"]["done"].sum()) == sum(own)
     judged = joined["judgements/rule-now"]
     assert int(judged["done"].sum()) == int(judged["done"].sel({"data.n": 3}).sum()) > 0
 
@@ -108,8 +107,8 @@ def test_a_store_opened_by_xarray_alone_is_drawn_along_its_own_coordinates(runs)
         warnings.simplefilter("error")
         raw = xr.open_datatree(runs["readouts"] / store.STORE, engine="zarr")
     raw["outcomes"]["refusal_score"].isel(prompt=0).plot.line("o", x="condition")
-    raw["outcomes"]["nll"].plot()
-    raw["directions"]["cosine"].isel(layer=0).plot()
+    raw["outcomes"]["nll"].plot.pcolormesh()
+    raw["directions"]["cosine"].isel(layer=0).plot.pcolormesh()
     matplotlib.pyplot.close("all")
 
 

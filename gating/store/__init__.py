@@ -1,5 +1,6 @@
 """The run's zarr store: its schema, one writer, readers, joins. Only this room knows zarr."""
 
+from gating.store import again
 from gating.store.joins import find_runs, open_runs
 from gating.store.provenance import git_revision, now, versions
 from gating.store.reading import has_group, locate, open_run, problems, read_attrs, read_group
@@ -23,6 +24,7 @@ __all__ = [
     "STORE",
     "TEXT",
     "add_group",
+    "again",
     "create",
     "create_group",
     "empty_outcomes",

@@ -96,7 +96,16 @@ def writing(root: Path, new: bool = False) -> Iterator[Files]:
     _write_list(root, files.digests)
     _settle(root, files.digests)
     for key in set(files.before) - set(files.digests):
-        (root / key).unlink(missing_ok=True)
+        _remove(root, root / key)
+
+
+def _remove(root: Path, path: Path) -> None:
+    """A file, and the folders that are empty without it."""
+    path.unlink(missing_ok=True)
+    for folder in path.parents:
+        if folder == root or any(folder.iterdir()):
+            return
+        folder.rmdir()
 
 
 def _settle(root: Path, digests: Digests) -> None:
@@ -142,6 +151,23 @@ class Files(Store):
                 raise
             return content(self.root, key, now)
 
+    def write(self, key: str, data: bytes) -> None:
+        _put(self.root / PENDING / key if key in self.before else self.root / key, data)
+        self.digests[key] = digest(data)
+
+    def copy(self, root: Path, digests: Digests, group: str, name: str | None = None) -> None:
+        """A group of a store, this one or another, under `name` (its own by default), instead of what is there."""
+        name = name or group
+        copied = {key: content(root, key, of) for key, of in digests.items() if key.startswith(f"{group}/")}
+        self.drop(name)
+        for key, data in copied.items():
+            self.write(f"{name}{key.removeprefix(group)}", data)
+
+    def drop(self, group: str) -> None:
+        """Leave out a group."""
+        for key in [k for k in self.digests if k.startswith(f"{group}/")]:
+            del self.digests[key]
+
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
@@ -162,9 +188,7 @@ class Files(Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        data = value.to_bytes()
-        await asyncio.to_thread(_put, self.root / PENDING / key if key in self.before else self.root / key, data)
-        self.digests[key] = digest(data)
+        await asyncio.to_thread(self.write, key, value.to_bytes())
 
     async def set_partial_values(self, key_start_values: Any) -> None:
         raise NotImplementedError("files are written whole: no array is sharded")

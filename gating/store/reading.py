@@ -15,7 +15,7 @@ import zarr
 from gating.errors import GatingError, cause
 from gating.judging.labels import MISSING
 from gating.store.files import LIST, REMEDY, Damaged, Files, missing, read_list
-from gating.store.schema import REQUIRED, SCHEMA_VERSION, STORE
+from gating.store.schema import AGAIN, REQUIRED, SCHEMA_VERSION, STORE
 
 
 def has_group(path: Path, group: str) -> bool:
@@ -41,6 +41,8 @@ def locate(path: str | Path) -> Path:
     store = path if path.name == STORE else path / STORE
     try:
         there = store.is_dir()
+        if not there and (store.parent / AGAIN / STORE).is_dir():  # killed just before it took this place
+            return store.parent / AGAIN / STORE
     except OSError as e:
         raise GatingError(f"{store} cannot be read ({cause(e)}); mend its permissions or the path.") from None
     if not there:

@@ -153,10 +153,16 @@ def set_attrs(path: Path, attrs: Mapping[str, Any], group: str = "") -> None:
         zarr.open_group(files, path=group, mode="r+", use_consolidated=False).attrs.update(dict(attrs))
 
 
-def finish(path: Path, attrs: Mapping[str, Any], group: str = "") -> None:
+def finish(path: Path, attrs: Mapping[str, Any], group: str = "", instead_of: str | None = None) -> None:
     """Set the attributes that say that a run, or a judge's group, is complete, and consolidate the metadata, so that
-    other readers need not walk through the folders."""
+    other readers need not walk through the folders. instead_of: the group whose place this one takes now."""
     with _changing(path) as files:
         done = {"status": "complete", "finished_at": now(), **attrs}
         zarr.open_group(files, path=group, mode="r+", use_consolidated=False).attrs.update(done)
+        if instead_of:
+            files.copy(path, files.digests, group, instead_of)
+            files.drop(group)
+            parent = group.rpartition("/")[0]
+            if [k for k in files.digests if k.startswith(f"{parent}/")] == [f"{parent}/zarr.json"]:
+                files.drop(parent)
         zarr.consolidate_metadata(files, zarr_format=3)
