@@ -21,6 +21,7 @@ import xarray as xr
 
 from gating import rejudge, store
 from gating.judging import kinds
+from gating.pipeline import judgements
 from tests import killable
 
 SETTINGS = ("data.n=4", "directions.questions=2", "directions.n=4", "backend.batch_rows=8", "max_new_tokens=8",
@@ -31,9 +32,7 @@ Job = Callable[..., None]
 def processes() -> ForkServerContext:
     """Processes forked from a server that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["gating.pipeline.execute", "gating.pipeline.study", "tests.conftest", "tests.kills"]
-    )
+    context.set_forkserver_preload(["gating.pipeline.execute", "gating.pipeline.study", "tests.conftest"])
     return context
 
 
@@ -43,15 +42,15 @@ def forced_run(folder: str) -> None:
 
 def forced_judge(folder: str) -> None:
     """Every batch takes a moment, as those of a real judge do."""
-    from gating.pipeline import judgements
+    module: Any = judgements
 
-    real = judgements._set
+    real = module._set
 
     def slow(*args: Any) -> None:
         time.sleep(0.005)
         real(*args)
 
-    judgements._set = slow
+    module._set = slow
     rejudge.rejudge(run_of(Path(folder)), kinds.load("rule-now"), force=True)
 
 
@@ -106,10 +105,8 @@ def killed(context: ForkServerContext, folder: Path, kills: int, seed: int = 0) 
     for job in jobs:
         assert lived(context, job, str(folder))
     assert all(v.equals(before[group]) for group, v in finished(folder).items())
-    assert (
-        not store.again.place(run_of(folder)).exists()
-        and "judging_again" not in store.open_run(run_of(folder)).children
-    )
+    run = run_of(folder)
+    assert not store.again.place(run).exists() and "judging_again" not in store.open_run(run).children
     return count
 
 

@@ -3,6 +3,7 @@
 import random
 import shutil
 import sys
+from typing import Any
 
 import pytest
 
@@ -81,14 +82,14 @@ def test_a_write_that_is_cut_before_the_list_never_was_and_after_it_is_whole(tmp
 
 def test_judging_again_with_the_server_down_keeps_every_judgement_and_goes_on_when_it_is_back(tmp_path, serve):
     up = [True]
-    server = serve(
+    server: Any = serve(
         lambda p, r, nth: good("compliance" if len(server.bodies) > 12 else "refusal") if up[0] else (500, "")
     )
     folder = a_run(tmp_path / "run")
     rejudge.rejudge(folder, asking(server))
     before, up[0] = judged(folder, "endpoint"), False
-    with pytest.raises(GatingError, match="came through"):
-        rejudge.rejudge(folder, asking(server, retries=0), force=True)
+    with pytest.raises(GatingError, match="judge endpoint"):
+        rejudge.rejudge(folder, asking(server), force=True)
     assert judged(folder, "endpoint").identical(before) and before["done"].all()
     up[0] = True
     assert rejudge.rejudge(folder, asking(server), force=True) == "new: 12 judged, none missing"
@@ -125,5 +126,5 @@ def test_random_bytes_never_pass_for_a_store(tmp_path):
     folder, rng = a_run(tmp_path / "run"), random.Random(0)
     for path in mutations.files(folder / store.STORE):
         path.write_bytes(rng.randbytes(64))
-    with pytest.raises(GatingError, match="list of the store's files|cannot be read"):
+    with pytest.raises(GatingError, match=r"files\.sha256"):
         store.open_run(folder)
