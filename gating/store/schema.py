@@ -11,8 +11,9 @@ import xarray as xr
 
 from gating.judging.labels import LABELS, MISSING
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 STORE = "store.zarr"
+AGAIN = ".again"  # in a run's folder: where it is computed again (force=true)
 TEXT = np.dtypes.StringDType()
 REQUIRED = ("prompts", "conditions", "outcomes")  # groups of every store
 LABEL_ATTRS: dict[str, object] = {  # CF flags
