@@ -141,6 +141,8 @@ def check_group_choices(argv: Sequence[str]) -> None:
         if not key:
             raise GatingError(f"{arg!r} on the command line has no key; write key=value, such as steer.coef=4.")
         group = key.lstrip("+~").partition(".")[0]
+        if group == "hydra" and key.startswith("+"):
+            raise GatingError(f"{shown(arg)}: Hydra has no such setting, and nothing would read it; leave it out.")
         if group in RENAMED:
             new = arg.replace(group, RENAMED[group], 1)
             raise GatingError(f"{arg}: {group} is now called {RENAMED[group]}; write {new}. {REJUDGE}")
