@@ -64,7 +64,7 @@ def outcomes(folder: Path) -> object:
 
 
 def store_of(folder: Path) -> Path:
-    (found,) = folder.glob("**/store.zarr")
+    (found,) = folder.glob("*/store.zarr")
     return found.parent
 
 
@@ -147,7 +147,7 @@ JOBS = {
     "calibration": running(*CALIBRATED),
     "rejudge": Job(ran, lambda f: judge(f, force=False), complete, outcomes),
     "rejudge --force": Job(ran_and_judged, judge, lambda f: complete(f) and judged(f), outcomes),
-    "force": Job(ran_and_judged, forced, complete, outcomes),
+    "force": Job(ran_and_judged, forced, lambda f: complete(f) and judged(f), outcomes),
     "report": Job(lambda f: (ran(f), report(f))[0], report, reported, pages),
     "train": Job(train, train, trained, weights),
 }
