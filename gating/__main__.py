@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+
 from gating import __version__
+from gating.errors import choices
 
 COMMANDS = {
     "run": "steer a model along a persona direction and report refusal rates",
     "rejudge": "show a run's answers to another judge and keep its labels beside them",
     "report": "write a run's page again; print its table and its claims' verdicts",
     "results": "a page of results from the stores of several runs",
+    "verify": "read every file of a run's store; say which is not as it was written",
     "selection": "the candidates of a selection run and the refusal direction to use",
     "train": "give the embedded model a refusal habit, as a small adapter",
 }
 
 
 def main() -> None:
-    """Print a line for each command."""
+    """Which commands there are; each says more with --help."""
+    parser = argparse.ArgumentParser(prog="python -m gating", description=main.__doc__)
+    _, words = parser.parse_known_args()
+    if words:
+        parser.error(f"{words[0]!r}: write python -m gating.COMMAND, with {choices(COMMANDS, words[0])}")
     print(f"gating {__version__}: does a persona gate a behaviour?\n")
     for name, purpose in COMMANDS.items():
         print(f"  python -m gating.{name:<10} {purpose}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jinja2.exceptions import TemplateError
@@ -13,16 +15,23 @@ from transformers import PreTrainedTokenizerBase
 from gating.errors import GatingError
 
 Tokenizer = PreTrainedTokenizerBase
+Arguments = Mapping[str, Any]
+NO_ARGUMENTS: Arguments = {}
+# What apply_chat_template is told by this package alone.
+OWN_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"kwargs"}
 POSITIONS = (
     "last, -1, -2, ... (tokens after the instruction, -1 is the last prompt token), response_start or response_mean"
 )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = None) -> list[int]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = None, template: Arguments = NO_ARGUMENTS
+) -> list[int]:
     """Token ids of one chat prompt, ending where the answer begins.
 
     The template writes BOS itself where the model wants one, so nothing is added after it (a second BOS shifts every
-    named position by one). A template without a system role gets the system text in front of the user's.
+    named position by one). A template without a system role gets the system text in front of the user's. template:
+    what the template is told beside the messages (model.template).
     Raises GatingError when the model has no chat template.
     """
     if not tokenizer.chat_template:
@@ -34,21 +43,23 @@ def encode(tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = N
     if system is not None:
         turns.insert(0, {"role": "system", "content": system})
     try:
-        return _apply(tokenizer, turns)
+        return _apply(tokenizer, turns, template)
     except TemplateError:
         if system is None:
             raise
-        return _apply(tokenizer, [{"role": "user", "content": f"{system}\n\n{user}"}])
+        return _apply(tokenizer, [{"role": "user", "content": f"{system}\n\n{user}"}], template)
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> list[int]:
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], template: Arguments) -> list[int]:
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **template)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def suffix_length(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> int:
+def suffix_length(
+    tokenizer: PreTrainedTokenizerBase, system: str | None = None, template: Arguments = NO_ARGUMENTS
+) -> int:
     """How many tokens of the template follow the user's text (the post-instruction tokens of Arditi et al.)."""
-    a, b = encode(tokenizer, "apple", system), encode(tokenizer, "7!", system)
+    a, b = (encode(tokenizer, text, system, template) for text in ("apple", "7!"))
     shared = 0
     while shared < min(len(a), len(b)) and a[-1 - shared] == b[-1 - shared]:
         shared += 1

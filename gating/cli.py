@@ -1,64 +1,137 @@
-"""What stands between the command line and Hydra: short forms of overrides, the refusal of choices that do not exist,
-errors in one paragraph."""
+"""What stands between the command line and Hydra: short forms of overrides, paths quoted for Hydra's grammar, the
+refusal of choices that do not exist, errors in one paragraph."""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
-from collections.abc import Sequence
+import shlex
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
-from gating import extras
+from gating import addresses, extras, settings
 from gating.config_files import group_choices, groups
 from gating.errors import GatingError, choices
+from gating.foreign import UNSAFE, shown
 
+PLAIN = re.compile(r"[A-Za-z0-9_./@+:?*-]*")  # what Hydra's grammar takes as it stands
+INTERRUPTED = "interrupted: what is finished is kept; give the same command again to go on"
+EXPECTED = (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError, RuntimeError)
 RENAMED = {"judge": "label_rule"}  # groups that had another name, so that an old command is refused with the new one
 REJUDGE = "Another judge is asked afterwards: python -m gating.rejudge RUN judge=NAME."
 
 
 def register() -> None:
-    """Give Hydra the typed schema."""
+    """Give Hydra the typed schema, and refuse words that it would take for something else."""
     from gating.pipeline import config
 
+    settings.check_booleans(sys.argv[1:], config.RunConfig())
     config.register()
+
+
+def words(argv: Sequence[str]) -> list[str]:
+    """The command line's words as Hydra reads them. Raises GatingError for one that it could not read, or that names a
+    choice which does not exist."""
+    for arg in argv:
+        _check_text(arg)
+    known = [_path_quoted(arg) for arg in argv]
+    known = template_sugar(backend_sugar(claims_sugar(known)))
+    check_group_choices([w for w in known if not w.startswith("-")])
+    return steer_sugar(known)
+
+
+def _check_text(word: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise GatingError(f"{shown(word)!r} on the command line is not UTF-8 text; rename that file.") from None
+    if any(unicodedata.category(c) in UNSAFE - {"Cf", "Co", "Cn"} and c not in "\n\t" for c in word):
+        raise GatingError(f"{shown(word)!r} on the command line holds a control character; leave it out.")
+    if re.search(r"[0-9]{400}", word):  # Python makes no number of them
+        raise GatingError(f"{shown(word, 80)!r} on the command line holds a number of over 400 digits; write another.")
+
+
+def quoted(value: str) -> str:
+    """A value as Hydra's grammar takes it: itself, or in quotes where it holds other signs."""
+    if PLAIN.fullmatch(value):
+        return value
+    escaped = re.sub(r"(\\*)(\'|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def _in_quotes(value: str) -> str:
+    """A value, or each of a comma list, in quotes where it needs them and has none."""
+    return value if value.startswith("'") else ",".join(map(quoted, value.split(",")))
+
+
+def _path_quoted(word: str) -> str:
+    """`key=path` with the path in quotes where there is such a file: its commas, spaces and brackets are its own."""
+    key, equals, value = word.partition("=")
+    return f"{key}={quoted(value)}" if equals and not PLAIN.fullmatch(value) and _is_path(value) else word
+
+
+def _is_path(value: str) -> bool:
+    try:
+        return Path(value).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no such user
+        return False
 
 
 def steer_sugar(argv: Sequence[str]) -> list[str]:
     """`steer=evil` or `steer=my/persona.yaml` becomes `steer=persona steer.direction=...`: every persona, shipped or a
     file, is a choice without a configuration of its own. A comma list (a multirun) works in the same way."""
-    words: list[str] = []
+    out: list[str] = []
     known = group_choices("steer")
     for arg in argv:
         value = arg.removeprefix("steer=")
         if value == arg or all(v in known for v in value.split(",")):
-            words.append(arg)
+            out.append(arg)
         else:
-            quoted = [f"'{v}'" if re.search(r"[^\w@./-]", v) else v for v in value.split(",")]
-            words += ["steer=persona", f"steer.direction={','.join(quoted)}"]
-    return words
+            out += ["steer=persona", f"steer.direction={_in_quotes(value)}"]
+    return out
 
 
 def backend_sugar(argv: Sequence[str]) -> list[str]:
-    """`backend=http://HOST:PORT` becomes `backend=ndif backend.host=...`."""
-    return [
-        part
-        for arg in argv
-        for part in (
-            ["backend=ndif", f"backend.host='{arg[8:]}'"] if re.fullmatch(r"backend=https?://[^,]*", arg) else [arg]
-        )
-    ]
+    """`backend=http://HOST:PORT` becomes `backend=ndif backend.host=...`. Raises GatingError for an address, in either
+    form, that is none or holds a password, before anything shows or keeps it."""
+    words: list[str] = []
+    for arg in argv:
+        key, _, value = arg.partition("=")
+        name = key.lstrip("+")
+        if name == "backend.host" and value.lower() not in ("null", "none", "~", ""):
+            addresses.checked(value.strip("'\""), name)
+        if name == "backend" and re.search(r"[:/@]", value):
+            words += ["backend=ndif", f"backend.host='{addresses.checked(value, name)}'"]
+        else:
+            words.append(arg)
+    return words
 
 
 def claims_sugar(argv: Sequence[str]) -> list[str]:
     """`claims=my/claims.yaml` becomes `claims=none +claims.file=...`: your own family of claims is a choice too."""
-    return [
-        part
-        for arg in argv
-        for part in (["claims=none", f"+claims.file='{arg[7:]}'"] if re.fullmatch(r"claims=.*\.ya?ml", arg) else [arg])
-    ]
+    out: list[str] = []
+    for arg in argv:
+        value = arg.removeprefix("claims=")
+        if value != arg and value.strip("'").endswith((".yaml", ".yml")):
+            out += ["claims=none", f"+claims.file={_in_quotes(value)}"]
+        else:
+            out.append(arg)
+    return out
+
+
+def template_sugar(argv: Sequence[str]) -> list[str]:
+    """`model.template.enable_thinking=false` needs no plus sign: which arguments there are is the template's matter."""
+    return [f"++{arg}" if arg.startswith("model.template.") else arg for arg in argv]
 
 
 def check_group_choices(argv: Sequence[str]) -> None:
@@ -68,17 +141,53 @@ def check_group_choices(argv: Sequence[str]) -> None:
         if not key:
             raise GatingError(f"{arg!r} on the command line has no key; write key=value, such as steer.coef=4.")
         group = key.lstrip("+~").partition(".")[0]
+        if group == "hydra" and key.startswith("+"):
+            raise GatingError(f"{shown(arg)}: Hydra has no such setting, and nothing would read it; leave it out.")
         if group in RENAMED:
             new = arg.replace(group, RENAMED[group], 1)
             raise GatingError(f"{arg}: {group} is now called {RENAMED[group]}; write {new}. {REJUDGE}")
-        if key in groups() and key != "steer":
+        if key.lstrip("+") in groups() and key != "steer":
+            key = key.lstrip("+")
             for v in value.split(","):
                 if v not in group_choices(key):
                     raise GatingError(f"{key}={v} is not a choice: use {choices(group_choices(key), v)}.")
 
 
-def explain(error: BaseException) -> str:
-    """One paragraph for a user: what was given, what is allowed, what to do."""
+@contextmanager
+def spoken(console: Console) -> Iterator[None]:
+    """Errors of a command's body as one paragraph on the console: exit code 2 for bad input, 130 when interrupted."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        _leave_stdout()
+        sys.exit(0)
+    except EXPECTED as e:
+        say_error(console, explain(e))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(130)
+
+
+def say_error(console: Console, message: str) -> None:
+    """One paragraph on the console; what no terminal can hold is left out."""
+    text = f"error: {shown(message, 4000)}"
+    try:
+        console.print(text, style="red", markup=False, soft_wrap=True, highlight=False, emoji=False)
+        console.file.flush()
+    except OSError:  # stdout goes to a full disk
+        _leave_stdout()
+        print(text, file=sys.stderr)
+
+
+def _leave_stdout() -> None:
+    """What is still to be written there goes nowhere, so that the process can end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def explain(error: BaseException, place: str = "") -> str:
+    """One paragraph for a user: what was given, what is allowed, what to do. place: of files whose error names none."""
     if isinstance(error, GatingError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and (remedy := extras.remedy(error)):
@@ -88,9 +197,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error)
     if isinstance(error, OSError):
-        file, reason = error.filename or "a file", error.strerror or error
+        file, reason = error.filename or place or "the output", error.strerror or error
         remedy = "free some disk space" if error.errno == errno.ENOSPC else "mend the path or its permissions"
-        return f"{file}: {reason}; {remedy}, then give the same command again: what is finished is kept."
+        return f"{shown(file)}: {reason}; {remedy}, then give the same command again: what is finished is kept."
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return (
@@ -101,9 +210,12 @@ def explain(error: BaseException) -> str:
 
 def _explain_override(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
+        word = addresses.masked(error.override) if "@" in str(error.override) else shown(error.override)
+        key, _, value = word.partition("=")
+        example = shlex.quote(f"{key}={quoted(value)}" if value[:1] not in "[{" else "key=['a, b','c d']")
         return (
-            f"{error.override!r} on the command line cannot be read ({error}); write key=value, lists as [1,2], and "
-            "quote what has other signs in it."
+            f"{word} on the command line cannot be read ({addresses.masked(error)}); write key=value, lists as [1,2], "
+            f"and a text with other signs in quotes, within your shell's: {shown(example)}"
         )
     cause: BaseException = error
     while cause.__cause__ is not None:
@@ -124,10 +236,8 @@ def _explain_override(error: BaseException) -> str:
 
 
 def _siblings(key: str) -> str:
-    from gating.pipeline.config import RunConfig
-
     parent, _, leaf = key.rpartition(".")
-    schema: DictConfig = OmegaConf.structured(RunConfig)
+    schema = _schema()
     for part in filter(None, parent.split(".")):
         child = schema.get(part)
         if not isinstance(child, DictConfig):
@@ -135,3 +245,9 @@ def _siblings(key: str) -> str:
         schema = child
     prefix = f"{parent}." if parent else ""
     return choices([prefix + str(k) for k in schema], f"{prefix}{leaf}")
+
+
+def _schema() -> DictConfig:
+    """What the command that runs takes."""
+    registered = ConfigStore.instance().repo
+    return registered["schema.yaml" if "schema.yaml" in registered else "train_schema.yaml"].node

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class GatingError(Exception):
@@ -29,3 +30,13 @@ def cause(error: BaseException) -> str:
     """`"TypeName: first line"` of another library's error, to stand inside one of ours."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """The body's OSErrors that name no file (a full disk's) name `place`."""
+    try:
+        yield
+    except OSError as e:
+        e.filename = e.filename or str(place)
+        raise

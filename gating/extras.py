@@ -8,6 +8,7 @@ from gating.errors import GatingError
 
 PACKAGES = {  # extra -> what the code imports of it; pyproject.toml has the versions
     "run": ("torch", "transformers", "nnsight", "sklearn", "peft", "gguf", "safetensors", "platformdirs"),
+    "quantized": ("bitsandbytes", "accelerate"),
     "endpoint": ("httpx", "tenacity"),
     "ndif": ("httpx", "tenacity", "zstandard"),
     "hub": ("datasets",),

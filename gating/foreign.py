@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.text import Text
 
 from gating.errors import GatingError, cause
 
@@ -31,21 +34,42 @@ def shown(text: object, limit: int = SHOWN) -> str:
     return line if len(line) <= limit and len(whole) <= 8 * limit else f"{line[: limit - 3]}..."
 
 
+def cell(text: object) -> Text:
+    """A foreign text for a table of rich: its brackets are no markup."""
+    return Text(shown(text))
+
+
+def markdown(text: object) -> str:
+    """A foreign text for Markdown: one line, in which nothing is a table's bar, code, emphasis, a link or HTML."""
+    plain = re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", shown(text, 4000))
+    return re.sub(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)", r"\\", plain)  # an address is no link
+
+
+def code(text: object) -> str:
+    """A foreign text as Markdown's code, in a table too; with a backtick in it, as plain text."""
+    return markdown(text) if "`" in str(text) else f"`{shown(text)}`".replace("|", "\\|")
+
+
 def read_text(path: Path, key: str, limit: int = 100 * MEGABYTE) -> str:
     """A user's UTF-8 text file of at most `limit` bytes. Raises GatingError with the key, the file and the remedy."""
     try:
         if not path.is_file():
-            raise GatingError(f"{key}: there is no file {path}; give the path of an existing file.")
+            raise GatingError(f"{key}: there is no file {shown(path)}; give the path of an existing file.")
         size = path.stat().st_size
         if size > limit:
             raise GatingError(
-                f"{key}: {path} has {size / MEGABYTE:.0f} MB; at most {limit / MEGABYTE:.0f} MB are read. Split it."
+                f"{key}: {shown(path)} has {size / MEGABYTE:.0f} MB; at most {limit / MEGABYTE:.0f} MB are read. "
+                "Split it."
             )
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(limit + 1).decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise GatingError(f"{key}: {path} is not UTF-8 text (byte {e.start}); save it as UTF-8.") from None
+        raise GatingError(f"{key}: {shown(path)} is not UTF-8 text (byte {e.start}); save it as UTF-8.") from None
     except (OSError, ValueError) as e:  # ValueError: a null byte in the path
-        raise GatingError(f"{key}: {str(path)!r} cannot be read ({cause(e)}); give a readable file.") from None
+        raise GatingError(f"{key}: {shown(path)!r} cannot be read ({cause(e)}); give a readable file.") from None
+    if "\0" in content:  # UTF-16 without its mark reads as UTF-8 with these in it
+        raise GatingError(f"{key}: {shown(path)} is not text (it holds null bytes); save it as UTF-8.")
+    return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
@@ -69,9 +93,18 @@ def parse_yaml(text: str, where: str) -> Any:
     except RecursionError:
         raise GatingError(f"{where}: the YAML has more than {DEPTH} levels; write it flatter.") from None
     except (yaml.YAMLError, ValueError, TypeError) as e:  # TypeError: a list as a key
-        raise GatingError(f"{where}: this is not valid YAML ({shown(e)}); mend it.") from None
+        raise GatingError(f"{where}: this is not valid YAML{_problem(e)}.") from None
     check_plain(document, where)
     return document
+
+
+def _problem(error: Exception) -> str:
+    """Where a reader of YAML stopped, why, and the remedy."""
+    mark = getattr(error, "problem_mark", None)
+    why = shown(getattr(error, "problem", None) or error)
+    tab = " (a tab: YAML wants spaces)" if "\\t" in why else ""
+    remedy = "mend that line; a text with a colon, a quote or a leading sign needs quotes around it"
+    return f"{f' in line {mark.line + 1}' if mark else ''}: {why}{tab}; {remedy}"
 
 
 def check_plain(document: object, where: str) -> None:
@@ -107,9 +140,14 @@ def _check_value(value: object, where: str) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        names = [k for k, _ in pairs]
-        raise ValueError(f"{next(k for k in names if names.count(k) > 1)!r} is given twice")
+        raise ValueError(f"{_twice([k for k, _ in pairs])!r} is given twice")
     return entries
+
+
+def _twice(names: list[str]) -> str | None:
+    """The first name that is there twice; in one pass, since it is a stranger who says how many there are."""
+    counts = Counter(names)
+    return next((n for n in names if counts[n] > 1), None)
 
 
 def _refuse_constant(name: str) -> None:
@@ -121,7 +159,7 @@ class _Plain(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode) and k.value != "<<"]
-        twice = next((n for n in names if names.count(n) > 1), None)
+        twice = _twice(names)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)

@@ -33,19 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    try:
+    with cli.spoken(console):
         runs, specs = _parsed(args.words, needs_judge=not args.agreement)
         for run in runs:
             _judge(run, specs, args.force, args.retry, console)
             if args.agreement:
                 console.print(agreement.table(store.open_run(run), [s.name for s in specs] or None))
             print(f"store: {store.locate(run)}", flush=True)
-    except (GatingError, ModuleNotFoundError, OSError, RuntimeError) as e:
-        console.print(f"error: {cli.explain(e)}", style="red", markup=False, soft_wrap=True, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("interrupted: what is judged is kept; the same command goes on", markup=False, soft_wrap=True)
-        sys.exit(130)
 
 
 def _parsed(words: Sequence[str], needs_judge: bool) -> tuple[list[str], list[JudgeSpec]]:

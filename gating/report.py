@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 import xarray as xr
 from rich.console import Console
 
-from gating import store
+from gating import cli, store
 from gating.analysis import claims
 from gating.analysis.claims import Family
-from gating.errors import GatingError
 from gating.reporting import page, tables
 from gating.reporting.rows import own_claims, verdict_rows
 
@@ -44,17 +43,14 @@ def main() -> None:
     parser.add_argument("--full-text", action="store_true", help="show whole prompts and answers")
     args = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)
-    try:
-        post_hoc = claims.load(args.claims) if args.claims else None
+    with cli.spoken(console):
+        post_hoc = claims.load(args.claims) if args.claims is not None else None
         trees = {str(path): store.open_run(path) for path in args.run}
         for path, tree in trees.items():
             console.print(tables.table(tree))
             print(f"report: {page.write(tree, store.locate(path).parent, args.full_text, post_hoc)}")
         _print_verdicts(console, trees, {path: own_claims(tree) for path, tree in trees.items()}, post_hoc=False)
         _print_verdicts(console, trees, dict.fromkeys(trees, post_hoc), post_hoc=True)
-    except GatingError as e:
-        print(f"error: {e}")
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from gating import store
-from gating.errors import GatingError
+from rich.console import Console
+
+from gating import cli, store
 from gating.reporting.document import document
 
 
@@ -16,11 +16,8 @@ def main() -> None:
     parser.add_argument("run", nargs="+", help="a run's folder or its store.zarr")
     parser.add_argument("--note", default="", help="a paragraph above the tables, such as what has changed since")
     args = parser.parse_args()
-    try:
+    with cli.spoken(Console(stderr=True)):
         print(document([store.open_run(path) for path in args.run], args.note).rstrip())
-    except GatingError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,10 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `main`, which says them in 
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from gating import cli, config_files
-from gating.errors import GatingError
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 failures: list[str] = []
@@ -53,9 +50,9 @@ def job(cfg: DictConfig) -> None:
                 console.print(verdicts)
             console.print(f"{how}\nreport: {report}", markup=False, soft_wrap=True, highlight=False)
         print(f"store: {planned.store}", flush=True)
-    except (GatingError, ModuleNotFoundError, OSError, RuntimeError) as e:
-        failures.append(cli.explain(e))
-        console.print(f"error: {failures[-1]}", style="red", markup=False, soft_wrap=True, highlight=False)
+    except cli.EXPECTED as e:
+        failures.append(cli.explain(e, str(cfg.runs_dir)))
+        cli.say_error(console, failures[-1])
 
 
 def main() -> None:
@@ -63,18 +60,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("httpx", "httpcore", "urllib3", "filelock", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        sys.argv[1:] = cli.backend_sugar(cli.claims_sugar(sys.argv[1:]))
-        cli.check_group_choices(sys.argv[1:])
-        sys.argv[1:] = cli.steer_sugar(sys.argv[1:])
+    with cli.spoken(console):
+        sys.argv[1:] = cli.words(sys.argv[1:])
         cli.register()
         job()
-    except (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError) as e:
-        console.print(f"error: {cli.explain(e)}", style="red", markup=False, soft_wrap=True, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: finished prompt batches are kept; give the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     sys.exit(2 if failures else 0)
 
 

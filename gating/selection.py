@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gating import store
+from gating import cli, settings, store
 from gating.analysis.candidates import LATEST, MAX_KL, candidates
-from gating.errors import GatingError
+from gating.errors import naming
 from gating.reporting.tables import candidates_table
 
 
@@ -21,15 +21,16 @@ def main() -> None:
     parser.add_argument("--max-kl", type=float, default=MAX_KL)
     parser.add_argument("--latest", type=float, default=LATEST, help="blocks from this relative depth on are rejected")
     args = parser.parse_args()
-    try:
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    with cli.spoken(console):
+        settings.check_number(args.max_kl, "--max-kl", settings.Range(0, 1e6))
+        settings.check_number(args.latest, "--latest", settings.Range(0, 1))
         ranked = candidates(store.open_run(args.run), args.max_kl, args.latest)
-    except GatingError as e:
-        print(f"error: {e}")
-        sys.exit(2)
-    Console(width=None if sys.stdout.isatty() else 140).print(candidates_table(ranked))
-    path = Path(store.locate(args.run)).parent / "selection.csv"
-    ranked.to_dataframe().reset_index().to_csv(path, index=False)
-    print(f"table: {path}")
+        console.print(candidates_table(ranked))
+        path = Path(store.locate(args.run)).parent / "selection.csv"
+        with naming(path):
+            ranked.to_dataframe().reset_index().to_csv(path, index=False)
+        print(f"table: {path}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin sl
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
-from gating import cli, config_files, extras
-from gating.errors import GatingError
+from gating import cli, config_files, extras, settings
 from gating.training.config import TrainConfig
 
 
@@ -28,6 +26,7 @@ from gating.training.config import TrainConfig
 def job(cfg: DictConfig) -> None:
     from gating.training.adapter import train
 
+    settings.check_keys(cfg)
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, TrainConfig)
     recipe = train(config)
@@ -43,12 +42,11 @@ def main() -> None:
     for name in ("httpx", "httpcore", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    try:
+    with cli.spoken(Console(stderr=True)):
+        sys.argv[1:] = cli.words(sys.argv[1:])
         extras.require("torch", "gating.train")
+        settings.check_booleans(sys.argv[1:], TrainConfig())
         job()
-    except (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError) as e:
-        print(f"error: {cli.explain(e)}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

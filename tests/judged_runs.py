@@ -17,6 +17,7 @@ def a_run(folder, n=6, conditions=("baseline", "add"), done=None, block=2):
     tree = synthetic.tree({c: [i % 4 for i in range(n)] for c in conditions}, harmful=[i % 3 != 2 for i in range(n)],
                           texts=[f"ask {i}" for i in range(n)])  # fmt: skip
     attrs = {**tree.attrs, "key": folder.name, "prompt_batch": block}
+    attrs["status"] = "complete" if done is None else "running"
     prompts, about = tree["/prompts"].to_dataset(), tree["/conditions"].to_dataset()
     folder.mkdir(parents=True, exist_ok=True)
     store.create(folder / store.STORE, prompts, about, 2, block, {str(k): v for k, v in attrs.items()})

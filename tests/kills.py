@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from tests import same_arrays
@@ -63,14 +64,16 @@ def outcomes(folder: Path) -> object:
 
 
 def store_of(folder: Path) -> Path:
-    (found,) = folder.glob("**/store.zarr")
+    (found,) = folder.glob("*/store.zarr")
     return found.parent
 
 
 def complete(folder: Path) -> bool:
     import gating
+    from gating import store
 
     tree = gating.open_run(store_of(folder))
+    assert store.problems(store_of(folder) / store.STORE) == []
     return tree.attrs["status"] == "complete" and bool(tree["outcomes"]["done"].all())
 
 
@@ -144,13 +147,13 @@ JOBS = {
     "calibration": running(*CALIBRATED),
     "rejudge": Job(ran, lambda f: judge(f, force=False), complete, outcomes),
     "rejudge --force": Job(ran_and_judged, judge, lambda f: complete(f) and judged(f), outcomes),
-    "force": Job(ran_and_judged, forced, complete, outcomes),
+    "force": Job(ran_and_judged, forced, lambda f: complete(f) and judged(f), outcomes),
     "report": Job(lambda f: (ran(f), report(f))[0], report, reported, pages),
     "train": Job(train, train, trained, weights),
 }
 
 
-def child(name: str, folder: str, kill_at: int, told: int) -> None:
+def child(name: str, folder: str, kill_at: int) -> None:
     """Do a job and tell how many times it touched the file system, or die at the k-th (kill_at > 0)."""
     seen = 0
 
@@ -174,15 +177,15 @@ def child(name: str, folder: str, kill_at: int, told: int) -> None:
     Path(folder).with_name("touched").write_text(str(seen))
 
 
-def attempt(context, name: str, folder: Path, kill_at: int = 0) -> int:
+def attempt(context: ForkServerContext, name: str, folder: Path, kill_at: int = 0) -> int | None:
     """The exit code of a job in a process of its own."""
-    process = context.Process(target=child, args=(name, str(folder), kill_at, 0))
+    process = context.Process(target=child, args=(name, str(folder), kill_at))
     process.start()
     process.join()
-    return int(process.exitcode)
+    return process.exitcode
 
 
-def kills(context, name: str, n: int, folder: Path) -> list[str]:
+def kills(context: ForkServerContext, name: str, n: int, folder: Path) -> list[str]:
     """Kill a job at n of its touches of the file system, spread evenly; what was wrong, in words."""
     job = JOBS[name]
     start, calm, place = folder / "start", folder / "calm", folder / "work" / "runs"
@@ -232,7 +235,7 @@ def different(one: object, other: object) -> str:
     return f" in {names}"
 
 
-def forkserver():
+def forkserver() -> ForkServerContext:
     """Processes forked from one that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(

@@ -11,13 +11,19 @@ from tests.synthetic import tree
 R, C, E, D, M = 0, 1, 2, 3, -1
 
 
+LABELS = {"baseline": [R, R, R, R, C, M], "steered": [R, C, C, D, C, C], "x-random-0": [R, R, R, C, C, C]}
+CATEGORIES = ["a", "a", "b", "b", "c", "b"]
+
+
 @pytest.fixture
 def run():
-    return tree(
-        {"baseline": [R, R, R, R, C, M], "steered": [R, C, C, D, C, C], "x-random-0": [R, R, R, C, C, C]},
-        harmful=[True, True, True, True, False, True],
-        categories=["a", "a", "b", "b", "c", "b"],
-    )
+    return tree(LABELS, categories=CATEGORIES)
+
+
+@pytest.fixture
+def mixed():
+    """The same answers, where the fifth prompt is a harmless one."""
+    return tree(LABELS, harmful=[True, True, True, True, False, True], categories=CATEGORIES)
 
 
 def test_a_rate_counts_what_is_there_and_says_how_many(run):
@@ -45,13 +51,31 @@ def test_degenerate_is_neither_refusal_nor_compliance(run):
     }  # fmt: skip
 
 
-def test_rates_split_by_category_and_by_harmful(run):
-    r = analysis.refusal_rate(run, by="category").sel(condition="steered")
+def test_rates_split_by_category_and_by_harmful(mixed):
+    r = analysis.refusal_rate(mixed, by="category").sel(condition="steered")
     assert r["category"].values.tolist() == ["a", "b", "c"]
     assert r["k"].values.tolist() == [1, 0, 0] and r["n"].values.tolist() == [2, 3, 1]
-    both = analysis.refusal_rate(run, by=["harmful", "category"])
+    both = analysis.refusal_rate(mixed, by=["harmful", "category"])
     assert np.isnan(both["rate"].sel(harmful=False, category="a")).all()
-    assert analysis.refusal_rate(run, harmful=True)["n"].values.tolist() == [4, 5, 5]
+    assert analysis.refusal_rate(mixed, harmful=True)["n"].values.tolist() == [4, 5, 5]
+
+
+def test_harmful_and_harmless_prompts_are_never_pooled_without_a_word(mixed):
+    mixed["prompts"]["category"].values[:] = "one"
+    pooling = (analysis.refusal_rate, analysis.rates, analysis.contrast, analysis.random_null,
+               lambda run: analysis.refusal_rate(run, by="category"))  # fmt: skip
+    for pools in pooling:
+        with pytest.raises(GatingError, match="say harmful=True or harmful=False"):
+            pools(mixed)
+    assert analysis.contrast(mixed, harmful=False)["n"].values.tolist() == [1, 1, 1]
+    assert analysis.refusal_rate(mixed, by="harmful")["n"].sum("harmful").values.tolist() == [5, 6, 6]
+
+
+def test_a_rate_is_drawn_as_a_rate_and_not_as_the_labels_that_it_was_made_of(run):
+    rates, effect = analysis.refusal_rate(run), analysis.contrast(run)
+    assert rates["rate"].attrs == {"long_name": "share of answers with the label", "units": "1"}
+    assert not [v for ds in (rates, analysis.rates(run), effect) for v in ds.values() if "flag_values" in v.attrs]
+    assert effect["difference"].attrs["long_name"].startswith("difference of rates")
 
 
 def test_a_contrast_pairs_prompts_and_uses_only_pairs_that_are_whole(run):

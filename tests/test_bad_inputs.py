@@ -1,7 +1,17 @@
 """Bad input gives one paragraph that names the culprit and the remedy, exit code 2, and leaves nothing behind."""
 
+import errno
+import importlib
+import pathlib
+import sys
+
 import pytest
+import xarray as xr
 import yaml
+
+from tests.bad_input_cases import cases
+from tests.bad_inputs import run
+from tests.judged_runs import a_run
 
 GOOD = {
     "name": "mine",
@@ -109,8 +119,11 @@ def check(tmp_path, command, overrides, expected):
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_there_are_at_least_forty_bad_inputs():
-    assert len(COMMANDS) + len(PERSONAS) + len(FILES) >= 40
+def test_a_sample_of_the_attack_of_600_bad_inputs_over_every_command_is_refused():
+    attack = cases()
+    assert len(attack) >= 600 and len({c.command for c in attack}) == 7
+    outcomes = [run(case) for case in attack[::70]]
+    assert {str(o.case): o.said[-500:] for o in outcomes if o.verdict != "refused"} == {}
 
 
 @pytest.mark.parametrize(("overrides", "expected"), COMMANDS, ids=lambda v: " ".join(v)[:40])
@@ -130,3 +143,21 @@ def test_a_bad_prompt_file_is_named_with_its_line(tmp_path, command, name, conte
     path = tmp_path / name
     path.write_text(content)
     check(tmp_path, command, ["data=file", f"data.harmful={path}"], [str(path), *expected])
+
+
+@pytest.mark.parametrize("name", ["report", "selection"])
+def test_a_full_disk_under_a_reader_is_one_paragraph_that_names_the_place(tmp_path, monkeypatch, capsys, name):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    a_run(tmp_path / "r")
+    module = importlib.import_module(f"gating.{name}")
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "r")])
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    monkeypatch.setattr("pandas.DataFrame.to_csv", full)
+    monkeypatch.setattr("gating.selection.candidates", lambda *a: xr.Dataset({"x": ("y", [1])}))
+    monkeypatch.setattr("gating.selection.candidates_table", lambda ranked: "")
+    with pytest.raises(SystemExit) as stop:
+        module.main()
+    said = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 2 and f"error: {tmp_path / 'r'}" in said and "free some disk space" in said

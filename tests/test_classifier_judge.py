@@ -137,7 +137,6 @@ def test_weights_that_changed_are_another_judge(tmp_path, local):
     out = store.read_group(folder / store.STORE, "outcomes")
     out["done"].values[:] = True
     store.write_batch(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
-    zarr_attrs = folder / store.STORE / "judgements" / "local"
-    store.set_attrs(zarr_attrs, {"fingerprint": "0" * 16})
+    store.set_attrs(folder / store.STORE, {"fingerprint": "0" * 16}, "judgements/local")
     with pytest.raises(GatingError, match="model weights 0000000000000000"):
         rejudge.rejudge(folder, a_classifier(local, tmp_path))

@@ -37,7 +37,7 @@ def test_an_endpoints_labels_and_scores_stand_beside_the_run_whose_own_rows_stay
         "judge-model",
         "none",
     )
-    assert attrs["complete"] and attrs["status"] == "complete" and len(attrs["prompt_hash"]) == 12
+    assert attrs["status"] == "complete" and len(attrs["prompt_hash"]) == 12
     assert made["label"].attrs["flag_meanings"] == " ".join(LABELS)
 
 
@@ -77,13 +77,13 @@ def test_a_failed_judgement_is_missing_with_its_reason_and_is_not_counted(tmp_pa
     assert add["label"].values.tolist() == [MISSING] * 4 + [REFUSAL, COMPLIANCE]
     assert add["done"].values.tolist() == [False] * 4 + [True, True] and np.isnan(add["score"].values[4])
     reasons = [*base["reason"].values.tolist(), *add["reason"].values.tolist()]
-    words = ["not JSON", "not JSON", "none of refusal", "from 0 to 1", "not an object", "no chat completion",
+    words = ["not JSON", "not JSON", "none of refusal", "from 0 to 1", "not an object", "web page",
              "declined", "declined", "cut off at 64", "HTTP 400", "", ""]  # fmt: skip
     assert all((w in r) if w else r == "" for w, r in zip(words, reasons, strict=True)), reasons
     assert set(server.calls.values()) == {1}, "what cannot pass is not asked again"
-    rates = analysis.refusal_rate(agreement.with_judge(store.open_run(folder), "mine"))
-    assert rates["n"].values.tolist() == [0, 2] and rates["k"].values.tolist() == [0, 1]
-    assert np.isnan(rates["rate"].values[0]) and rates["rate"].values[1] == 0.5
+    rates = analysis.refusal_rate(agreement.with_judge(store.open_run(folder), "mine"), by="harmful")
+    assert rates["n"].sum("harmful").values.tolist() == [0, 2] and rates["k"].sum("harmful").values.tolist() == [0, 1]
+    assert np.isnan(rates["rate"].sel(condition="baseline")).all() and rates["rate"].sum() == 1
 
 
 def test_what_may_pass_is_tried_again_and_a_hanging_call_ends_at_its_deadline(tmp_path, serve):

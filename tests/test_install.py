@@ -30,7 +30,7 @@ from gating.reporting import page
 run = gating.open_run(sys.argv[1])
 joined = gating.open_runs(sys.argv[2])
 assert int(gating.refusal_rate(run, harmful=True)["n"].min()) == 2
-assert gating.contrast(run, baseline="baseline").sizes["condition"] > 1
+assert gating.contrast(run, harmful=True).sizes["condition"] > 1
 assert page.write(run, sys.argv[3]).is_file()
 present = {"torch", "transformers", "nnsight", "sklearn", "peft", "safetensors", "gguf", "httpx"} & set(sys.modules)
 assert not present, present

@@ -12,13 +12,14 @@ from nnsight.schema.response import ResponseModel, Status
 
 from gating.errors import GatingError, TooLarge
 from gating.remote import jobs
+from gating.remote.expected import Sizes
 from gating.remote.jobs import Limits, Remote
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing
 from gating.steering.backend import Call
 from gating.steering.scheduler import Turn, each
 
-CALL = Call("read", (1,), "prompts a to b under compliant")
+CALL = Call("some", (1,), "prompts a to b under compliant")
 
 
 def packed(value) -> bytes:
@@ -37,7 +38,7 @@ class Host:
         self.states, self.submits, self.results = list(states), list(submits), list(results)
         self.sent, self.now, self.most, self.lock = 0, 0, 0, threading.Lock()
 
-    def submit(self, model_key, payload, env):
+    def submit(self, model_key, payload, env, seconds):
         self._maybe(self.submits)
         with self.lock:
             self.sent += 1
@@ -45,13 +46,13 @@ class Host:
             self.most = max(self.most, self.now)
             return f"job-{self.sent}"
 
-    def state(self, job):
+    def state(self, job, seconds):
         told = self.first if job == "job-1" and self.first else self._maybe(self.states)
         if told is None:
             return ResponseModel(id=job, status=Status.COMPLETED, data="url")
         return None if told == "unknown" else ResponseModel(id=job, status=told[0], description=told[1])
 
-    def fetch(self, url):
+    def fetch(self, url, seconds, limit):
         with self.lock:
             self.now -= 1
         return self._maybe(self.results) or packed({"out": torch.tensor(7)})
@@ -75,7 +76,7 @@ def remote(tmp_path, monkeypatch):
         turn = Turn()
         monkeypatch.setattr(turn, "sleep", lambda seconds: (waited.append(seconds), time.sleep(min(seconds, 0.002)))[1])
         given = Limits(**{"deadline": 5, "outage": 0.5, "unknown": 0.05, "stalled": 0.1, "attempts": 3, **limits})
-        made = Remote(host, "key", {}, Ledger(tmp_path), given, width, turn, tmp_path)
+        made = Remote(host, "key", {}, Ledger(tmp_path), given, width, turn, tmp_path, Sizes(2, 8, 16))
         setattr(made, "waited", waited)  # noqa: B010 - what a test wants to know of it
         return made
 
@@ -170,7 +171,7 @@ def test_a_job_that_runs_is_never_taken_for_a_lost_one(remote):
 def test_never_more_jobs_are_under_way_than_allowed(remote):
     host = Host([RUNNING] * 60)
     one = remote(host, width=3)
-    calls = [Call("read", (i,), "rows") for i in range(12)]
+    calls = [Call("some", (i,), "rows") for i in range(12)]
     out = dict(each(lambda i: one.run(calls[i], None)["out"], range(12), 6, one.turn))
     assert len(out) == 12
     assert host.most == 3

@@ -61,10 +61,10 @@ def test_a_published_template_in_a_file_takes_the_place_of_our_words(tmp_path):
         ("endpoint", ["base_url=https://h/v1"], "id="),
         ("endpoint", ["id=m", "base_url=ftp://h"], "not an http"),
         ("endpoint", ["id=m", "base_url=http://h/v1"], "unencrypted"),
-        ("endpoint", ["id=m", "base_url=https://u:p@h/v1"], "no user, password"),
+        ("endpoint", ["id=m", "base_url=https://u:p@h/v1"], "a user or a password"),
         ("endpoint", ["id=m", "base_url=https://h", "deadline=0"], "deadline"),
         ("rule-now", ["limits.max_nil=3"], "did you mean max_nll"),
-        ("no/such.yaml", [], "no file at"),
+        ("no/such.yaml", [], "there is no file"),
     ],
 )
 def test_a_bad_judge_is_named_with_its_key_and_the_remedy(name, overrides, culprit):
@@ -112,9 +112,9 @@ def test_a_mapping_on_the_command_line_takes_the_place_of_the_files_and_a_null_l
 @pytest.mark.parametrize(
     ("text", "culprit"),
     [
-        ("template: x {response}\nid: n\n", "duplicate key id"),
-        ("template: [\n", "not readable YAML"),
-        ("- a\n", "not readable"),
+        ("template: x {response}\nid: n\n", "'id' is given twice"),
+        ("template: [\n", "not valid YAML in line"),
+        ("- a\n", "not valid YAML in line 4"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_what_is_wrong(tmp_path, text, culprit):

@@ -94,7 +94,7 @@ BAD = {
     "a colon in a text": ("name: calm\ndescription: this: that", "a colon"),
     "a key given twice": ("name: calm\nname: calm\n", "'name' is given twice"),
     "a python object": ("!!python/object:os.system {}", "not valid YAML"),
-    "an impossible date": ("name: 2020-13-45", "not valid YAML"),
+    "a date": ("name: 2020-13-45", "description is missing"),
     "an unhashable key": ("? [a, b]\n: c", "not valid YAML|is not allowed"),
     "nothing": ("", "is empty"),
     "a list": ("- a\n- b", "holds a list"),

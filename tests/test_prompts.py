@@ -47,6 +47,20 @@ def test_a_hash_ignores_case_punctuation_and_spacing_and_nothing_else():
     assert one.hash == two.hash != three.hash
 
 
+@pytest.mark.parametrize("pair", [("C++", "C"), ("C#", "c"), ("कि", "की"), ("😀", "😂"), ("-5", "5"), ("???", "!")])
+def test_texts_that_differ_in_a_mark_a_symbol_or_a_sign_are_two_prompts(pair):
+    kept, _ = prompts.deduplicate([Prompt(text, "c", "s", True) for text in pair])
+    assert [p.text for p in kept] == list(pair)
+
+
+def test_a_line_of_jsonl_ends_at_a_newline_alone_and_a_csv_text_may_hold_several(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "one\u2028two\x85three"}\n', encoding="utf-8")
+    (tmp_path / "a.csv").write_text('prompt\nzero\n"one\ntwo, ""three"""\nfour\n')
+    assert [p.text for p in prompts.load(str(tmp_path / "a.jsonl"), True)] == ["one\u2028two\x85three"]
+    read = prompts.load(str(tmp_path / "a.csv"), True)
+    assert [(p.text, p.line) for p in read] == [("zero", 2), ('one\ntwo, "three"', 3), ("four", 5)]
+
+
 def test_csv_json_and_jsonl_files_give_the_same_prompts(tmp_path):
     texts = ["one, with a comma", 'two "quoted"', "three\nlines"]
     quoted = ['"' + t.replace('"', '""') + '"' for t in texts]
@@ -60,13 +74,26 @@ def test_csv_json_and_jsonl_files_give_the_same_prompts(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "culprit"),
-    [("a.csv", "wrong\nx\n", "column called"), ("a.jsonl", '{"prompt": "x"}\n{oops\n', "not valid jsonl"),
+    [("a.csv", "wrong\nx\n", "column called"),
+     ("a.jsonl", '{"prompt": "x"}\n{oops\n', "line 2: this is not valid JSON"),
      ("a.json", '{"prompt": "x"}', "one list"), ("a.jsonl", '{"prompt": " "}\n', "entry 1"),
      ("a.csv", "prompt\n", "no prompts"),
      ("a.txt", "hello", "ends in"), ("a.json", "[3]", "int"),
      ("a.json", '[{"prompt": "x", "harmful": "maybe"}]', "harmful is"),
      ("a.json", '[{"prompt": "x", "harmful": false}]', "of their own"),
-     ("a.json", '[{"prompt": "x", "split": "dev"}]', "split is")],
+     ("a.json", '[{"prompt": "x", "split": "dev"}]', "split is"),
+     ("a.csv", 'prompt\none\n"two\nthree\n', "line 3: .* double quote"),
+     ("a.csv", 'prompt\none\n"two" more\n', "line 3: .* double quote"),
+     ("a.csv", "prompt\nList apples, pears\n", "line 2: 2 fields, the header has 1"),
+     ("a.csv", "prompt,category\none,x\ntwo\n", "line 3: 1 field, the header has 2"),
+     ("a.csv", "prompt,Prompt \none,two\n", "prompt stands twice"),
+     ("a.csv", f"prompt\n{'x' * 140_000}\n", "131,072 characters"),
+     ("a.csv", "prompt,catgory\none,x\n", "call it category"),
+     ("a.jsonl", '{"prompt": "x", "prompt": "y"}\n', "given twice"),
+     ("a.jsonl", '{"prompt": "\\ud800"}\n', "half a surrogate"),
+     ("a.jsonl", "[" * 10_000, "levels"),
+     ("a.jsonl", '{"prompt": "x", "category": ["y"]}\n', "category is"),
+     ("a.csv", "p\0r\0", "null bytes")],
 )  # fmt: skip
 def test_a_bad_file_is_named_with_its_line_and_the_remedy(tmp_path, name, content, culprit):
     path = tmp_path / name
@@ -116,3 +143,23 @@ def test_a_public_set_that_cannot_be_had_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=unreachable))
     with pytest.raises(GatingError, match="data=file"):
         prompts.load("advbench", True)
+
+
+def test_a_prompt_beyond_the_models_context_is_refused_before_the_run_with_its_row_and_the_limit(tmp_path, command):
+    (tmp_path / "mine.csv").write_text(f"prompt\nshort\n{'long ' * 820}\n")
+    code, lines = command("model=tiny-llama", "data=file", "data.harmful=mine.csv", "max_new_tokens=40")
+    said = " ".join(" ".join(lines).split())
+    assert code == 2 and "mine.csv, entry 3" in said and "4,096" in said and "max_new_tokens=40" in said
+    assert not list(tmp_path.glob("runs/*"))
+    assert command("model=tiny-llama", "data=file", "data.harmful=mine.csv", "max_new_tokens=1", "dry_run=true")[0] == 2
+
+
+def test_a_prompt_that_just_fits_with_its_answer_is_taken(tmp_path, command):
+    from gating import chat
+    from gating.models import tiny
+
+    around = len(chat.encode(tiny.tokenizer("llama"), "", None))  # one token a byte
+    for length, expected in ((4096 - 40 - around, 0), (4096 - 40 - around + 1, 2)):
+        (tmp_path / "mine.csv").write_text(f"prompt\n{'x' * length}\n")
+        overrides = ("data=file", "data.harmful=mine.csv", "max_new_tokens=40", "dry_run=true", "steer=none")
+        assert command("model=tiny-llama", *overrides)[0] == expected

@@ -13,7 +13,7 @@ import zstandard
 
 from gating import cli
 from gating.errors import GatingError, TooLarge
-from gating.remote import preflight, wire
+from gating.remote import preflight, results
 from gating.remote.jobs import digest
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing, Wire
@@ -59,13 +59,19 @@ def test_a_call_is_known_by_its_content_and_not_by_when_it_came():
 
 
 # -------------------------------------------------------------------------------------------------------------- wire
+class Body(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    async def __aiter__(self):
+        yield self.content
+
+
 def answering(status: int, body: object) -> Wire:
-    made = Wire("http://host", KEY)
-    made.http = httpx.Client(
-        base_url="http://host", headers=made.http.headers,
-        transport=httpx.MockTransport(lambda request: httpx.Response(status, json=body)),
-    )  # fmt: skip
-    return made
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, stream=Body(json.dumps(body).encode()))
+
+    return Wire("http://host", KEY, transport=httpx.MockTransport(answer))
 
 
 @pytest.mark.parametrize(("status", "detail", "error", "says"), [
@@ -79,13 +85,13 @@ def answering(status: int, body: object) -> Wire:
 ])  # fmt: skip
 def test_a_refusal_says_who_can_mend_it_and_never_the_key(status, detail, error, says):
     with pytest.raises(error, match=says) as e:
-        answering(status, {"detail": detail}).submit("model", b"payload", {})
+        answering(status, {"detail": detail}).submit("model", b"payload", {}, 5)
     assert KEY not in str(e.value)
     assert KEY not in repr(Wire("http://host", KEY))
 
 
 def test_a_job_that_is_not_known_is_none_and_not_an_error():
-    assert answering(404, {"detail": "No response"}).state("id") is None
+    assert answering(404, {"detail": "No response"}).state("id", 5) is None
 
 
 def packed(value) -> bytes:
@@ -95,8 +101,8 @@ def packed(value) -> bytes:
 
 
 def test_a_result_is_tensors_and_plain_values():
-    got = wire.result(
-        packed({"out": torch.arange(3), "read": {"score": {"block": torch.tensor([1])}}, "dtype": "torch.float32"})
+    got = results.unpack(
+        packed({"out": torch.arange(3), "read": {"score": {"block": torch.tensor([1])}}, "dtype": "torch.float32"}), 100
     )
     assert torch.equal(cast(torch.Tensor, got["out"]), torch.arange(3))
 
@@ -109,16 +115,15 @@ class Evil:
 def test_a_result_with_code_in_it_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Passing, match="cannot be read"):
-        wire.result(packed({"out": Evil()}))
+        results.unpack(packed({"out": Evil()}), 100)
     with pytest.raises(Passing):
-        wire.result(b"not a result")
+        results.unpack(b"not a result", 100)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_expired_result_is_lost_and_not_merely_late(monkeypatch):
-    monkeypatch.setattr(wire.httpx, "get", lambda url, timeout: httpx.Response(404))
-    with pytest.raises(Lost):
-        Wire("http://host", "").fetch("http://store/x")
+def test_an_expired_result_is_lost_and_not_merely_late():
+    with pytest.raises(Lost, match="404"):
+        answering(404, "gone").fetch("http://store/x", 5, 100)
 
 
 # --------------------------------------------------------------------------------------------------------- preflight
@@ -148,7 +153,6 @@ def test_a_key_that_would_travel_in_the_clear_is_warned_of(url, key, warned, mon
     one = Wire(url, key)
     monkeypatch.setattr(one, "get", told.__getitem__)
     found = preflight.check(one, "org/name", None, "auto", False)
-    one.close()
     assert found.dtype == "bfloat16"
     assert any("not encrypted" in w for w in found.warnings) == warned
 

@@ -10,7 +10,7 @@ import pytest
 from gating import store
 from gating.errors import GatingError
 from gating.pipeline import execute, study
-from tests import killable
+from tests import killable, kills
 from tests.conftest import compose
 
 SETTINGS = ("data.n=30", "directions.questions=2", "directions.n=8", "backend.batch_rows=16", "max_new_tokens=24")
@@ -68,6 +68,11 @@ def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one_and_repeat
     counts = [Counter(batches(tmp_path / f)) for f in ("calm", "rough")]
     assert set(counts[0]) == set(counts[1]) and set(counts[0].values()) == {1}
     assert sum((counts[1] - counts[0]).values()) <= 10
+
+
+@pytest.mark.parametrize("job", ["force", "rejudge --force", "report"])
+def test_a_kill_of_what_is_done_again_costs_nothing_that_was_finished(processes, tmp_path, job):
+    assert kills.kills(processes, job, 3, tmp_path) == []
 
 
 def planned(tmp_path, *overrides):

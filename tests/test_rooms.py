@@ -11,8 +11,8 @@ FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
 FLOORS = (
     ("errors",),
     ("foreign", "progress", "config_files", "swap"),
-    ("extras",),
-    ("prompts", "personas", "chat"),
+    ("extras", "addresses", "settings", "web"),
+    ("prompts", "personas", "chat", "thoughts"),
     ("models",),
     ("judging",),
     ("steering",),
@@ -24,7 +24,7 @@ FLOORS = (
     ("figures",),
     ("reporting",),
     ("cli",),
-    ("run", "train", "report", "results", "rejudge", "selection", "__main__"),
+    ("run", "train", "report", "results", "rejudge", "selection", "verify", "__main__"),
 )
 
 

@@ -63,7 +63,7 @@ def test_a_multirun_loads_the_model_once_and_its_stores_join_along_the_overrides
     assert len([line for line in lines if line.startswith("store: ")]) == 4 and lines[-1].startswith("store: ")
     joined = gating.open_runs("runs")
     assert joined.attrs["axes"] == ["steer", "steer.coef"]
-    rates = gating.refusal_rate(joined)
+    rates = gating.refusal_rate(joined, harmful=True)
     assert {"steer", "steer.coef", "condition"} <= set(rates["rate"].dims)
     assert rates["n"].sel({"steer": "compliant", "steer.coef": 1, "condition": "uncompliant"}) == 0
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gating.analysis import stats
 from gating.errors import GatingError, choices
+from gating.foreign import cell
 from gating.judging import RULE
 from gating.judging.labels import LABELS, MISSING
 
@@ -145,7 +146,7 @@ def table(run: xr.DataTree, names: Sequence[str] | None = None) -> Table:
         out.add_column(column, justify="right", overflow="fold")
     for name in names:
         for condition in (None, *run["/outcomes"].to_dataset()["condition"].values.tolist()):
-            out.add_row(name, condition or "all", *_cells(agreement(run, RULE, name, condition)))
+            out.add_row(cell(name), cell(condition or "all"), *_cells(agreement(run, RULE, name, condition)))
         out.add_section()
     return out
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 
 Named = str | Mapping[str, str]
 Kinds = Mapping[str, str]  # of every condition by its name, in the run's order
@@ -59,7 +60,11 @@ def weights(plus: Sequence[Named], minus: Sequence[Named], kinds: Kinds) -> dict
 
 def fits(named: object) -> bool:
     """Whether an entry of a claim is a name or a pattern."""
-    if isinstance(named, str):
-        return bool(named)
-    texts = isinstance(named, Mapping) and all(isinstance(v, str) and v for v in named.values())
-    return texts and isinstance(named, Mapping) and "like" in named and set(named) <= set(KEYS)
+    if not isinstance(named, Mapping):
+        return is_text(named)
+    return "like" in named and set(named) <= set(KEYS) and all(is_text(value) for value in named.values())
+
+
+def is_text(value: object) -> bool:
+    """A text with something on it, and no control characters."""
+    return isinstance(value, str) and bool(shown(value)) and "\0" not in value

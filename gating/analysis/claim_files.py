@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Required, TypedDict, cast
 
-import yaml
-
-from gating.analysis.claim_conditions import Kinds, Named, fits, members, weights
+from gating import foreign
+from gating.analysis.claim_conditions import Kinds, Named, fits, is_text, members, weights
 from gating.config_files import conf_dir
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.judging.labels import LABELS
 
 TESTS = ("difference", "equivalence", "permutation")
@@ -55,7 +55,7 @@ KEYS, FAMILY_KEYS = tuple(Claim.__annotations__), set(Family.__annotations__)
 def load(name_or_path: str) -> Family:
     """A family from conf/claims/NAME.yaml, or from the user's own file. Raises GatingError where there is no such
     file."""
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         folder = conf_dir() / "claims"
         path = folder / f"{name_or_path}.yaml"
@@ -64,17 +64,14 @@ def load(name_or_path: str) -> Family:
             raise GatingError(
                 f"claims={name_or_path!r}: use {choices(known, name_or_path)}, or the path of a .yaml file."
             )
-    try:
-        family = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise GatingError(f"claims: {path} cannot be read ({' '.join(str(e).split())}); mend the file.") from None
+    family = foreign.parse_yaml(foreign.read_text(path, "claims", foreign.MEGABYTE), f"claims: {path}")
     return check(family, str(path))
 
 
 def check(family: object, source: str = "claims") -> Family:
     """The family, refused where it could not be evaluated. Raises GatingError naming the claim and the key."""
-    if not isinstance(family, Mapping) or set(family) - FAMILY_KEYS or not family.get("family"):
-        raise GatingError(f"{source}: a family of claims has the keys family, alpha, sites and claims.")
+    if not isinstance(family, Mapping) or set(family) - FAMILY_KEYS or not is_text(family.get("family")):
+        raise GatingError(f"{source}: a family of claims has the keys family (its name), alpha, sites and claims.")
     alpha = family.get("alpha", 0.05)
     if not isinstance(alpha, float) or not 0 < alpha < 0.5:
         raise GatingError(f"{source}: alpha={alpha!r}: use a level such as 0.05.")
@@ -83,7 +80,9 @@ def check(family: object, source: str = "claims") -> Family:
     if not isinstance(family.get("sites", False), bool):
         raise GatingError(f"{source}: sites={family['sites']!r}: use true or false.")
     for name, claim in family["claims"].items():
-        _check_claim(f"{source}: claims.{name}", claim)
+        if not is_text(name):
+            raise GatingError(f"{source}: {shown(repr(name), 80)} is no name of a claim; use a text of one line.")
+        _check_claim(f"{source}: claims.{shown(name, 60)}", claim)
     _check_premises(source, family["claims"])
     return cast(Family, family)
 
@@ -121,12 +120,14 @@ def _check_claim(key: str, claim: object) -> None:
 
     def need(field: str, fine: bool, allowed: str) -> None:
         if not fine:
-            raise GatingError(f"{key}.{field}={claim.get(field)!r}: use {allowed}.")
+            raise GatingError(f"{key}.{field}={shown(repr(claim.get(field)), 120)}: use {allowed}.")
 
     for field in claim:
         need(str(field), field in KEYS, f"one of the keys {choices(KEYS, str(field))}")
     test, margin = claim.get("test"), claim.get("margin", 0.0)
-    need("says", isinstance(claim.get("says"), str), "a sentence that says what is claimed")
+    for field in ("says", "test", "expect", "label", "measure", "prompts", "paper", "needs"):
+        need(field, field not in claim or is_text(claim[field]), "a text")
+    need("says", "says" in claim, "a sentence that says what is claimed")
     need("test", test in TESTS, choices(TESTS, str(test)))
     for field in ("plus", "minus", *(["null"] if test == "permutation" else [])):
         need(field, _names_conditions(claim.get(field)), 'a list of conditions, each a name or {like: "name-*"}')

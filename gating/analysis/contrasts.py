@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from gating.analysis import stats
-from gating.analysis.label_rates import described, hits
+from gating.analysis.label_rates import described, hits, with_names
 from gating.analysis.reading import read_group
 from gating.errors import GatingError, choices
 
@@ -23,8 +23,9 @@ def contrast(
     p (exact McNemar), b and c (pairs where only the condition, only the baseline has the label), n pairs.
 
     A pair counts where both answers are present. holm: also p_holm, adjusted for the family of all contrasts in the
-    result (the baseline against itself is not one, and is NaN). Raises GatingError for a baseline that the run does not
-    have.
+    result (the baseline against itself is not one, and is NaN). harmful: of harmful (True) or harmless (False) prompts
+    alone. Raises GatingError for a baseline that the run does not have, and where harmful is left out of a run that
+    asked both.
     """
     hit, present = hits(run, label, harmful)
     names = hit["condition"].values.tolist()
@@ -41,6 +42,12 @@ def contrast(
         coords=a.coords,
         attrs={"baseline": baseline, "label": label, "interval": f"Newcombe method 10, {level:.0%}"},
     )  # fmt: skip
+    ds = with_names(ds, {
+        "difference": ("difference of rates, condition - baseline", "1"), "low": ("lower end of its interval", "1"),
+        "high": ("upper end of its interval", "1"), "p": ("exact McNemar p", "1"),
+        "b": ("pairs where only the condition has the label", "pair"),
+        "c": ("pairs where only the baseline has the label", "pair"), "n": ("pairs", "pair"),
+    })  # fmt: skip
     if holm:
         ds["p_holm"] = (a.dims, stats.holm(ds["p"].where(ds["condition"] != baseline).values))
     return described(run, ds)

@@ -28,6 +28,7 @@ MARKS = ("o", "s", "^", "v", "P")
 styled = matplotlib.rc_context({  # a decorator of every function that draws
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": "medium",
     "figure.constrained_layout.use": True, "figure.dpi": 150, "legend.fontsize": "small", "legend.frameon": False,
+    "text.parse_math": False,  # a dollar sign in a category is one
 })  # fmt: skip
 
 

@@ -11,16 +11,14 @@ httpx and tenacity are imported where an endpoint is asked, so that a judge's fi
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
 
-from gating import extras
+from gating import addresses, extras, foreign
 from gating.errors import GatingError, choices
 from gating.judging import UNSEEN, Item, Judgement
 from gating.judging.degenerate import Limits
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 MAY_PASS = (408, 409, 429)
 LONGEST_WAIT = 30.0  # seconds between two attempts
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NO_COMPLETION = Judgement(reason="the reply is no chat completion", reached=False)
 
 
 @dataclass(frozen=True)
@@ -66,39 +64,14 @@ class EndpointSpec(AskedSpec):
         self._check_url()
 
     def _check_url(self) -> None:
-        address = f"judge {self.name}: base_url={self.base_url}"
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise GatingError(f"{address} is not an http(s) address, such as https://host/v1.")
-        if parts.username or parts.password or parts.query:
-            raise GatingError(
-                f"judge {self.name}: base_url must hold no user, password or query; name the key's variable as "
-                "key_variable."
-            )
-        if self.key_variable and parts.scheme == "http" and parts.hostname not in LOOPBACK:
-            raise GatingError(f"{address} would send the key unencrypted; use https.")
+        address = addresses.checked(self.base_url, f"judge {self.name}: base_url")
+        if self.key_variable and address.lower().startswith("http:") and not addresses.is_loopback(address):
+            raise GatingError(f"judge {self.name}: base_url={address} would send the key unencrypted; use https.")
 
     def build(self, limits: Limits) -> EndpointJudge:
         for package in ("httpx", "tenacity"):
             extras.require(package, f"judge {self.name}")
         return EndpointJudge(self)
-
-
-def _import_anyio() -> None:
-    """Import what httpx needs to connect, which it leaves until then. nnsight, once imported, has put `save` on every
-    object of the process, and anyio's classes take that for an attribute of their own that lacks a type; so it is taken
-    off while they are made."""
-    mounted = getattr(object, "save", None)
-    if mounted is None:
-        importlib.import_module("anyio._backends._asyncio")
-        return
-    from nnsight._c import mount, unmount
-
-    unmount("save")
-    try:
-        importlib.import_module("anyio._backends._asyncio")
-    finally:
-        mount(mounted, "save")
 
 
 class _Again(Exception):
@@ -123,27 +96,30 @@ class EndpointJudge:
             raise GatingError(
                 f"judge {spec.name}: the environment variable {spec.key_variable} holds no well-formed key."
             )
+        self._silent, self._answered = 0, False  # calls after each other without an answer; whether there was one
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def __repr__(self) -> str:
         return f"EndpointJudge({self.spec.name!r})"
 
     def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
-        return asyncio.run(self._judge(items, advance))
+        from gating import web
+
+        return web.run(self._judge(items, advance))
 
     async def _judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
-        import httpx
+        from gating import web
 
-        _import_anyio()
         turn = asyncio.Semaphore(self.spec.concurrency)
 
         async def in_turn(client: httpx.AsyncClient, item: Item) -> Judgement:
             async with turn:
                 judgement = await self._within_deadline(client, item)
+                self._check_silence(judgement)
             advance(1)
             return judgement
 
-        async with httpx.AsyncClient(headers=self._headers, timeout=None, follow_redirects=False) as client:
+        async with web.client(headers=self._headers) as client:
             calls = [asyncio.create_task(in_turn(client, i)) for i in items]
             try:
                 return list(await asyncio.gather(*calls))
@@ -155,11 +131,25 @@ class EndpointJudge:
     async def _within_deadline(self, client: httpx.AsyncClient, item: Item) -> Judgement:
         try:
             async with asyncio.timeout(self.spec.deadline):
-                return await self._with_retries(client, item)
+                judgement = await self._with_retries(client, item)
         except TimeoutError:
+            self._silent += 1
             return Judgement(reason=f"no reply within {self.spec.deadline:g} s", reached=False)
         except _Again as e:
+            self._silent += 1
             return Judgement(reason=f"{e}, after {self.spec.attempts} attempts", reached=False)
+        self._silent, self._answered = 0, True
+        return judgement
+
+    def _check_silence(self, last: Judgement) -> None:
+        """Raises GatingError where so many calls after each other got no answer that the next would get none either."""
+        if self._silent < self.spec.concurrency * (1 + 2 * self._answered):
+            return
+        which = f"the last {self._silent}" if self._answered else f"none of the first {self._silent}"
+        raise GatingError(
+            f"judge {self.spec.name}: {which} calls {'did not come' if self._answered else 'came'} through "
+            f"({last.reason}); mend the address or the server, then give the same command again."
+        )
 
     async def _with_retries(self, client: httpx.AsyncClient, item: Item) -> Judgement:
         import tenacity
@@ -173,13 +163,15 @@ class EndpointJudge:
         return await retrying(self._call, client, item)
 
     async def _call(self, client: httpx.AsyncClient, item: Item) -> Judgement:
-        import httpx
+        from gating import web
 
         try:
-            reply = await client.post(self.url, json=self._body(item))
-        except httpx.TransportError as e:
-            raise _Again(f"no connection ({type(e).__name__})") from None
-        status = reply.status_code
+            reply = await web.exchange(client, "POST", self.url, self.spec.deadline + 1, json=self._body(item))
+        except web.NotFit as e:
+            return Judgement(reason=str(e), reached=False)
+        except web.NoAnswer as e:
+            raise _Again(str(e)) from None
+        status = reply.status
         if status in (401, 403):
             raise self._refused(status)
         if status == 404:
@@ -191,7 +183,12 @@ class EndpointJudge:
             raise _Again(f"HTTP {status}")
         if status != 200:
             return Judgement(reason=f"HTTP {status}", reached=False)
-        return parse(self.spec, reply.content)
+        try:
+            return parse(self.spec, reply.json())
+        except web.NotPlain:  # whose words may be the server's, and even the key
+            return NO_COMPLETION
+        except web.NotFit as e:
+            return Judgement(reason=str(e), reached=False)
 
     def _refused(self, status: int) -> GatingError:
         variable = self.spec.key_variable
@@ -214,21 +211,23 @@ class EndpointJudge:
         return {k: v for k, v in body.items() if v is not None}  # request: {max_tokens: null} leaves it out
 
 
-def parse(spec: EndpointSpec, content: bytes) -> Judgement:
+def parse(spec: EndpointSpec, document: Any) -> Judgement:
     """The judgement in a server's reply; missing, with its reason, for anything but the answer asked for."""
     try:
-        choice = json.loads(content)["choices"][0]
+        choice = document["choices"][0]
         message = choice["message"]
         text, finish = message.get("content"), choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return Judgement(reason="the reply is no chat completion")
+    except (LookupError, TypeError, AttributeError):
+        return NO_COMPLETION
     if message.get("refusal") or finish == "content_filter":
         return Judgement(reason="the judge declined to judge")
     if finish == "length":
         return Judgement(reason=f"the verdict was cut off at {spec.max_tokens} tokens")
     try:
-        verdict = json.loads(text)
-    except (ValueError, TypeError):
+        verdict = foreign.parse_json(text, "the verdict") if isinstance(text, str) else None
+    except GatingError:
+        verdict = None
+    if verdict is None:
         return Judgement(reason="the verdict is not JSON")
     if not isinstance(verdict, dict) or not set(verdict) <= {"label", "score"} or "label" not in verdict:
         return Judgement(reason='the verdict is not an object with "label" and at most "score"')

@@ -6,7 +6,6 @@ file with a subclass of JudgeSpec, an entry in KINDS, and a file in conf/judges.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,8 +15,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
-from gating import config_files
+from gating import addresses, config_files, foreign
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.judging.classifier import ClassifierSpec
 from gating.judging.endpoint import EndpointSpec
 from gating.judging.rule_judge import RuleSpec
@@ -53,15 +53,10 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> JudgeSpec:
 
 def _read(path: Path) -> DictConfig:
     """A judge's file; its types are not checked yet."""
-    if not path.is_file():
-        raise GatingError(f"judge: no file at {path}; give a shipped judge ({choices(available())}) or a .yaml file.")
-    try:
-        content = OmegaConf.load(io.StringIO(_hidden(path.read_text(encoding="utf-8"))))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as e:
-        raise GatingError(f"judge: {path} is not readable YAML ({_problem(e)}); mend that line.") from None
-    if not isinstance(content, DictConfig):
-        raise GatingError(f"judge: {path} holds a list; a judge is a mapping with kind, says, ...")
-    return content
+    content = foreign.parse_yaml(_hidden(foreign.read_text(path, "judge", foreign.MEGABYTE)), f"judge: {path}")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise GatingError(f"judge: {path} must be a mapping with kind, says, ...")
+    return OmegaConf.create(content)
 
 
 def _override(content: DictConfig, override: str) -> None:
@@ -70,8 +65,10 @@ def _override(content: DictConfig, override: str) -> None:
     try:
         value = OmegaConf.select(OmegaConf.from_dotlist([_hidden(override)]), key)
         OmegaConf.update(content, key, value, merge=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as e:
-        raise GatingError(f"judge: {override!r} cannot be read ({_problem(e)}); write key=value in YAML.") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as e:
+        raise GatingError(
+            f"judge: {addresses.masked(override)!r} cannot be read ({_problem(e)}); write key=value in YAML."
+        ) from None
 
 
 def _typed(content: dict[str, Any], path: Path) -> JudgeSpec:
@@ -93,7 +90,9 @@ def _typed(content: dict[str, Any], path: Path) -> JudgeSpec:
                 "else: quote it."
             ) from None
         except OmegaConfBaseException:
-            raise GatingError(f"judge: {path}: {key}={value!r} must be of the kind {types[key]}.") from None
+            raise GatingError(
+                f"judge: {path}: {key}={shown(repr(value), 80)} must be of the kind {types[key]}."
+            ) from None
     return KINDS[str(kind)](**_text(OmegaConf.to_container(config)))
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from gating import foreign, settings
 from gating.errors import GatingError, choices
 from gating.judging import RULE, Judge
 from gating.judging.degenerate import Limits
@@ -51,6 +52,7 @@ class JudgeSpec:
             raise self.refused(
                 "name", f"use letters, digits, - and _, and not {RULE!r}, which means the run's own labels."
             )
+        settings.check_numbers(self, settings.JUDGES, f"judge {self.name}: ")
         if self.prompts not in PROMPTS:
             raise self.refused("prompts", f"use {choices(PROMPTS, self.prompts)}.")
         for key in self.NEEDED:
@@ -105,7 +107,8 @@ class AskedSpec(JudgeSpec):
         path = next((p for p in (folder / file, file) if p.is_file()), None)
         if path is None:
             raise self.refused("template_file", "is not there; give a text file with {prompt} and {response}.")
-        return replace(self, template=path.read_text(encoding="utf-8"), paraphrase=False)
+        template = foreign.read_text(path, f"judge {self.name}: template_file", foreign.MEGABYTE)
+        return replace(self, template=template, paraphrase=False)
 
     def check(self) -> None:
         super().check()

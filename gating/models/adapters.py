@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from gating import prompts
+from gating import foreign, prompts
 from gating.errors import GatingError, cause, choices
 from gating.extras import require
+from gating.foreign import shown
 from gating.models import digests
 
 if TYPE_CHECKING:
@@ -41,7 +40,20 @@ def folder(adapter: str) -> Path:
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise GatingError(f"model.adapter: {path} has no {name}; a peft LoRA folder holds {CONFIG} and {WEIGHTS}.")
+    kind = _document(path / CONFIG).get("peft_type")
+    if kind != "LORA":
+        raise GatingError(
+            f"model.adapter: {path / CONFIG} has peft_type={shown(kind, 60)!r}; only LORA can be merged into a model."
+        )
     return path
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A JSON file of named entries. Raises GatingError naming it."""
+    document = foreign.parse_json(foreign.read_text(path, "model.adapter"), f"model.adapter: {path}")
+    if not isinstance(document, dict):
+        raise GatingError(f"model.adapter: {path} holds a {type(document).__name__}, not named entries; mend it.")
+    return document
 
 
 def digest(adapter: str) -> str:
@@ -60,13 +72,19 @@ def merge(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     path = folder(adapter)
     try:
         _check_fits(model, path, adapter)
-        with _quiet():
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             adapted = PeftModel.from_pretrained(model, str(path))
-        merged: PreTrainedModel = adapted.merge_and_unload()
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as e:
+            merged: PreTrainedModel = adapted.merge_and_unload()
+        lacking = next((str(w.message) for w in said if "missing adapter keys" in str(w.message)), None)
+        if lacking:  # peft goes on with the model's own weights there
+            raise ValueError(lacking)
+    except GatingError:
+        raise
+    except Exception as e:  # a damaged adapter shows itself in a dozen ways
         raise GatingError(
-            f"model.adapter: {path} could not be read as a LoRA adapter ({cause(e)}); save it again with peft, or "
-            "choose model.adapter=null."
+            f"model.adapter: {path} could not be read as a LoRA adapter ({shown(cause(e))}); save it again with peft, "
+            "or choose model.adapter=null."
         ) from e
     return merged
 
@@ -95,26 +113,33 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_fits(model: PreTrainedModel, path: Path, adapter: str) -> None:
-    modules = dict(model.named_modules())
+    """Raises GatingError for a weight without a place in the model. A weight is a side of a low-rank change, or, of a
+    module that was trained in full (modules_to_save), the whole."""
+    own = {name: list(p.shape) for name, p in model.state_dict().items()}
     with safe_open(path / WEIGHTS, framework="pt") as f:
         for key in f.keys():  # noqa: SIM118 - not a mapping
-            name, _, side = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
-            linear = modules.get(name)
+            name, _, side = key.removeprefix("base_model.model.").rpartition(".lora_")
             size = f.get_slice(key).get_shape()
-            fits = isinstance(linear, torch.nn.Linear) and (
-                size[1] == linear.in_features if side == "A" else size[0] == linear.out_features
-            )
-            if not fits:
+            place = own.get(f"{name}.weight" if name else key.removeprefix("base_model.model."))
+            if place is None or (size != place if not name else not _fits(side, size, place)):
                 raise GatingError(
-                    f"model.adapter={adapter!r} was made for another architecture: its {key} {size} has no place in a "
-                    f"{type(model).__name__} of width {model.config.get_text_config().hidden_size}; choose this "
-                    "model's adapter, or model.adapter=null."
+                    f"model.adapter={adapter!r} was made for another architecture: its {shown(key)} {size} has no "
+                    f"place in a {type(model).__name__} of width {model.config.get_text_config().hidden_size}; choose "
+                    "this model's adapter, or model.adapter=null."
                 )
+
+
+def _fits(side: str, size: list[int], place: list[int]) -> bool:
+    """Whether one side of a low-rank change, by its name and size, fits a weight (GPT-2 keeps [in, out])."""
+    if side.startswith("A"):
+        return size[1] in place
+    return size[0] in place if side.startswith("B") else True  # what is left peft checks by itself
 
 
 def training_prompts(adapter: str) -> list[str]:
     """Texts of the shipped sets that the adapter's recipe names; empty for an adapter without one."""
     path = folder(adapter) / RECIPE
-    recipe = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    sets: dict[str, bool] = recipe.get("prompts", {})
+    sets = _document(path).get("prompts", {}) if path.is_file() else {}
+    if not isinstance(sets, dict) or not all(isinstance(harmful, bool) for harmful in sets.values()):
+        raise GatingError(f"model.adapter: {path}: prompts has to name sets, each with true (harmful) or false.")
     return [p.text for name, harmful in sets.items() for p in prompts.load(name, harmful, "train")]

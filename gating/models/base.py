@@ -18,8 +18,10 @@ class Reading(TypedDict):
     trust_remote_code: bool
 
 
-# How transformers reads what is on this machine: without the network, and never running code that came with a model.
-READ: Reading = {"local_files_only": True, "trust_remote_code": False}
+def reading(trust: bool = False) -> Reading:
+    """How transformers reads what is on this machine: without the network, and running code that came with a model only
+    where model.trust_remote_code says so (never asking on standard input)."""
+    return {"local_files_only": True, "trust_remote_code": trust}
 
 
 class Pretrained(NamedTuple):

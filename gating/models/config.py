@@ -52,6 +52,7 @@ class Architecture:
     kv_heads: int | None = None  # key-value heads a block
     head_dim: int | None = None  # width of a head
     vocab: int | None = None  # rows of the output matrix
+    context: int | None = None  # tokens of a prompt and its answer together, at most
 
 
 @dataclass
@@ -68,6 +69,14 @@ class ModelConfig:
     adapter: str | None = None  # a LoRA adapter to merge: a shipped name or a peft folder's path
     dtype: str = "auto"  # auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA for hf and gguf, else float32
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, ...
+    device_map: str | None = (
+        None  # auto, balanced, sequential: spread a model over devices (accelerate); null: one device
+    )
+    quantization: str | None = None  # 8bit or 4bit: weights rounded at load (bitsandbytes); null is none
+    # true runs Python files that come with a model, with your rights: read them first
+    trust_remote_code: bool = False
+    # what the chat template is told beside the messages, such as {enable_thinking: false}
+    template: dict[str, Any] = field(default_factory=dict)
     system: str | None = None  # system message of every chat; null leaves it to the model's template
     max_new_tokens: int = 48  # tokens of an answer, at most
     batch_rows: int = 64  # rows (prompt x condition) a batch

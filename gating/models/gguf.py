@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from gating.errors import GatingError, cause
 from gating.extras import require
 from gating.models import checkpoint, digests, hub, parts
-from gating.models.base import READ, Pretrained, Source
+from gating.models.base import Pretrained, Source, reading
 
 
 class Gguf(Source):
@@ -82,6 +82,7 @@ def sizes(path: Path) -> dict[str, int]:
             "kv_heads": int(value.get(f"{arch}.attention.head_count_kv", heads)),
             "head_dim": int(value.get(f"{arch}.attention.key_length", hidden // heads)),
             "vocab": int(max(table.shape)),
+            **({"context": int(context)} if (context := value.get(f"{arch}.context_length")) else {}),
         }
     except Exception as e:  # the reader raises a dozen types for a damaged file
         raise GatingError(
@@ -94,7 +95,7 @@ def dequantise(path: Path, dtype: torch.dtype) -> Pretrained:
     require("gguf", "model.gguf_file")
     try:
         tokenizer = read_tokenizer(path)
-        quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **READ, dtype=dtype)
+        quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **reading(), dtype=dtype)
     except Exception as e:  # the readers raise a dozen types for a damaged or unknown file
         raise GatingError(
             f"model.gguf_file: {path} could not be read as a GGUF model ({cause(e)}); download it again, or use the "
@@ -114,7 +115,7 @@ def dequantise(path: Path, dtype: torch.dtype) -> Pretrained:
 def skeleton(path: Path) -> Pretrained:
     """A GGUF file's model on torch's meta device, and its tokenizer."""
     require("gguf", "model.gguf_file")
-    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, **READ)
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, **reading())
     return Pretrained(checkpoint.without_weights(config), read_tokenizer(path))
 
 
@@ -124,7 +125,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     SmolLM's splits digits one by one, which the reader of GGUF files leaves out ("2024" became other tokens).
     """
     require("gguf", "model.gguf_file")
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **READ)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **reading())
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and "smollm" in path.name.lower():
         digits = pre_tokenizers.Digits(individual_digits=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, constants, snapshot_download
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from gating.errors import GatingError, cause
-from gating.models import checkpoint, digests
-from gating.models.base import READ, Pretrained, Source
+from gating.models import checkpoint, digests, placement
+from gating.models.base import Pretrained, Source
 from gating.models.config import ModelConfig
 
 LIGHT = ["*.json", "*.jinja", "*.model", "*.txt"]  # configuration and tokenizer
@@ -39,7 +39,7 @@ class Hub(Source):
     def sizes(self) -> dict[str, int]:
         if self.all_stated():
             return self.stated()
-        return {**checkpoint.sizes(self._find(weights=False)[0]), **self.stated()}
+        return {**checkpoint.sizes(self._find(weights=False)[0], self.cfg.trust_remote_code), **self.stated()}
 
     def identity(self, fetch: bool) -> dict[str, str | None]:
         """The files' contents: a name on the hub, and a branch, may hold other weights tomorrow."""
@@ -47,14 +47,14 @@ class Hub(Source):
 
     def tokenizer(self, fetch: bool = False) -> PreTrainedTokenizerBase:
         folder, _ = find(str(self.cfg.id), self.cfg.revision, not fetch, weights=False, tokenizer=True)
-        return AutoTokenizer.from_pretrained(folder, **READ)
+        return checkpoint.tokenizer(folder, self.cfg.trust_remote_code)
 
     def load(self, dtype: torch.dtype) -> Pretrained:
         folder, revision = self._find()
-        return checkpoint.load(folder, dtype, revision)
+        return checkpoint.load(folder, dtype, revision, self.cfg.trust_remote_code, placement.told(self.cfg, dtype))
 
     def skeleton(self) -> Pretrained:
-        return skeleton(self.served_as(), self.cfg.revision)
+        return skeleton(self.served_as(), self.cfg.revision, trust=self.cfg.trust_remote_code)
 
     def served_as(self) -> str:
         return str(self.cfg.id) if not (self.cfg.remote or self.cfg.adapter) else super().served_as()
@@ -67,7 +67,7 @@ class Folder(Hub):
     """A folder on this machine, in the transformers format; it may change, so its files are always read."""
 
     def sizes(self) -> dict[str, int]:
-        return checkpoint.sizes(self._find(weights=False)[0])
+        return checkpoint.sizes(self._find(weights=False)[0], self.cfg.trust_remote_code)
 
     def served_as(self) -> str:
         return Source.served_as(self)
@@ -77,9 +77,9 @@ def hub_or_folder(cfg: ModelConfig) -> Source:
     return Folder(cfg) if checkpoint.is_folder(cfg.id) else Hub(cfg)
 
 
-def skeleton(name: str, revision: str | None, offline: bool = False) -> Pretrained:
+def skeleton(name: str, revision: str | None, offline: bool = False, trust: bool = False) -> Pretrained:
     """A model of the hub without its weights. Raises GatingError where it is neither in the cache nor to be fetched."""
-    return checkpoint.skeleton(*find(name, revision, offline, weights=False, tokenizer=True))
+    return checkpoint.skeleton(*find(name, revision, offline, weights=False, tokenizer=True), trust)
 
 
 # --------------------------------------------------------------------------------------------------- where files are
@@ -95,6 +95,11 @@ def find(
     if checkpoint.is_folder(name):
         folder = Path(name).expanduser()
         missing = checkpoint.missing(folder, weights, tokenizer)
+        if missing == "config.json" and (folder / "adapter_config.json").is_file():
+            raise GatingError(
+                f"model.id={name}: this folder holds a peft adapter, not a model; say model.adapter={name}, and the "
+                "model that it was trained on as model.id."
+            )
         if missing:
             raise GatingError(
                 f"model.id={name}: the folder has no {missing}; a model folder holds config.json, safetensors weights "

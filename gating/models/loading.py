@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from gating.errors import GatingError
-from gating.models import adapters, parts
+from gating.models import adapters, padding, parts, placement
 from gating.models.base import pad_left
 from gating.models.config import ModelConfig
 from gating.models.description import DTYPES, check, checked, device_type, dtype_name, identity
@@ -31,13 +31,17 @@ class Loaded:
     name: str
 
 
+# Settings that a loaded model depends on, beside its files.
+SETTINGS = ("device", "dtype", "device_map", "quantization", "trust_remote_code")
 _loaded: dict[str, Loaded] = {}  # the last model only: a second one might not fit beside it
 
 
 def load(cfg: ModelConfig) -> Loaded:
     """The model, loaded once a process (the last one is kept). Raises GatingError where it cannot be loaded."""
     check(cfg)
-    key = json.dumps([identity(cfg), cfg.name, cfg.device, cfg.dtype])  # a folder may have other files by now
+    key = json.dumps(
+        [identity(cfg), cfg.name, *(getattr(cfg, setting) for setting in SETTINGS)]
+    )  # a folder may have other files by now
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = _load(cfg)
@@ -57,8 +61,12 @@ def _load(cfg: ModelConfig) -> Loaded:
     fingerprint = parts.fingerprint(model, adapters.digest(cfg.adapter) if cfg.adapter else "")
     if cfg.adapter:
         model = adapters.merge(model, cfg.adapter)
-    parts.move(model, device)
+    if placement.is_placed(cfg):
+        device = next(model.get_input_embeddings().parameters()).device  # where inputs go
+    else:
+        parts.move(model, device)
     model.eval().requires_grad_(False)
+    padding.check(model)
     return Loaded(model, pad_left(tokenizer), fingerprint, revision, device, dtype, n_layers, hidden, cfg.name)
 
 
@@ -67,6 +75,9 @@ def without_weights(cfg: ModelConfig, fingerprint: str, dtype: str | None) -> Lo
 
     fingerprint, dtype: as the server has it. Raises GatingError where the configuration or the tokenizer is missing.
     """
+    if placement.is_placed(cfg):
+        key = "device_map" if cfg.device_map else "quantization"
+        raise GatingError(f"model.{key}={getattr(cfg, key)}: a server decides how it holds a model; leave it out.")
     model, tokenizer, revision = checked(cfg).skeleton()
     n_layers, hidden = shape(cfg, model)
     served_dtype = DTYPES.get(str(dtype), torch.bfloat16)

@@ -4,35 +4,77 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from typing import TypedDict
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from gating.errors import GatingError, choices
+from gating.errors import GatingError
 
-LAYERS_AT = ("model.layers", "model.language_model.layers", "transformer.h", "gpt_neox.layers")
+# Parts of a model that are not its text decoder, by what stands in their paths.
+OTHERS = re.compile(r"vision|visual|image|audio|encoder|(^|\.)\d+\.")
+# What a family does to the unembedding's output before it calls it logits, by the entry of its configuration: that
+# entry, to a power, multiplies it. Granite divides, HyperCLOVA X multiplies by an entry of the same name.
+LOGIT_SCALES = {"logits_scaling": -1, "logit_scale": 1, "lm_head_multiplier": 1, "logits_mup_width_multiplier": -1}
+MULTIPLIES = ("hyperclovax",)
+LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+
+class Head(TypedDict):
+    """How logits come of the unembedding's output x: cap * tanh(scale * x / cap), or scale * x where cap is 0."""
+
+    scale: float
+    cap: float
 
 
 def decoder_layers(model: torch.nn.Module) -> str:
-    """The path of the list of decoder blocks, such as `model.layers`. Raises GatingError naming the architecture."""
-    path = next((p for p in LAYERS_AT if has(model, p, torch.nn.ModuleList)), None)
-    if path is None:
+    """The path of the list of decoder blocks, such as `model.layers`: the one list of as many modules as the
+    configuration has layers. Raises GatingError naming the architecture."""
+    config = getattr(model, "config", None)
+    n = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None) if config is not None else None
+    lists = ((path, m) for path, m in model.named_modules() if isinstance(m, torch.nn.ModuleList))
+    paths = [path for path, m in lists if len(m) == n and not OTHERS.search(path)]
+    if len(paths) != 1:
+        found = f"{len(paths)} ({', '.join(paths)})" if paths else "none"
         raise GatingError(
-            f"model.id: in a {type(model).__name__} the decoder blocks are at none of {choices(LAYERS_AT)}, so it "
-            "cannot be steered yet; use a decoder-only chat model."
+            f"model.id: a {type(model).__name__} should have one list of {n} decoder blocks, and {found} was found, so "
+            "it cannot be steered; use a decoder-only chat model."
         )
-    return path
+    return paths[0]
 
 
 def final_modules(model: PreTrainedModel) -> tuple[str, str]:
-    """The paths of the norm behind the last block, and of the unembedding."""
-    parent = decoder_layers(model).rpartition(".")[0]
-    norms = (f"{parent}.{name}" for name in ("norm", "ln_f", "final_layer_norm"))
+    """The paths of the norm behind the last block, and of the unembedding. Raises GatingError naming the family."""
+    blocks = decoder_layers(model)
+    parent = blocks.rpartition(".")[0]
+    children = model.get_submodule(parent).named_children()
+    beside = {f"{parent}.{name}".lstrip("."): type(m).__name__.lower() for name, m in children}
+    named = [path for path, kind in beside.items() if path == blocks or "norm" in kind]
+    norms = named[named.index(blocks) + 1 :] or named[: named.index(blocks)]  # most families name it behind the blocks
+    if len(norms) != 1:
+        raise no_lens(model, f"{len(norms)} norms stand beside its blocks")
     head = unembedding(model)
-    return (
-        next(path for path in norms if has(model, path)),
-        next(name for name, module in model.named_modules() if module is head),
+    return norms[0], next(name for name, module in model.named_modules() if module is head)
+
+
+def no_lens(model: PreTrainedModel, reason: str) -> GatingError:
+    return GatingError(
+        f"readouts.lens=true: the logit lens is not known for the family {model.config.model_type} "
+        f"({type(model).__name__}): {reason}. Say readouts.lens=false; all else can be read."
     )
+
+
+def head_of(config: PreTrainedConfig) -> Head:
+    """What stands between the unembedding and the logits, by the model's configuration."""
+    text = config.get_text_config(decoder=True)
+    scale = 1.0
+    for entry, power in LOGIT_SCALES.items():
+        value = getattr(text, entry, None)
+        if isinstance(value, int | float) and value > 0:
+            scale *= value ** (1 if text.model_type.startswith(MULTIPLIES) else power)
+    cap = next((value for entry in LOGIT_CAPS if (value := getattr(text, entry, None))), 0)
+    return {"scale": scale, "cap": float(cap)}
 
 
 def decoder_blocks(model: torch.nn.Module) -> torch.nn.ModuleList:
@@ -42,18 +84,11 @@ def decoder_blocks(model: torch.nn.Module) -> torch.nn.ModuleList:
     return blocks
 
 
-def has(model: torch.nn.Module, path: str, kind: type[torch.nn.Module] = torch.nn.Module) -> bool:
-    """Whether a module of this kind stands at a dotted path."""
-    try:
-        return isinstance(model.get_submodule(path), kind)
-    except AttributeError:
-        return False
-
-
 def unembedding(model: PreTrainedModel) -> torch.nn.Module:
-    """The module that gives logits from final hidden states."""
+    """The module that gives logits from final hidden states. Raises GatingError where there is none."""
     head = model.get_output_embeddings()
-    assert isinstance(head, torch.nn.Module)
+    if not isinstance(head, torch.nn.Module):
+        raise GatingError(f"model.id: a {type(model).__name__} has no unembedding; use a decoder-only chat model.")
     return head
 
 

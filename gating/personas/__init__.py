@@ -12,14 +12,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from gating.errors import GatingError, choices
+from gating import foreign
+from gating.errors import GatingError, cause, choices
+from gating.foreign import shown
 
 LISTS = ("positive", "negative", "questions")
 PLAIN = ("name", "description", *LISTS)
@@ -126,10 +125,13 @@ def _find(given: str, referrer: Path | None = None) -> Path:
             f"{asked}: there is no shipped persona of this name. Use {choices(available(), given)}, or the path of a "
             "persona file that ends in .yaml."
         )
-    path = Path(given).expanduser()
-    path = referrer.parent / path if referrer else path
-    if path.is_file():
-        return path
+    try:
+        path = Path(given).expanduser()
+        path = referrer.parent / path if referrer else path
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as e:  # too long a name; no such user
+        raise GatingError(f"{asked}: this is no path ({cause(e)}); give another.") from None
     what = "is a folder, not a file" if path.is_dir() else "does not exist"
     raise GatingError(
         f"{asked}: {path.absolute()} {what}. Give the path of a persona file that ends in .yaml, or a shipped persona: "
@@ -141,31 +143,8 @@ def _bad(path: Path, key: str, problem: str, remedy: str) -> GatingError:
     return GatingError(f"Persona file {path}: {f'{key} ' if key else ''}{problem}; {remedy}.")
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice: YAML would keep the last one and drop the first in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = next((k for k in keys if keys.count(k) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except UnicodeDecodeError as error:
-        raise _bad(path, "", f"is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
-    except OSError as error:
-        raise _bad(path, "", f"can't be read ({error.strerror})", "check the path and its permissions") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or " ".join(str(error).split())
-        tab = " (a tab: YAML wants spaces)" if "\\t" in str(why) else ""
-        remedy = "mend that line; a text with a colon, a quote or a leading sign needs quotes around it"
-        raise _bad(path, "", f"is not valid YAML{where}: {why}{tab}", remedy) from None
+    content = foreign.parse_yaml(foreign.read_text(path, "Persona file", foreign.MEGABYTE), f"Persona file {path}")
     if not isinstance(content, dict):
         given = "is empty" if content is None else f"holds a {type(content).__name__}, not keys with values"
         raise _bad(path, "", given, f"write the keys {choices(PLAIN)}")
@@ -204,7 +183,7 @@ def _check_pairs(path: Path, positive: tuple[str, ...], negative: tuple[str, ...
 
 def _string(path: Path, key: str, value: object) -> str:
     if not isinstance(value, str):
-        given = f"is {value!r}, a {type(value).__name__}" if value is not None else "has no value"
+        given = f"is {shown(repr(value), 80)}, a {type(value).__name__}" if value is not None else "has no value"
         raise _bad(path, key, given, "write a text, in quotes if it holds a colon or is yes, no or a number")
     if not value.strip():
         raise _bad(path, key, "is blank", "write a text")
@@ -213,7 +192,7 @@ def _string(path: Path, key: str, value: object) -> str:
 
 def _strings(path: Path, key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        given = "has no items" if value is None or value == [] else f"is {value!r}, not a list"
+        given = "has no items" if value is None or value == [] else f"is {shown(repr(value), 80)}, not a list"
         raise _bad(path, key, given, "write a list of texts, each on a line that begins with '- '")
     items = tuple(_string(path, f"{key}[{i}]", item) for i, item in enumerate(value))
     seen: dict[str, int] = {}

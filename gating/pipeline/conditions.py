@@ -13,6 +13,7 @@ import xarray as xr
 
 from gating import personas
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.pipeline.config import RunConfig, as_list
 from gating.steering import condition_grid, direction_specs, interventions
 from gating.steering.condition_grid import NamedSpec, Spec
@@ -23,6 +24,7 @@ from gating.store import TEXT
 Value = TypeVar("Value")
 
 SHAPE = "{direction: compliant, op: ablate, layers: 17-25}"
+MOST_NAME = 80  # characters of a condition's name
 NAMED_KEYS = ("do", "system", "paper")
 BASELINE_IN_PAPER = "C0"  # arXiv 2606.26161's name for no steering
 
@@ -60,6 +62,10 @@ class Resolved:
 
 def resolve(run: RunConfig) -> Resolved:
     """Look up parts, system messages and directions. Raises GatingError naming the key of what is not there."""
+    for name, part in run.parts.items():
+        if not isinstance(part, Mapping):
+            raise GatingError(f"parts.{name} is {shown(repr(part), 80)}: write a mapping such as {SHAPE}.")
+        condition_grid.check_fields(part, f"parts.{shown(name, 60)}", whole=False)
     named = {name: _named(run, name, spec) for name, spec in run.conditions.items()}
     names = _direction_names(run, named)
     for name in names:
@@ -97,16 +103,25 @@ def _coefficient(run: RunConfig, spec: Spec) -> object:
 
 def _named(run: RunConfig, name: str, spec: object) -> NamedSpec:
     """A named condition with its parts written out."""
-    key = f"conditions.{name}"
+    key = f"conditions.{shown(name, 60)}"
+    if not isinstance(name, str) or shown(name, MOST_NAME) != name or not name:
+        raise GatingError(f"{key}: a condition's name is one line of at most {MOST_NAME} characters; choose another.")
     whole = spec if isinstance(spec, Mapping) else {"do": spec}
-    items, paper = whole.get("do"), whole.get("paper") or ""
-    if set(whole) - set(NAMED_KEYS) or not isinstance(items, list) or not (items or "system" in whole):
+    items, paper = whole.get("do"), whole.get("paper")
+    if (
+        set(whole) - set(NAMED_KEYS)
+        or not isinstance(items, list)
+        or not (items or "system" in whole)
+        or not isinstance(paper, str | None)
+    ):
         raise GatingError(
             f"{key} must be a list of interventions, each a mapping such as {SHAPE} or the name of a part; or a "
             "mapping of `do`, that list, `system`, a persona's name or a system message, and `paper`, a paper's label."
         )
     written_out = [_part(run, item, f"{key}[{i}]") for i, item in enumerate(items)]
-    return NamedSpec(written_out, _system(whole.get("system"), key), str(paper))
+    for i, item in enumerate(written_out):
+        condition_grid.check_fields(item, f"{key}[{i}]")
+    return NamedSpec(written_out, _system(whole.get("system"), key), paper or "")
 
 
 def _part(run: RunConfig, item: object, key: str) -> Spec:
@@ -117,8 +132,8 @@ def _part(run: RunConfig, item: object, key: str) -> Spec:
     part = item.get("part")
     if part is None:
         return dict(item)
-    if part not in run.parts:
-        raise GatingError(f"{key}: {part!r} is not one of `parts`: use {choices(run.parts, str(part))}.")
+    if not isinstance(part, str) or part not in run.parts:
+        raise GatingError(f"{key}: {shown(repr(part), 80)} is not one of `parts`: use {choices(run.parts, str(part))}.")
     return {**run.parts[part], **{k: v for k, v in item.items() if k != "part"}}
 
 

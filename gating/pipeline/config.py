@@ -9,8 +9,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from gating import chat, models
+from gating import addresses, chat, models, settings
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.judging import degenerate, kinds
 from gating.judging.degenerate import Limits
 from gating.models import ModelConfig
@@ -96,7 +97,7 @@ class BackendConfig:
     host: str | None = None  # of an NDIF server, http(s)://...; null takes NDIF_HOST, else https://api.ndif.us
     deploy: bool = False  # let the server load a model that it does not serve now
     in_flight: int = 4  # jobs under way at once
-    deadline: float = 3600.0  # seconds that one job may take, its time in the queue included
+    deadline: float = 3600.0  # seconds that one trace may take: the queue and being sent again included
     outage: float = 300.0  # seconds that the server may be silent before the run stops (and can be gone on with)
     unknown: float = 60.0  # seconds after which a job that the server knows nothing of is sent again
     stalled: float = 600.0  # seconds after which a job that waits without any news is sent again
@@ -142,6 +143,7 @@ def register() -> None:
 
 def typed(cfg: DictConfig) -> RunConfig:
     """The composed configuration as dataclasses. Raises GatingError for a mandatory value that nobody gave."""
+    settings.check_keys(cfg)
     missing = OmegaConf.missing_keys(cfg)
     if missing:
         key = sorted(missing)[0]
@@ -157,12 +159,13 @@ def as_list(value: Any) -> list[Any]:
 
 def check(run: RunConfig) -> None:
     """Refuse impossible values that need neither a model nor a file. Raises GatingError naming the key."""
-    _check_numbers(run)
+    settings.check_lists(run)
+    settings.check_numbers(run, settings.RANGES)
+    check_path(run.runs_dir, "runs_dir")
     if run.backend.name not in BACKENDS:
         raise GatingError(f"backend.name={run.backend.name!r}: use {choices(BACKENDS, run.backend.name)}.")
-    for key in ("deadline", "outage", "unknown", "stalled"):
-        if not 0 < getattr(run.backend, key) <= 7 * 86400:
-            raise GatingError(f"backend.{key}={getattr(run.backend, key)}: use a number of seconds, up to a week.")
+    if run.backend.host is not None:
+        addresses.checked(run.backend.host, "backend.host")
     if run.data.split not in ("extract", "select", "test"):
         raise GatingError(
             f"data.split={run.data.split!r}: use {choices(['extract', 'select', 'test'], run.data.split)}."
@@ -172,10 +175,6 @@ def check(run: RunConfig) -> None:
             "data: no prompts are asked for; give at least one of data.harmful, data.harmless, data.borderline."
         )
     _check_directions(run.directions)
-    if run.steer.iso_kl is not None and not 0 < run.steer.iso_kl <= 20:
-        raise GatingError(
-            f"steer.iso_kl={run.steer.iso_kl}: use a KL divergence above 0 and up to 20 nats, such as 0.1."
-        )
     models.check(run.model)
     degenerate.check(run.label_rule)
     readouts.check_extra(run.readouts.extra)
@@ -186,30 +185,13 @@ def check(run: RunConfig) -> None:
         )
 
 
-def _check_numbers(run: RunConfig) -> None:
-    limits = {
-        "controls.random": (run.controls.random, 0, 999),
-        "max_new_tokens": (run.max_new_tokens, 1, 4096),
-        "data.n": (run.data.n, 1, 10**6),
-        "data.n_harmless": (run.data.n_harmless, 1, 10**6),
-        "directions.n": (run.directions.n, 2, 10**6),
-        "directions.questions": (run.directions.questions, 1, 10**6),
-        "directions.response_tokens": (run.directions.response_tokens, 1, 4096),
-        "directions.samples": (run.directions.samples, 1, 1000),
-        "directions.permutations": (run.directions.permutations, 0, 10000),
-        "backend.batch_rows": (run.backend.batch_rows, 1, 10**5),
-        "backend.in_flight": (run.backend.in_flight, 1, 64),
-        "backend.attempts": (run.backend.attempts, 1, 100),
-        "seed": (run.seed, 0, 2**31 - 1),
-    }
-    for key, (value, low, high) in limits.items():
-        if value is not None and not low <= value <= high:
-            raise GatingError(f"{key}={value} is out of range: use a whole number from {low} to {high}.")
+def check_path(path: str, key: str) -> None:
+    """Raises GatingError for a text that can name no file."""
+    if not path.strip() or "\0" in path or len(path) > 4000:
+        raise GatingError(f"{key}={shown(repr(path), 80)} is no path; give one.")
 
 
 def _check_directions(how: DirectionsConfig) -> None:
-    if not 0 <= how.temperature <= 5:
-        raise GatingError(f"directions.temperature={how.temperature}: use 0 (greedy) to 5.")
     if how.samples > 1 and how.temperature == 0:
         raise GatingError(
             f"directions.samples={how.samples} with directions.temperature=0: greedy answers are all the same; give a "

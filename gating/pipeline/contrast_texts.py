@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from gating import chat, progress, store
+from gating import chat, progress, store, thoughts
 from gating.judging import Item, degenerate, kinds
 from gating.pipeline import responses
 from gating.pipeline.study import Study
@@ -32,11 +32,19 @@ class Answers:
     first: dict[Chat, list[Ids]]
     text: dict[Ids, str]
     second: dict[Chat, list[Ids]]
+    thought: dict[Ids, int]  # how many of an answer's first tokens are its thought (gating/thoughts.py)
     passed: set[tuple[Chat, Ids, bool]] | None  # (chat, answer, on the positive side); None: there is no filter
 
     def kept(self, asked: Chat, answer: Ids, positive: bool) -> bool:
         """Whether an answer may stand for its side; one without a judgement may not."""
         return self.passed is None or (asked, answer, positive) in self.passed
+
+    def read(self, prompt: Ids, answer: Ids, reads_answer: bool) -> Text | None:
+        """The text to read for an answer: the prompt alone, or with the answer behind its thought, None without one."""
+        end = self.thought.get(answer, 0)
+        if not reads_answer:
+            return prompt, ()
+        return ((*prompt, *answer[:end]), answer[end:]) if answer[end:] else None
 
 
 def by_direction(study: Study, backend: Backend) -> dict[str, dict[str, tuple[Side, Side]]]:
@@ -72,8 +80,8 @@ def _model_side(
     rows: Side = []
     for asked in side:
         for answer in answers.first[asked]:
-            usable = (bool(answer) or not reads_answer) and answers.kept(asked, answer, positive)
-            rows.append((ids[asked], answer if reads_answer else ()) if usable else None)
+            kept = answers.kept(asked, answer, positive)
+            rows.append(answers.read(ids[asked], answer, reads_answer) if kept else None)
     return rows
 
 
@@ -95,8 +103,7 @@ def _user_side(
                 rows.append(None)
                 continue
             reply = replies[min(i, len(replies) - 1)]
-            usable = bool(reply) or not reads_answer
-            rows.append((ids[quote], reply if reads_answer else ()) if usable else None)
+            rows.append(answers.read(ids[quote], reply, reads_answer))
     return rows
 
 
@@ -104,24 +111,39 @@ def _answers(study: Study, backend: Backend) -> Answers:
     tokenizer, how, system = backend.loaded.tokenizer, study.run.directions, study.run.model.system
     chats = study.answered
     first = _by_chat(chats, responses.answers(study, backend, "responses", chats) if chats else [], how.samples)
-    text = {ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)) for each in first.values() for ids in each}
+    thought = _thoughts(study, tokenizer, first)
+    text = {ids: str(tokenizer.decode(list(ids[end:]), skip_special_tokens=True)) for ids, end in thought.items()}
     quoting = [s for s in study.direction_specs if s.needs_answers(how.filter) and s.role in USER_ROLES]
     quoted = [Chat(system, text[ids]) for s in quoting for asked in (*s.positive, *s.negative) for ids in first[asked]]
     quotes = list(dict.fromkeys(quote for quote in quoted if quote.user.strip()))
     second: dict[Chat, list[Ids]] = {quote: [()] for quote in quotes}
     if quotes and any(chat.needs_response(s.position) for s in quoting):
         second = _by_chat(quotes, responses.answers(study, backend, "user_responses", quotes), how.samples)
+        thought |= _thoughts(study, tokenizer, second)
     pairs = [(asked, ids) for asked in chats for ids in first[asked]]
-    return Answers(first, text, second, _passed(study, pairs, text) if how.filter else None)
+    return Answers(first, text, second, thought, _passed(study, pairs, text, thought) if how.filter else None)
 
 
-def _passed(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str]) -> set[tuple[Chat, Ids, bool]]:
+def _thoughts(study: Study, tokenizer: chat.Tokenizer, answers: dict[Chat, list[Ids]]) -> dict[Ids, int]:
+    """How many of the first tokens of each answer are its thought."""
+    marks, prompts = thoughts.marks(tokenizer), study.tokens_of(answers, tokenizer)
+    return {ids: thoughts.length(tokenizer, marks, prompts[c], ids) for c, each in answers.items() for ids in each}
+
+
+def _passed(
+    study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str], thought: dict[Ids, int]
+) -> set[tuple[Chat, Ids, bool]]:
     """`fluent` asks both sides for an answer that is one; a judge's score puts each answer on one side, or on none."""
     if study.run.directions.filter == "fluent":
         limits = study.run.label_rule
-        fluent = [(c, ids) for c, ids in pairs if not degenerate.is_degenerate(text[ids], ids, float("nan"), limits)]
+        unlikely = float("nan")  # not scored
+        fluent = [
+            (c, ids)
+            for c, ids in pairs
+            if not degenerate.is_degenerate(text[ids], ids[thought[ids] :], unlikely, limits)
+        ]
         return {(c, ids, side) for c, ids in fluent for side in (True, False)}
-    scores = _scores(study, pairs, text)
+    scores = _scores(study, pairs, text, thought)
     return {(c, ids, bool(s >= THRESHOLD)) for (c, ids), s in zip(pairs, scores, strict=True) if np.isfinite(s)}
 
 
@@ -129,14 +151,16 @@ def _by_chat(chats: Sequence[Chat], flat: Sequence[list[int]], samples: int) -> 
     return {c: [tuple(ids) for ids in flat[i * samples : (i + 1) * samples]] for i, c in enumerate(chats)}
 
 
-def _scores(study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str]) -> np.ndarray:
+def _scores(
+    study: Study, pairs: Sequence[tuple[Chat, Ids]], text: dict[Ids, str], thought: dict[Ids, int]
+) -> np.ndarray:
     """A judge's score of every answer [answer], kept in /responses_judged with the reason where there is none."""
     group = "responses_judged"
     if not store.has_group(study.store, group):
         spec = kinds.load(str(study.run.directions.filter))
         judge = spec.build(study.run.label_rule)
         with progress.bar(f"answers judged by {spec.name}", len(pairs), "answers") as advance:
-            judgements = judge.judge([Item(c.user, text[ids], False, ids) for c, ids in pairs], advance)
+            judgements = judge.judge([Item(c.user, text[ids], False, ids[thought[ids] :]) for c, ids in pairs], advance)
         ds = xr.Dataset(
             {
                 "score": ("answer", np.array([j.score for j in judgements], dtype="float32")),

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from gating import models
 from gating.analysis import stats
+from gating.foreign import cell
 from gating.pipeline import prompt_batches
 from gating.pipeline.study import Study
 from gating.steering.backend import LOGITS_BYTES
@@ -54,7 +55,7 @@ def conditions_table(conditions: list[Condition]) -> Table:
             for field in ("op", "direction", "norm", "scope")
         )
         coef = "+".join(f"{iv.coef:g}" for iv in c.interventions)
-        table.add_row(c.name, c.kind, op, direction, c.layers, coef, norm, scope)
+        table.add_row(*map(cell, (c.name, c.kind, op, direction, c.layers, coef, norm, scope)))
     return table
 
 

@@ -47,6 +47,8 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
     counted = [Jobs("model's signature", 1, 1, ENVELOPE, TENSORS + layers * hidden * 8)]
     if study.direction_specs and not run.directions.source:
         counted += _directions(study, layers, hidden, width)
+    if "lens_score" in _asked(study):
+        counted.append(Jobs("check of the logit lens", 1, 3, ENVELOPE + 4 * layers * hidden, TENSORS))
     if run.steer.iso_kl:
         counted.append(_calibration(study, width))
     counted.append(Jobs("answers", n_prompt_batches * len(chosen), rows, up, down))

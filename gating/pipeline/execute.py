@@ -10,7 +10,7 @@ import json
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import nnsight
@@ -20,8 +20,8 @@ import xarray as xr
 import yaml
 from nnsight.intervention.backends.local import LocalSimulationBackend
 
-from gating import chat, models, progress, store
-from gating.errors import GatingError
+from gating import chat, models, progress, store, thoughts
+from gating.errors import GatingError, naming
 from gating.judging import rule
 from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
 from gating.pipeline.prompt_batches import Encoded
@@ -34,14 +34,31 @@ if TYPE_CHECKING:
 
 
 def execute(study: Study) -> str:
-    """Bring the study's store to completion and say in a few words how: new, resumed or opened as it was."""
+    """Bring the study's store to completion and say in a few words how: new, resumed or opened as it was. A forced run
+    is made beside the store that is there, which stays until the new one is whole."""
+    folder = study.folder
+    if store.again.cut(folder):
+        with store.writer(folder):
+            store.again.settle(folder)
     if not study.run.force and _finished(study):
         return "opened: this run was finished before (force=true computes it again)"
-    with store.writer(study.folder), _backend(study) as (backend, connection):
-        resumed = study.store.is_dir() and not study.run.force  # a forced run replaces its store when it has a new one
+    again = study.run.force and study.store.is_dir()
+    with naming(folder), store.writer(folder):
+        how = _completed(replace(study, folder=store.again.place(folder)) if again else study, again)
+        if again:
+            return how + store.again.take_place(folder)
+        store.again.discard(folder)  # begun by a forced run, and never ended
+    return how
+
+
+def _completed(study: Study, again: bool) -> str:
+    """Bring the store in the study's folder, which is this process's alone, to completion."""
+    study.folder.mkdir(exist_ok=True)
+    with _backend(study) as (backend, connection):
         extract.check_positions(study, backend)
         asked = _by_length(study)
         now = backend.signature()  # a server's first job: a key or version that it refuses leaves nothing behind
+        resumed = study.store.is_dir() and (not again or _goes_on(study, backend, asked))
         if resumed:
             _check_same(study, backend, asked)
         else:
@@ -52,11 +69,28 @@ def execute(study: Study) -> str:
         done = store.read_group(study.store, "outcomes")["done"].all("condition").values
         _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
-        store.set_attrs(study.store, {**jobs, "status": "complete", "finished_at": store.now()})
+        thought = _thought(study)
+        store.finish(study.store, {**jobs, "warnings": json.dumps(study.warnings + thought)})
         if connection is not None:
             connection.remote.ledger.close()
     how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
-    return how + (_traffic(connection, len(asked) * len(study.conditions)) if connection else "")
+    traffic = _traffic(connection, len(asked) * len(study.conditions)) if connection else ""
+    return "\n".join([how + traffic, *(f"warning: {warning}" for warning in thought)])
+
+
+def _thought(study: Study) -> list[str]:
+    outcomes = store.read_group(study.store, "outcomes")
+    lengths = [outcomes[name].values.ravel().tolist() for name in ("n_thought", "n_tokens") if name in outcomes]
+    return thoughts.warnings(*lengths) if len(lengths) == 2 else []
+
+
+def _goes_on(study: Study, backend: Backend, asked: Sequence[Encoded]) -> bool:
+    """Whether what an earlier forced run began can be gone on with; else it is made anew."""
+    try:
+        _check_same(study, backend, asked)
+    except GatingError:
+        return False
+    return not store.problems(study.store)
 
 
 def _traffic(connection: Connection, rows: int) -> str:
@@ -73,10 +107,7 @@ def _backend(study: Study) -> Iterator[tuple[Backend, Connection | None]]:
         from gating.remote.connection import connect  # its packages are an extra
 
         connection = connect(study.run.model, study.run.backend, study.batch_rows, study.folder)
-        try:
-            yield connection.backend, connection
-        finally:
-            connection.remote.host.close()
+        yield connection.backend, connection
         return
     backend = Backend(models.load(study.run.model), study.batch_rows)
     if study.run.backend.name == "simulation":

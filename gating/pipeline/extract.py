@@ -25,7 +25,7 @@ SideKey = tuple[str, int, int]  # direction, role, side (0 positive, 1 negative)
 
 def check_positions(study: Study, backend: Backend) -> None:
     """Positions before the end of the prompt must lie after the instruction, in the template's own tokens."""
-    suffix = chat.suffix_length(backend.loaded.tokenizer, study.run.model.system)
+    suffix = chat.suffix_length(backend.loaded.tokenizer, study.run.model.system, study.run.model.template)
     for p in {spec.position for spec in study.direction_specs}:
         if p.startswith("-") and -int(p) > suffix:
             raise GatingError(

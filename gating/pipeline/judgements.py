@@ -26,38 +26,57 @@ from gating.store import TEXT
 
 Cell = tuple[int, int]  # condition and prompt, as positions
 KEPT = Judgement(DEGENERATE, reason="kept: degenerate by the run's own rule, not shown to this judge")
+AGAIN = "judging_again"  # the group of judgements that are made again, until they are whole
+OTHERS = {"digest": ("a judge of digest", "this one's is"), "fingerprint": ("model weights", "these weights are")}
 BATCH = 16  # prompts judged and written together where the run does not say
 
 
 def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool = False) -> str:
     """Judge every answer of a run, finished or not, that this judge has not judged; returns in a few words how it went.
 
-    force: do it all again; retry: ask once more for judgements that failed. Raises GatingError for a run that is being
-    written, judgements of the same name by another judge, or a judge that cannot be had.
+    force: do it all again; what is there stays until the new judgements are whole, and the same command goes on with
+    them. retry: ask once more for judgements that failed. Raises GatingError for a run that is being written,
+    judgements of the same name by another judge, or a judge that cannot be had.
     """
     path = store.locate(run)
     with store.writer(path.parent):
-        tree, group = store.open_run(path), f"judgements/{spec.name}"
-        fresh = force or not store.has_group(path, group)
-        judgements = empty(tree) if fresh else store.read_group(path, group)
-        if not fresh and judgements.attrs.get("digest") != spec.digest:
-            theirs = f"a judge of digest {judgements.attrs.get('digest')}"
-            raise _another_judge(spec, theirs, f"this one's is {spec.digest}")
-        pending = to_judge(tree, judgements, spec, retry)
-        if not pending.any():
+        tree, own = store.open_run(path), f"judgements/{spec.name}"
+        again = force and store.has_group(path, own)
+        group = f"{AGAIN}/{spec.name}" if again else own
+        begun = store.read_group(path, group) if store.has_group(path, group) else None
+        begun = _own(begun, "digest", spec.digest, spec, again)
+        judgements = empty(tree) if begun is None else begun
+        if not to_judge(tree, judgements, spec, retry).any() and (begun is None or not again):
             return f"opened: nothing to judge ({summary(judgements)})"
         judge = spec.build(_limits(tree.attrs))
+        begun = _own(begun, "fingerprint", judge.fingerprint, spec, again)
+        judgements = empty(tree) if begun is None else begun
         batch = int(tree.attrs.get("prompt_batch", BATCH))
-        if fresh:
-            attributes = _attributes(spec, judge)
-            store.create_group(path, group, judgements.assign_attrs(attributes), {"prompt": batch})
-        elif judgements.attrs.get("fingerprint") != judge.fingerprint:
-            theirs = f"model weights {judgements.attrs.get('fingerprint')}"
-            raise _another_judge(spec, theirs, f"these weights are {judge.fingerprint}")
+        if begun is None:
+            laid_out = judgements.assign_attrs(_attributes(spec, judge))
+            store.create_group(path, group, laid_out, {"prompt": batch})
         resumed = bool(judgements["done"].any())
-        _judge_batches(path, tree, judgements, pending, judge, spec, batch)
-        store.set_attrs(path / group, {"status": "complete", "finished_at": store.now()})
+        _judge_batches(path, group, tree, judgements, to_judge(tree, judgements, spec, retry), judge, spec, batch)
+        if not judgements["done"].any():
+            raise GatingError(
+                f"judge {spec.name}: not one answer was judged ({summary(judgements)}); mend the judge's address, "
+                "model or template, then ask again with --retry."
+            )
+        store.finish(path, {}, group, instead_of=own if again else None)
     return f"{'resumed' if resumed else 'new'}: {summary(judgements)}"
+
+
+def _own(begun: xr.Dataset | None, attribute: str, ours: str, spec: JudgeSpec, again: bool) -> xr.Dataset | None:
+    """What this very judge has begun. What another one has is left alone, or, where all is done again, made anew.
+
+    Raises GatingError for another judge's.
+    """
+    if begun is None or begun.attrs.get(attribute) == ours:
+        return begun
+    if again:
+        return None
+    theirs, this = OTHERS[attribute]
+    raise _another_judge(spec, f"{theirs} {begun.attrs.get(attribute)}", f"{this} {ours}")
 
 
 def empty(tree: xr.DataTree) -> xr.Dataset:
@@ -104,6 +123,7 @@ def _texts(column: xr.DataArray) -> np.ndarray:
 
 def _judge_batches(
     path: Path,
+    group: str,
     tree: xr.DataTree,
     judgements: xr.Dataset,
     pending: np.ndarray,
@@ -131,7 +151,7 @@ def _judge_batches(
             filled = judgements.isel(prompt=rows)  # a view: what is set here is set in `judgements`
             for cell, judgement in [*zip(shown, given, strict=True), *((cell, KEPT) for cell in kept)]:
                 _set(filled, cell, judgement)
-            store.write_rows(path, f"judgements/{spec.name}", "prompt", start, filled)
+            store.write_rows(path, group, "prompt", start, filled)
 
 
 def _item(prompts: xr.Dataset, outcomes: xr.Dataset, cell: Cell) -> Item:

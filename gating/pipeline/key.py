@@ -32,7 +32,17 @@ PACKAGE = Path(gating.__file__).parent
 
 # Whose versions, and which of our own modules, decide a number.
 PACKAGES = ("torch", "transformers", "nnsight", "numpy", "scikit-learn", "peft")
-CODE = ("chat.py", "prompts.py", "personas", "models", "judging", "steering", "store/schema.py", "pipeline")
+CODE = (
+    "chat.py",
+    "thoughts.py",
+    "prompts.py",
+    "personas",
+    "models",
+    "judging",
+    "steering",
+    "store/schema.py",
+    "pipeline",
+)
 NOT_CODE = ("pipeline/dryrun.py", "pipeline/estimate.py", "models/digests.py")
 # Settings whose content is in the key instead of them: paths and names of files, `auto`.
 BY_CONTENT = {
@@ -63,7 +73,7 @@ def key(
     """The run's key. Its model's files are fetched where they have to be, but for a dry run, whose key is then not
     final. Raises GatingError for a model that cannot be had."""
     tokenizer, identity, final = _model(run)
-    tokens = encoded(tokenizer, texts(run, test, specs, conditions)) if tokenizer else None
+    tokens = encoded(tokenizer, texts(run, test, specs, conditions), run.model.template) if tokenizer else None
     template = str(tokenizer.chat_template) if tokenizer else ""
     installed = store.versions()
     material: dict[str, Any] = {
@@ -81,7 +91,7 @@ def key(
         "tokens": [[*asked, ids] for asked, ids in tokens.items()] if tokens else None,
         "template": template,  # answers are put into it that are not known yet
         "code": code(),
-        "versions": {name: installed[name] for name in PACKAGES},
+        "versions": {name: installed[name] for name in PACKAGES} | models.package_versions(run.model),
     }
     name = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:10]
     return Key(name, tokens, final, "strftime_now" in template)
@@ -108,9 +118,9 @@ def calibration_prompts(seed: int) -> list[Prompt]:
     return prompts.sample(prompts.load("harmless", False, "select"), config.CALIBRATION_PROMPTS, seed)
 
 
-def encoded(tokenizer: chat.Tokenizer, asked: Iterable[Chat]) -> Tokens:
+def encoded(tokenizer: chat.Tokenizer, asked: Iterable[Chat], template: chat.Arguments) -> Tokens:
     """Token ids of each chat, up to where its answer begins."""
-    return {text: tuple(chat.encode(tokenizer, text.user, text.system)) for text in asked}
+    return {text: tuple(chat.encode(tokenizer, text.user, text.system, template)) for text in asked}
 
 
 def _model(run: RunConfig) -> tuple[chat.Tokenizer | None, dict[str, str | None], bool]:

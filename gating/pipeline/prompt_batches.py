@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gating import store
+from gating import store, thoughts
 from gating.errors import TooLarge
 from gating.judging import degenerate, rule
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
-from gating.steering import directions, lowering, readouts
+from gating.steering import directions, lens, lowering, readouts
 from gating.steering.backend import Backend
 from gating.steering.interventions import Condition
 from gating.steering.readouts import Generation, Readouts
@@ -73,6 +73,8 @@ def worker(study: Study, backend: Backend, extracted: xr.Dataset | None, scale: 
     if extracted is not None and study.run.readouts.last:
         unit = directions.unit(extracted["vector"].transpose("layer", "direction", "hidden").values, missing=0.0)
         probes = np.ascontiguousarray(unit)  # a direction that is zero at a layer reads as zero
+        if "lens_score" in extra_readouts(study):
+            lens.check(backend)
     return Worker(study, backend, extracted, scale, probes, opening_ids(study, backend))
 
 
@@ -101,10 +103,16 @@ def groups(w: Worker, prompts: Sequence[Encoded]) -> dict[str, xr.Dataset]:
         _generate(w, prompts, [conditions[c] for c in chosen]) for chosen in batches(len(conditions), study.batch_rows)
     ]
     generation = parts[0] if len(parts) == 1 else _joined(parts)
+    tokenizer, asked = w.backend.loaded.tokenizer, [p.ids for p in prompts for _ in conditions]
+    marks = thoughts.marks(tokenizer)
+    ends = [thoughts.length(tokenizer, marks, p, t) for p, t in zip(asked, generation.tokens, strict=True)]
+    said = [(t[:end], t[end:]) for t, end in zip(generation.tokens, ends, strict=True)]
     nll = w.backend.nll(
-        [p.ids for p in prompts for _ in conditions], generation.tokens, f"scores of {_about(prompts, conditions)}"
+        [[*p, *thought] for p, (thought, _) in zip(asked, said, strict=True)],
+        [answer for _, answer in said],
+        f"scores of {_about(prompts, conditions)}",
     )
-    filled = {"outcomes": _outcomes(study, w.backend, generation, nll, shape)}
+    filled = {"outcomes": _outcomes(study, w.backend, said, generation, nll, shape)}
     if w.probes is not None:
         filled["readouts"] = readouts.dataset(generation, shape[1])
     if study.run.activations:
@@ -149,10 +157,17 @@ def _joined(parts: Sequence[Generation]) -> Generation:
 
 
 def _outcomes(
-    study: Study, backend: Backend, generation: Generation, nll: np.ndarray, shape: tuple[int, int]
+    study: Study,
+    backend: Backend,
+    said: Sequence[tuple[list[int], list[int]]],
+    generation: Generation,
+    nll: np.ndarray,
+    shape: tuple[int, int],
 ) -> xr.Dataset:
-    texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in generation.tokens]
-    limits, tokens = study.run.label_rule, generation.tokens
+    """said: the tokens of each row's thought and of its answer."""
+    decode = backend.loaded.tokenizer.decode
+    before, texts = ([str(decode(row[part], skip_special_tokens=True)) for row in said] for part in (0, 1))
+    limits, tokens = study.run.label_rule, [answer for _, answer in said]
     ds = store.empty_outcomes(shape[1], shape[0], study.max_new_tokens)
 
     def fill(name: str, values: Sequence[object] | np.ndarray) -> None:
@@ -161,6 +176,8 @@ def _outcomes(
     rows = list(zip(texts, tokens, nll.tolist(), strict=True))
     fill("label", [rule.label(text, ids, value, limits) for text, ids, value in rows])
     fill("n_tokens", [len(ids) for ids in tokens])
+    fill("n_thought", [len(thought) for thought, _ in said])
+    fill("thought", before)
     fill("nll", nll)
     fill("entropy", [degenerate.entropy_bits(ids) for ids in tokens])
     fill("repetition", [degenerate.repetition(ids) for ids in tokens])

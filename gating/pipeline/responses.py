@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from gating import progress, store
+from gating import chat, progress, store, thoughts
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend, in_halves
 from gating.steering.direction_specs import Chat
@@ -46,11 +46,17 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
 
         starts = [s for s in range(0, len(ids), study.batch_rows) if not done[s : s + study.batch_rows].all()]
         for start, out in backend.each(answer_from, starts):
-            texts = [str(backend.loaded.tokenizer.decode(t, skip_special_tokens=True)) for t in out]
+            texts = [said(backend.loaded.tokenizer, p, t) for p, t in zip(ids[start:], out, strict=False)]
             store.write_rows(study.store, group, "answer", start, _filled(out, texts, how.response_tokens))
             advance(len(out))
     kept = store.read_group(study.store, group)
     return [row[row >= 0].tolist() for row in kept["token_ids"].values]
+
+
+def said(tokenizer: chat.Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """An answer's text, without the thought before it."""
+    end = thoughts.length(tokenizer, thoughts.marks(tokenizer), prompt, tokens)
+    return str(tokenizer.decode(list(tokens[end:]), skip_special_tokens=True))
 
 
 def _seed(seed: int, group: str, start: int) -> int:

@@ -14,7 +14,7 @@ from gating import models, prompts, store
 from gating.analysis import claims
 from gating.chat import Tokenizer
 from gating.errors import GatingError
-from gating.pipeline import conditions, config
+from gating.pipeline import conditions, config, fits
 from gating.pipeline.config import RunConfig
 from gating.pipeline.key import Key, Tokens, chats, encoded, key
 from gating.prompts import Prompt
@@ -72,7 +72,7 @@ class Study:
     def tokens_of(self, asked: Collection[Chat], tokenizer: Tokenizer) -> Tokens:
         """Token ids of chats of which some were not known before, such as answers that are quoted."""
         known = self.identity.tokens or {}
-        unknown = encoded(tokenizer, (c for c in asked if c not in known))
+        unknown = encoded(tokenizer, (c for c in asked if c not in known), self.run.model.template)
         return {c: known.get(c) or unknown[c] for c in asked}
 
     @property
@@ -84,7 +84,8 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     """Everything that can be known without weights. Raises GatingError for bad input of any kind."""
     config.check(run)
     resolved = conditions.resolve(run)
-    of_run = resolved.conditions(models.architecture(run.model)["layers"])
+    sizes = models.architecture(run.model)
+    of_run = resolved.conditions(sizes["layers"])
     family = _claims(run)
     if family:
         claims.check_conditions(cast(claims.Family, family), {c.name: c.kind for c in of_run})
@@ -97,17 +98,23 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     test, warnings = _test_prompts(run)
     warnings += _overlaps(run, test, specs)
     run_key = key(run, test, specs, of_run, family)
+    fits.check(run, test, specs, run_key.tokens or {}, sizes.get("context"))
     if run_key.dated:
         warnings.append("model: its chat template writes today's date into every prompt; tomorrow this is another run")
+    if run.model.trust_remote_code:
+        warnings.append("model.trust_remote_code=true: Python files that came with the model run with your rights")
     about = chosen.get("experiment") or conditions.steer_label(run)
     folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{about}-{run_key.name}"
     return Study(run, test, specs, of_run, warnings, run_key, folder, chosen, overrides, family)
 
 
 def _claims(run: RunConfig) -> dict[str, Any]:
-    if "file" in run.claims:
+    given = {key for key, value in run.claims.items() if value is not None}
+    if "file" in given:
+        if given != {"file"}:
+            raise GatingError("claims: the file of a family is given and a family too; give claims=FILE alone.")
         return {**claims.load(str(run.claims["file"]))}
-    if run.claims.get("family") is None:
+    if not given:
         return {}
     claims.check(run.claims)
     return run.claims

@@ -11,9 +11,10 @@ from typing import Protocol, TypedDict
 from gating import models, progress
 from gating.models import ModelConfig
 from gating.remote import address, preflight
+from gating.remote.expected import Sizes
 from gating.remote.jobs import Limits, Remote
 from gating.remote.ledger import Ledger
-from gating.remote.wire import Wire
+from gating.remote.wire import PATIENCE, Wire
 from gating.steering.backend import Backend
 from gating.steering.scheduler import Turn
 
@@ -57,18 +58,9 @@ def connect(model: ModelConfig, settings: Settings, batch_rows: int, folder: Pat
     Raises GatingError for everything that can be found wrong before a job is sent.
     """
     repo = models.served_as(model)
-    wire = Wire(address.address(settings.host), address.key())
-    try:
-        served = preflight.check(wire, repo, model.revision, model.dtype, settings.deploy)
-        return _connected(model, settings, batch_rows, folder, wire, served)
-    except BaseException:
-        wire.close()
-        raise
-
-
-def _connected(
-    model: ModelConfig, settings: Settings, batch_rows: int, folder: Path, wire: Wire, served: preflight.Served
-) -> Connection:
+    patience = min(PATIENCE, settings.outage, settings.deadline)
+    wire = Wire(address.address(settings.host), address.key(), patience)
+    served = preflight.check(wire, repo, model.revision, model.dtype, settings.deploy)
     for warning in served.warnings:
         progress.console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     fingerprint = hashlib.sha256(f"{wire.url} {served.model_key}".encode()).hexdigest()[:16]
@@ -76,5 +68,12 @@ def _connected(
     s, turn = settings, Turn()
     limits = Limits(s.deadline, s.outage, s.unknown, s.stalled, s.attempts)
     environment = {"attn_implementation": loaded.model.config._attn_implementation}
-    remote = Remote(wire, served.model_key, environment, Ledger(folder), limits, s.in_flight, turn, folder)
+    remote = Remote(
+        wire, served.model_key, environment, Ledger(folder), limits, s.in_flight, turn, folder, sizes(loaded)
+    )
     return Connection(Backend(loaded, batch_rows, remote.via, s.in_flight, turn), remote, served)
+
+
+def sizes(loaded: models.Loaded) -> Sizes:
+    """What results of this model are checked against."""
+    return Sizes(loaded.n_layers, loaded.hidden, loaded.model.get_output_embeddings().weight.shape[0])

@@ -27,8 +27,9 @@ from nnsight.tracing.backend import Backend as Runner
 from nnsight.tracing.tracer import save
 from nnsight.tracing.util import push
 
+from gating import foreign
 from gating.errors import GatingError, TooLarge
-from gating.remote import wire
+from gating.remote import expected, results, wire
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing, Wire
 from gating.steering import ops
@@ -40,6 +41,9 @@ Answer = TypeVar("Answer")
 log = logging.getLogger(__name__)
 
 LOG = "remote.log"
+SHORTEST = 0.1  # seconds that a question gets at least
+SLOWEST = 50_000  # bytes a second of a connection that still counts as one
+LOGGED = 20_000  # characters of a server's message that are kept, from its end
 POLL = (0.05, 2.0)  # seconds between questions about a job: at first, and at most
 NO_ROOM = ("out of memory", "outofmemory", "exceeded the execution timeout")
 OWN_ERROR = ("Traceback (most recent call last)", "ModuleNotFoundError", "doesn't match")
@@ -73,6 +77,7 @@ class Remote:
     in_flight: int
     turn: Turn
     folder: Path  # of the run: remote.log goes there
+    sizes: expected.Sizes  # what results are checked against
     _slots: threading.Semaphore = field(init=False)
     _passed: float = 0.0  # when the latest of the jobs that are done was sent
 
@@ -85,10 +90,11 @@ class Remote:
 
     def run(self, call: Call, tracer: Any) -> dict[str, object]:
         """The values that a trace saved. Raises GatingError, TooLarge, or turns.Stopped."""
-        key = digest(call)
-        again = self._retrying(call, Lost, tenacity.stop_after_attempt(self.limits.attempts), "sending it again")
+        key, until = digest(call), time.monotonic() + self.limits.deadline
+        tries = tenacity.stop_after_attempt(self.limits.attempts)
+        again = self._retrying(call, Lost, tries, "sending it again", until)
         try:
-            return again(self._once, call, key, tracer)
+            return again(self._once, call, key, tracer, until)
         except Lost as e:
             self._note(call, f"given up: {e}")
             raise GatingError(
@@ -96,47 +102,64 @@ class Remote:
                 f"{GO_ON}"
             ) from None
 
-    def _once(self, call: Call, key: str, tracer: Any) -> dict[str, object]:
+    def _once(self, call: Call, key: str, tracer: Any, until: float) -> dict[str, object]:
         """Send a trace, unless a job of it is under way, and collect its result."""
         job = self.ledger.job(key)
         payload = b"" if job else RequestModel.serialize(tracer, compress=True)
         with self.turn.away(), self._slots:
             sent = time.monotonic()
             if job is None:
-                job = self._patiently(call, self.host.submit, self.model_key, payload, self.env)
+                job = self._patiently(call, self.host.submit, until, len(payload), self.model_key, payload, self.env)
                 self.ledger.sent(key, job, call.about, len(payload))
             else:
                 self.ledger.collected(key)
             try:
-                content = self._patiently(call, self.host.fetch, self._wait(call, job, sent))
-                values = wire.result(content)
+                values = self._collected(call, key, self._wait(call, job, sent, until), until)
             except (Lost, TooLarge, Failed) as e:
                 self.ledger.lost(key, str(e))
                 raise
-            self.ledger.done(key, len(content))
             self._passed = max(self._passed, sent)
             return values
 
-    def _patiently(self, call: Call, ask: Callable[..., Answer], *args: object) -> Answer:
-        """Ask the server, for as long as an outage may last. Errors in the request itself are not asked again."""
-        retry = self._retrying(call, Passing, tenacity.stop_after_delay(self.limits.outage), "asking again")
+    def _collected(self, call: Call, key: str, url: object, until: float) -> dict[str, object]:
+        """The result, fetched and found to be what was asked for."""
+        size = expected.size(call, self.sizes)
+
+        def fetch(seconds: float) -> bytes:
+            return self.host.fetch(url, seconds, size + results.OVERHEAD)
+
+        content = self._patiently(call, fetch, until, size)
         try:
-            return retry(ask, *args)
+            values = expected.check(call, self.sizes, results.unpack(content, size))
+        except expected.NotFinite as e:
+            raise Failed(f"{call.about}: {e}, on {self.host.url}. {GO_ON}") from None
+        self.ledger.done(key, len(content))
+        return values
+
+    def _patiently(self, call: Call, ask: Callable[..., Answer], until: float, size: int, *args: object) -> Answer:
+        """Ask the server, with the seconds that it may take as the last argument, for as long as an outage may last.
+        Errors in the request itself are not asked again. size: the bytes that travel."""
+        end, most = min(until, time.monotonic() + self.limits.outage), self.limits.outage + size / SLOWEST
+        retry = self._retrying(call, Passing, lambda state: time.monotonic() >= end, "asking again", end)
+        try:
+            return retry(lambda: ask(*args, max(min(most, until - time.monotonic()), SHORTEST)))
         except Lost:
             raise
         except Passing as e:
+            if time.monotonic() >= until:
+                raise self._too_long(call, self.host.clean(e)) from None
             raise self._silent(e) from None
 
     def _retrying(
-        self, call: Call, fault: type[Passing], stop: tenacity.stop.stop_base, what: str
+        self, call: Call, fault: type[Passing], stop: Callable[[tenacity.RetryCallState], bool], what: str, end: float
     ) -> tenacity.Retrying:
-        """Tries again after exactly this fault, more and more slowly, until `stop`. A lost job is sent again, which
-        asking again would not do, so that a subclass of the fault does not count."""
+        """Tries again after exactly this fault, more and more slowly, until `stop`, pausing no longer than until `end`.
+        A lost job is sent again, which asking again would not do, so that a subclass of the fault does not count."""
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: type(e) is fault),
             stop=stop,
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
-            sleep=self._pause,
+            sleep=lambda seconds: self._pause(min(seconds, max(end - time.monotonic(), SHORTEST))),
             before_sleep=lambda state: self._note(call, f"{what}: {_why(state)}"),
             reraise=True,
         )
@@ -147,25 +170,32 @@ class Remote:
             f"{GO_ON}"
         )
 
-    def _wait(self, call: Call, job: str, sent: float) -> str:
+    def _too_long(self, call: Call, state: str) -> GatingError:
+        return GatingError(
+            f"backend.deadline: {call.about} had no result after {self.limits.deadline:g} s (state: {state}). {GO_ON} "
+            "A larger backend.deadline=SECONDS waits longer."
+        )
+
+    def _wait(self, call: Call, job: str, sent: float, until: float) -> object:
         """The address of a job's result, once it has one."""
         start = answered = changed = time.monotonic()
         pause, known, was = POLL[0], False, None
         while True:
             now = time.monotonic()
+            silent_at = answered + self.limits.outage
             try:
-                state = self.host.state(job)
+                state = self.host.state(job, max(min(wire.PATIENCE, silent_at - now, until - now), SHORTEST))
                 answered = now
             except Passing as e:
                 state = None
-                if now - answered > self.limits.outage:
-                    raise self._silent(e) from None
+                if time.monotonic() > min(silent_at, until):
+                    raise (self._silent(e) if silent_at < until else self._too_long(call, str(e))) from None
             if state is not None:
                 known = True
                 if (now_is := (state.status, state.description)) != was:
                     was, changed = now_is, now
                 if state.status == Status.COMPLETED:
-                    return str(state.data)
+                    return state.data
                 if state.status == Status.ERROR:
                     raise self._failure(call, state.description)
                 # A server that was restarted keeps a job's state and not always the job. One that runs ends by itself;
@@ -175,12 +205,8 @@ class Remote:
                     raise Lost(f"its state was {state.status.value} for {patience:g} s")
             elif not known and answered - start > self.limits.unknown:
                 raise Lost(f"the server knows nothing of this job after {self.limits.unknown:g} s")
-            if now - start > self.limits.deadline:
-                raise GatingError(
-                    f"backend.deadline: {call.about} had no result after {self.limits.deadline:g} s (state: "
-                    f"{state.status.value if state else 'unknown'}). {GO_ON} A larger "
-                    "backend.deadline=SECONDS waits longer."
-                )
+            if time.monotonic() > until:
+                raise self._too_long(call, state.status.value if state else "unknown")
             self.turn.sleep(pause)
             pause = min(pause * 1.5, POLL[1])
 
@@ -188,7 +214,7 @@ class Remote:
         """What a failed job's message means: the trace's own error, no room, or a fault of the server that may pass."""
         message = self.host.clean(message)
         self._note(call, message)
-        last = message.strip().splitlines()[-1][:300] if message.strip() else "no message"
+        last = _last(message) or "no message"
         if any(mark in message.lower() for mark in NO_ROOM):
             return TooLarge(
                 f"{call.about}: the server has not the room or the time for this job ({last}); lower "
@@ -205,11 +231,11 @@ class Remote:
 
     def _note(self, call: Call, text: str) -> None:
         """Keep what the server said in the run's remote.log; one line of it for whoever watches."""
-        text = self.host.clean(text)
-        log.info("%s: %s", call.about, text.strip().splitlines()[-1][:200] if text.strip() else "")
+        lines = [_indented(line) for line in self.host.clean(text)[-LOGGED:].splitlines()]
+        log.info("%s: %s", call.about, _last("\n".join(lines)))
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         with (self.folder / LOG).open("a", encoding="utf-8") as f:
-            f.write(f"== {stamp} {call.kind}: {call.about}\n{text}\n")
+            f.write(f"== {stamp} {call.kind}: {call.about}\n" + "\n".join(lines) + "\n")
 
 
 class _Trace(Runner):
@@ -246,6 +272,15 @@ def digest(call: Call) -> str:
 
     walk((call.kind, call.content))
     return h.hexdigest()[:16]
+
+
+def _indented(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" "))][:40] + foreign.shown(line)
+
+
+def _last(text: str) -> str:
+    """The last line of what a server says, fit to show."""
+    return foreign.shown(text[-LOGGED:].strip().splitlines()[-1]) if text.strip() else ""
 
 
 def _why(state: tenacity.RetryCallState) -> str:

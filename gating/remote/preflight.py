@@ -3,12 +3,14 @@ message."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
+from gating import addresses, foreign, models
 from gating.errors import GatingError, choices
 from gating.remote.wire import JSON, LOGIN, Passing, Wire
 
@@ -17,6 +19,8 @@ Document = Mapping[str, JSON]
 PUBLIC = "api.ndif.us"
 DECIDING = ("nnsight",)  # another version of these may read a trace differently
 TOLD = ("torch", "transformers")
+LISTED, COMPARED = 12, 2000  # names of models in an error, and those that are searched for a near one
+LONGEST_KEY = 1000  # characters of the name under which a server knows a model
 UP = ("RUNNING", "DEPLOYING", "HOT", "WARM")
 
 
@@ -39,7 +43,8 @@ def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool)
             "the environment variable NDIF_API_KEY (or nnsight.CONFIG.set_default_api_key)."
         )
     try:
-        wire.get("/ping")
+        if not isinstance(wire.get("/ping"), str | dict):
+            raise Passing("what it says to /ping is no greeting")
     except Passing as e:
         raise GatingError(
             f"backend.host: no NDIF server answers at {wire.url} ({e}). Check the address and the network; "
@@ -47,37 +52,51 @@ def check(wire: Wire, repo: str, revision: str | None, dtype: str, deploy: bool)
         ) from None
     try:
         installed, status = _installed(wire), wire.get("/status")
+        _deployments(wire, status)
     except Passing as e:
         raise GatingError(
             f"backend.host: {wire.url} answers, but not for its models ({e}): it may be starting or reconnecting. Try "
             "again in a few minutes."
         ) from None
     warnings = compare(installed) if installed else [f"{wire.url} does not say which versions it runs"]
-    if wire.key and wire.url.startswith("http://") and not re.match(r"http://(127\.|localhost\b|\[::1\])", wire.url):
+    if wire.key and wire.url.startswith("http://") and not addresses.is_loopback(wire.url):
         warnings.append(f"{wire.url} is not encrypted, and your key and prompts go there in the clear")
-    model_key, served = _find(status, repo, revision)
+    model_key, served = _find(wire, status, repo, revision)
     if served is None and not deploy:
-        names = sorted({str(d.get("repo_id")) for d in _deployments(status)})
         raise GatingError(
             f"model: {wire.url} does not serve {repo}{f' at revision {revision}' if revision else ''} now; it serves "
-            f"{choices(names, repo)}. Choose one of these, or let the server load it with backend.deploy=true."
+            f"{_listed(_deployments(wire, status), repo)}. Choose one of these, or let the server load it with "
+            "backend.deploy=true."
         )
-    precision = str(served["dtype"]).removeprefix("torch.") if served and served.get("dtype") else None
+    precision = _precision(wire, served)
     if dtype != "auto" and precision and dtype != precision:
         raise GatingError(
             f"model.dtype={dtype}: {wire.url} serves {repo} in {precision}; say model.dtype=auto (or {precision}), or "
             "choose another host."
         )
-    versions = {n: str(installed[n]) for n in (*DECIDING, *TOLD, "ndif") if n in installed}
+    versions = {n: _version(installed, n) for n in (*DECIDING, *TOLD, "ndif") if n in installed}
     return Served(model_key, precision, versions, warnings)
 
 
 def _installed(wire: Wire) -> Mapping[str, JSON]:
     try:
-        packages: Mapping[str, JSON] = wire.get("/env").get("packages", {})
+        return _mapping(wire, wire.get("/env"), "packages")
     except GatingError:  # an older server has no such document
         return {}
-    return packages
+
+
+def _mapping(wire: Wire, document: JSON, key: str) -> Mapping[str, JSON]:
+    """A mapping in a document, empty where there is none. Raises Passing for anything else."""
+    found = document.get(key, {}) if isinstance(document, dict) else None
+    if not isinstance(found, dict):
+        raise Passing(f"what {wire.url} gives as {key} is not a JSON object")
+    return found
+
+
+def _version(installed: Mapping[str, JSON], name: str) -> str:
+    """A package's version there; `unknown` where what is told is none."""
+    told = installed.get(name)
+    return told if isinstance(told, str) and re.fullmatch(r"\d[\w.+!-]{0,40}", told, re.ASCII) else "unknown"
 
 
 def compare(installed: Mapping[str, JSON]) -> list[str]:
@@ -85,7 +104,7 @@ def compare(installed: Mapping[str, JSON]) -> list[str]:
     understood."""
     warnings = []
     for name in (*DECIDING, *TOLD):
-        theirs, ours = str(installed.get(name, "unknown")).partition("+")[0], version(name).partition("+")[0]
+        theirs, ours = _version(installed, name).partition("+")[0], version(name).partition("+")[0]
         if theirs in ("unknown", ours):
             continue
         if name in DECIDING and theirs.split(".")[:2] != ours.split(".")[:2]:
@@ -103,17 +122,46 @@ def model_key(repo: str, revision: str | None) -> str:
     return f"nnsight.modeling.transformers.TransformersModel:{json.dumps(what)}"
 
 
-def _find(status: Document, repo: str, revision: str | None) -> tuple[str, Document | None]:
+def _find(wire: Wire, status: Document, repo: str, revision: str | None) -> tuple[str, Document | None]:
     wanted = model_key(repo, revision)
-    for d in _deployments(status):
+    for d in _deployments(wire, status):
         if d.get("repo_id") == repo and d.get("revision") == revision and d.get("task") in (None, "text-generation"):
-            return str(d.get("model_key", wanted)), d
+            key = d.get("model_key", wanted)
+            if not isinstance(key, str) or foreign.shown(key, LONGEST_KEY) != key:
+                raise GatingError(
+                    f"backend.host: {wire.url} names {repo} in a way that cannot be sent back "
+                    f"({foreign.shown(key, 60)}); choose another host."
+                )
+            return key, d
     return wanted, None
 
 
-def _deployments(status: Document) -> list[Document]:
-    return [
-        d
-        for d in status.get("deployments", {}).values()
-        if {d.get("application_state"), d.get("deployment_level")} & set(UP)
-    ]
+def _precision(wire: Wire, served: Document | None) -> str | None:
+    """The precision that a model is served in; None where it is not up yet. Raises GatingError for one that is none."""
+    told = served.get("dtype") if served else None
+    if told is None:
+        return None
+    precision = str(told).removeprefix("torch.")
+    if precision not in models.DTYPES:
+        raise GatingError(
+            f"backend.host: {wire.url} serves the model in {foreign.shown(precision, 40)}, which is not a precision "
+            f"that is known here ({choices(models.DTYPES)}); choose another host."
+        )
+    return precision
+
+
+def _listed(deployments: Sequence[Document], repo: str) -> str:
+    """The names of what is served, the nearest to `repo` first; not all of very many."""
+    names = sorted({foreign.shown(d.get("repo_id"), 80) for d in deployments})
+    near = difflib.get_close_matches(repo, names[:COMPARED], n=3)
+    some = list(dict.fromkeys([*near, *names]))[:LISTED]
+    more = f", and {len(names) - len(some):,} more" if len(names) > len(some) else ""
+    return choices(some, repo) + more
+
+
+def _deployments(wire: Wire, status: Document) -> list[Document]:
+    """What is up, or coming up. Raises Passing where the document is none of models."""
+    found = list(_mapping(wire, status, "deployments").values())
+    if not all(isinstance(d, dict) for d in found):
+        raise Passing(f"what {wire.url} gives as deployments is not one JSON object for each")
+    return [d for d in found if any(d.get(k) in UP for k in ("application_state", "deployment_level"))]

@@ -6,24 +6,24 @@ whose own client gives no status codes, waits without a limit and unpickles what
 
 from __future__ import annotations
 
-import io
+import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import httpx
-import torch
-import zstandard
+import pydantic
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel
 
+from gating import addresses, foreign, web
 from gating.errors import GatingError, TooLarge
 
 JSON = Any  # a document as it was sent; who reads it checks what it reads
-CONNECT, READ = 10.0, 120.0  # seconds
+PATIENCE = 60.0  # seconds that a question may take, its whole answer included
 LOGIN = "https://login.ndif.us"
 
 
@@ -37,69 +37,99 @@ class Lost(Passing):
 
 @dataclass
 class Wire:
-    """One server and one key, which goes into a header and nowhere else: `clean` takes it out of whatever is told."""
+    """One server and one key, which goes into a header and nowhere else: `clean` takes it out of whatever is told.
+
+    patience: seconds that a question may take; transport: of httpx, for tests.
+    """
 
     url: str
     key: str = field(repr=False)
-    timeout: httpx.Timeout = field(default_factory=lambda: httpx.Timeout(READ, connect=CONNECT))
-
-    def __post_init__(self) -> None:
-        headers = {"nnsight-version": version("nnsight"), "python-version": sys.version}
-        if self.key:
-            headers["ndif-api-key"] = self.key
-        self.http = httpx.Client(base_url=self.url, timeout=self.timeout, headers=headers)
-
-    def close(self) -> None:
-        self.http.close()
+    patience: float = PATIENCE
+    transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
     def clean(self, text: object) -> str:
         return str(text).replace(self.key, "(your key)") if self.key else str(text)
 
     def get(self, path: str) -> JSON:
         """A JSON document of the server. Raises Passing where it does not answer, GatingError where it refuses."""
-        return self._ask("GET", path).json()
+        return self._read(self._ask("GET", path, self.patience).json)
 
-    def submit(self, model_key: str, payload: bytes, env: Mapping[str, object]) -> str:
-        """Send a job; its id. Raises Passing, TooLarge, or GatingError (a key, a version, a request that is
-        refused)."""
+    def submit(self, model_key: str, payload: bytes, env: Mapping[str, object], seconds: float) -> str:
+        """Send a job, in at most so many seconds; its id. Raises Passing, TooLarge, or GatingError (a key, a version, a
+        request that is refused)."""
         envelope = RequestModel(model_key=model_key, compress=True, env=dict(env)).metadata()
         answer = self._ask(
             "POST",
             "/request",
+            seconds,
             data={"data": envelope},
             files={"blob": ("request", payload, "application/octet-stream")},
             headers={"ndif-timestamp": repr(time.time())},
         )
-        return str(ResponseModel.model_validate_json(answer.text).id)
+        job = self._read(answer.mapping).get("id")
+        if not isinstance(job, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", job):
+            raise Passing(f"{self.url} gives a job an id that is none")
+        return job
 
-    def state(self, job: str) -> ResponseModel | None:
+    def state(self, job: str, seconds: float) -> ResponseModel | None:
         """The latest state of a job; None where the server knows nothing of it (yet)."""
-        answer = self._ask("GET", f"/response/{job}", missing=True)
-        return None if answer.status_code == 404 else ResponseModel.model_validate_json(answer.text)
-
-    def fetch(self, url: str) -> bytes:
-        """A result, from the address that the server gave for it. Raises Lost where it has expired."""
+        answer = self._ask("GET", f"/response/{job}", seconds, missing=True)
+        if answer.status == 404:
+            return None
+        document = self._read(answer.mapping)
         try:
-            answer = httpx.get(url, timeout=self.timeout)  # signed, and perhaps another host: no key goes there
-        except httpx.HTTPError as e:
-            raise Passing(f"the result could not be fetched ({type(e).__name__})") from e
-        if answer.status_code in (400, 403, 404, 410):
-            raise Lost(f"the result is gone (HTTP {answer.status_code})")
-        if answer.is_error:
-            raise Passing(f"the result could not be fetched (HTTP {answer.status_code})")
+            state = ResponseModel.model_validate(document)
+        except pydantic.ValidationError as e:
+            where = foreign.shown(".".join(str(x) for x in e.errors()[0]["loc"]), 40)
+            raise Passing(f"{self.url} tells no state of a job (what it gives as {where} is none)") from None
+        if state.id != job:
+            raise Passing(f"{self.url} tells the state of another job")
+        return state
+
+    def fetch(self, url: object, seconds: float, limit: int) -> bytes:
+        """A result of at most `limit` bytes, from the address that the server gave for it. Raises Lost where it has
+        expired, or lies where nothing is fetched from."""
+        if refusal := addresses.result_refusal(url, self.url):
+            raise Lost(f"the result is not fetched: {refusal}")
+        try:  # signed, and perhaps another host: no key goes there
+            answer = web.ask("GET", str(url), seconds, limit, self.transport)
+            if answer.fine:
+                answer.check_page()
+        except web.NotFit as e:
+            raise Lost(f"the result is not one: {e}") from None
+        except web.NoAnswer as e:
+            raise Passing(f"the result could not be fetched ({e})") from None
+        if answer.status in (400, 403, 404, 410):
+            raise Lost(f"the result is gone (HTTP {answer.status})")
+        if not answer.fine:
+            raise Passing(f"the result could not be fetched (HTTP {answer.status})")
         return answer.content
 
-    def _ask(self, method: str, path: str, missing: bool = False, **more: Any) -> httpx.Response:
+    def _ask(
+        self, method: str, path: str, seconds: float, missing: bool = False, headers: Any = None, **more: Any
+    ) -> web.Answer:
+        sent = {"nnsight-version": version("nnsight"), "python-version": sys.version, **(headers or {})}
+        if self.key:
+            sent["ndif-api-key"] = self.key
         try:
-            answer = self.http.request(method, path, **more)
-        except httpx.HTTPError as e:
-            raise Passing(f"{self.url} does not answer ({type(e).__name__}: {self.clean(e)})") from e
-        if not answer.is_error or (missing and answer.status_code == 404):
+            answer = web.ask(
+                method, f"{self.url}{path}", max(seconds, 0.1), transport=self.transport, headers=sent, **more
+            )
+        except web.NoAnswer as e:
+            raise Passing(self.clean(e)) from None
+        if answer.fine or (missing and answer.status == 404):
             return answer
         raise self._refusal(answer)
 
-    def _refusal(self, answer: httpx.Response) -> Exception:
-        code, detail = answer.status_code, self.clean(_detail(answer))
+    def _read(self, document: Any) -> JSON:
+        try:
+            return document()
+        except web.NotFit as e:
+            raise Passing(self.clean(e)) from None
+
+    def _refusal(self, answer: web.Answer) -> Exception:
+        known = answer.content.replace(self.key.encode(), b"(your key)") if self.key else answer.content
+        code, detail = answer.status, replace(answer, content=known).said()
         if code in (408, 429) or code >= 500:
             return Passing(f"{self.url} answers HTTP {code}: {detail}")
         if code == 413:
@@ -113,22 +143,3 @@ class Wire:
             f"backend.host: {self.url} refuses this client (HTTP {code}: {detail}); install the versions that the "
             "server asks for, or choose another host."
         )
-
-
-def result(content: bytes) -> dict[str, object]:
-    """What a trace saved, from a downloaded result. Only tensors and plain values are read: nothing that a server
-    sends is run here. Raises Lost where the bytes are damaged, or hold anything else."""
-    try:
-        plain = zstandard.ZstdDecompressor().decompress(content)
-        values: dict[str, object] = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
-    except Exception as e:  # zstandard's, torch's and pickle's own types
-        raise Lost(f"the result cannot be read ({type(e).__name__})") from e
-    return values
-
-
-def _detail(answer: httpx.Response) -> str:
-    try:
-        body = answer.json()
-    except ValueError:
-        return answer.text.strip()[:300]
-    return str(body.get("detail", body) if isinstance(body, dict) else body)[:300]

@@ -12,6 +12,7 @@ import xarray as xr
 from gating import analysis
 from gating.analysis import claims
 from gating.analysis.claims import Family
+from gating.foreign import code, markdown
 from gating.reporting.rows import Row, own_claims, place, rows, shown, verdict_rows
 
 INTRO = """# Results
@@ -25,7 +26,7 @@ by its interval and n. What a claim needs was written down before the run ({fami
 def document(runs: Sequence[xr.DataTree], note: str = "") -> str:
     """The whole document, in the order of the runs; a note, such as what has changed since, stands above them."""
     families = sorted({family["family"] for family in map(own_claims, runs) if family})
-    named = ", ".join(f"conf/claims/{f}.yaml" for f in families) or "no claims here"
+    named = ", ".join(markdown(f"conf/claims/{f}.yaml") for f in families) or "no claims here"
     lines = [line for run in runs for line in section(run)]
     return INTRO.format(families=named) + (f"\n{note}\n" if note else "") + "\n" + "\n".join(lines)
 
@@ -39,15 +40,15 @@ def section(run: xr.DataTree) -> list[str]:
     versions = ", ".join(f"{k} {v}" for k, v in json.loads(attrs["versions"]).items())
     harmful, harmless = int(prompts["harmful"].sum()), int((~prompts["harmful"]).sum())
     out = [
-        f"## {attrs['model_id']}: {experiment} on {', '.join(sources)}",
+        f"## {markdown(attrs['model_id'])}: {markdown(experiment)} on {markdown(', '.join(sources))}",
         "",
         f"{harmful} harmful and {harmless} harmless prompts, {attrs['max_new_tokens']} new tokens, greedy, "
-        f"{attrs['dtype']} on {attrs['device']}, seed {attrs['seed']}; weights `{attrs['model_fingerprint']}`, "
-        f"source `{attrs['git_revision']}`, key `{attrs['key']}`; {versions}.",
+        f"{attrs['dtype']} on {attrs['device']}, seed {attrs['seed']}; weights {code(attrs['model_fingerprint'])}, "
+        f"source {code(attrs['git_revision'])}, key {code(attrs['key'])}; {markdown(versions)}.",
         "",
     ]
     for warning in json.loads(attrs["warnings"]):
-        out += [f"*Warning: {warning}.*", ""]
+        out += [f"*Warning: {markdown(warning)}.*", ""]
     family = own_claims(run)
     if family:
         out += ["### Claims", "", *claims_table(run, family), ""]
@@ -56,16 +57,16 @@ def section(run: xr.DataTree) -> list[str]:
 
 def line(*cells: object) -> str:
     """A line of a Markdown table."""
-    return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def claims_table(run: xr.DataTree, family: Family) -> list[str]:
     out = [line("claim", "contrast, points", "margin", "p (Holm)", "n", "verdict"), line(*["---"] * 6)]
     for r in verdict_rows(claims.evaluate(run, family), family):
         open_ = r["verdict"] in ("undecided", "not testable")
-        verdict = f"{r['verdict']}: {r['reason']}" if open_ else r["verdict"]
-        verdict += f" ({r['caution']})" if r["caution"] else ""
-        out.append(line(r["says"], r["contrast"], r["margin"], r["p"], r["n"], verdict))
+        verdict = f"{r['verdict']}: {markdown(r['reason'])}" if open_ else r["verdict"]
+        verdict += f" ({markdown(r['caution'])})" if r["caution"] else ""
+        out.append(line(markdown(r["says"]), r["contrast"], r["margin"], r["p"], r["n"], verdict))
     return out
 
 
@@ -87,7 +88,7 @@ def rates_table(run: xr.DataTree) -> list[str]:
 def _condition_line(same: Sequence[Row]) -> str:
     """A condition's row on each set of prompts."""
     rates = [cell for r in same for cell in (r["refusal"], r["degenerate"])]
-    return line(f"`{shown(same[0])}`", "+".join(str(r["n"]) for r in same), *rates)
+    return line(code(shown(same[0])), "+".join(str(r["n"]) for r in same), *rates)
 
 
 def _controls_line(sets: Sequence[Sequence[Row]]) -> str:
@@ -95,7 +96,7 @@ def _controls_line(sets: Sequence[Sequence[Row]]) -> str:
     first = sets[0][0]
     stem = f"{first['paper']} {first['family']}-random".strip()
     rates = [spread([r["shares"][label] for r in rows]) for rows in sets for label in ("refusal", "degenerate")]
-    return line(f"`{stem}` ({len(sets[0])} directions)", "+".join(str(rows[0]["n"]) for rows in sets), *rates)
+    return line(f"{code(stem)} ({len(sets[0])} directions)", "+".join(str(rows[0]["n"]) for rows in sets), *rates)
 
 
 def spread(shares: Sequence[float]) -> str:

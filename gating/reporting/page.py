@@ -19,6 +19,7 @@ import xarray as xr
 from gating import analysis, swap
 from gating.analysis import claims
 from gating.analysis.claims import Family
+from gating.errors import naming
 from gating.figures import gallery
 from gating.judging.labels import LABELS
 from gating.reporting.headline import headline
@@ -64,13 +65,14 @@ def write(run: xr.DataTree, folder: str | Path, full_text: bool = False, post_ho
     """Write report.html, its pictures and the verdicts (claims.json, claims_post_hoc.json) into `folder`; the page's
     path. post_hoc: a further family of claims, marked as named after the run."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     families = decided_families(run, post_hoc)
-    for each in families:
-        name = "claims_post_hoc.json" if each.post_hoc else "claims.json"
-        swap.write(folder / name, claims.to_json(each.decided) + "\n")
     path = folder / "report.html"
-    swap.write(path, _rendered(run, families, _draw(run, folder), full_text))
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in families:
+            name = "claims_post_hoc.json" if each.post_hoc else "claims.json"
+            swap.write(folder / name, claims.to_json(each.decided) + "\n")
+        swap.write(path, _rendered(run, families, _draw(run, folder), full_text))
     return path
 
 

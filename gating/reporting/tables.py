@@ -11,6 +11,7 @@ from rich.text import Text
 
 from gating import analysis
 from gating.analysis import claims
+from gating.foreign import cell
 from gating.judging.labels import LABELS, TABLE
 from gating.reporting.rows import Verdict, folded, headline_set, own_claims, rows, shown, verdict_rows
 
@@ -20,7 +21,7 @@ COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "not t
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(title=cell(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def table(run: xr.DataTree) -> Table:
@@ -44,7 +45,7 @@ def table(run: xr.DataTree) -> Table:
         cells = [stem, str(r["n"]), r["refusal"], *(r["rates"][k] for k in LABELS[1:]), r["difference"], r["p"]]
         cells += [harmless[r["name"]]] if harmless else []
         # Text: a condition's name may hold brackets, which rich would take for markup
-        out.add_row(*map(Text, cells), style=STYLES.get(r["kind"]))
+        out.add_row(*map(cell, cells), style=STYLES.get(r["kind"]))
     return out
 
 
@@ -77,7 +78,7 @@ def verdict_table(sections: Sequence[tuple[str, Sequence[Verdict]]], title: str)
             if r["needs"] and r["verdict"] != "supported":
                 verdict.append(f". {r['needs']}", style="dim")
             unit = "" if r["unit"] == "points" else f" {r['unit']}"
-            out.add_row(*map(Text, (r["says"], r["contrast"] + unit, r["margin"], r["p"], r["n"])), verdict)
+            out.add_row(*map(cell, (r["says"], r["contrast"] + unit, r["margin"], r["p"], r["n"])), verdict)
     return out
 
 
@@ -91,7 +92,7 @@ def candidates_table(candidates: xr.Dataset) -> Table:
     for r in ranked.itertuples():
         verdict = "chosen" if r.chosen else r.reason or "kept, not the lowest"
         numbers = (f"{v:.2f}" for v in (r.bypass_score, r.induce_score, r.kl))
-        out.add_row(str(r.direction), str(r.layer), *numbers, verdict)
+        out.add_row(cell(r.direction), str(r.layer), *numbers, verdict)
     if not candidates["chosen"].any():
         out.caption = "no candidate passes: the refusal direction of this model is not one that the rule accepts"
     return out

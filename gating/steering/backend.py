@@ -20,8 +20,8 @@ from transformers import GenerationConfig
 
 from gating import chat
 from gating.errors import TooLarge
-from gating.models import Loaded
-from gating.models.parts import decoder_layers, final_modules
+from gating.models import Loaded, padding
+from gating.models.parts import Head, decoder_layers, final_modules, head_of
 from gating.steering import ops
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect
@@ -54,7 +54,7 @@ class Plan(TypedDict):
     probes: dict[int, torch.Tensor]
     score_ids: torch.Tensor | None
     reference: torch.Tensor | None
-    softcap: float
+    head: Head
     prompt_mask: torch.Tensor
     last_mask: torch.Tensor
     seed: int | None
@@ -92,7 +92,6 @@ class Backend:
         where = {"device": "meta"} if loaded.model.device.type == "meta" else {}  # it has no weights to move elsewhere
         self.lm = TransformersModel(loaded.model, tokenizer=loaded.tokenizer, task="text-generation", **where)
         self.layers = operator.attrgetter(decoder_layers(loaded.model))(self.lm)
-        self.final = tuple(operator.attrgetter(at)(self.lm) for at in final_modules(loaded.model))
 
     def each(self, do: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result]]:
         """(item, do(item)) as they come, up to `width` of them under way at once."""
@@ -185,7 +184,7 @@ class Backend:
             "probes": probes,
             "score_ids": torch.tensor(list(readouts.score_ids)) if readouts.score_ids else None,
             "reference": None if readouts.reference is None else torch.tensor(list(readouts.reference)),
-            "softcap": getattr(self.loaded.model.config, "final_logit_softcapping", None) or 0,
+            "head": head_of(self.loaded.model.config),
             "prompt_mask": mask,
             "last_mask": last,
             "seed": seed,
@@ -207,7 +206,7 @@ class Backend:
 
     def _nll(self, rows: Sequence[Scored], about: str) -> list[float]:
         longest = max((len(c) for _, c in rows), default=0)
-        vocabulary = self.loaded.model.get_output_embeddings().weight.shape[0]
+        vocabulary = self.loaded.model.config.get_text_config(decoder=True).vocab_size
         step = max(1, LOGITS_BYTES // (4 * vocabulary * (longest + 1)))
 
         def score_batch(batch: Sequence[Scored]) -> list[float]:
@@ -253,7 +252,9 @@ class Backend:
     def _generate(
         self, enc: Inputs, plan: Plan, n: int, sampling: Sampling | None, about: str
     ) -> tuple[torch.Tensor, dict[str, Entries]]:
-        lm, layers, final, width = self.lm, self.layers, self.final, enc["input_ids"].shape[1]
+        lm, layers, width = self.lm, self.layers, enc["input_ids"].shape[1]
+        paths = final_modules(self.loaded.model) if "lens_score" in plan["readouts"] else ()
+        final = [operator.attrgetter(path)(lm) for path in paths]
         config = self._decoding(n, sampling[0] if sampling else None)
         via = self.via(Call("generate", (enc, plan, n, sampling, self.end_ids), about))
         with warnings.catch_warnings():
@@ -270,14 +271,14 @@ class Backend:
         return out, read
 
     def _read(self, enc: Inputs, weights: torch.Tensor, sides: torch.Tensor | None, about: str) -> Reading:
-        lm, layers = self.lm, self.layers
+        lm, layers, enc = self.lm, self.layers, padding.placed(self.loaded.model, enc)
         via = self.via(Call("read", (enc, weights, sides), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=1, backend=via):
             out = nnsight.save(ops.read(layers, weights, sides))
         return cast(Reading, out)
 
     def _score(self, enc: Inputs, keep: int, targets: torch.Tensor, scored: torch.Tensor, about: str) -> torch.Tensor:
-        lm = self.lm
+        lm, enc = self.lm, padding.placed(self.loaded.model, enc)
         via = self.via(Call("score", (enc, keep, targets, scored), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=keep, backend=via):
             out = nnsight.save(ops.mean_nll(lm.output.logits[:, :-1], targets, scored))

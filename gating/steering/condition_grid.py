@@ -7,9 +7,10 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
+from gating import settings
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.steering.interventions import (
     AXES,
     EACH,
@@ -27,6 +28,7 @@ Spec = Mapping[str, object]  # an intervention as a user wrote it: fields of FIE
 
 FIELDS = (*AXES, "norm_read", "gate", "threshold", "random")
 DEFAULTS: Spec = {"op": "add", "norm": "natural", "scope": "all", "read": "same", "norm_read": "same", "threshold": 0.5}
+MOST_POINTS = 10_000  # of a grid
 MOST_RANDOM = 999  # random controls of one intervention
 
 
@@ -42,8 +44,11 @@ class NamedSpec:
 def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -> Intervention:
     """One intervention from one point of a spec (every value scalar). Raises GatingError naming `key` and the field."""
     given = {**DEFAULTS, **{k: v for k, v in spec.items() if v is not None}}
-    op, direction, norm, scope = (str(given[field]) for field in ("op", "direction", "norm", "scope"))
-    if given["op"] not in OPERATIONS:
+    op, direction, norm, scope = (str(given.get(field)) for field in ("op", "direction", "norm", "scope"))
+    for needed in ("direction", "layers"):
+        if needed not in given:
+            raise _bad(spec, key, needed, "a value; null is none")
+    if op not in OPERATIONS:
         raise _bad(spec, key, "op", choices(OPERATIONS, op))
     if given["scope"] not in SCOPES:
         raise _bad(spec, key, "scope", choices(SCOPES, scope))
@@ -51,23 +56,20 @@ def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -
         raise _bad(spec, key, "norm", f"{choices((*NORMS, *directions), norm)} (a direction's name means its norm)")
     layers = parse_layers(given["layers"], n_layers, f"{key}.layers")
     read, norm_read = (_site(given, field, n_layers, key) for field in ("read", "norm_read"))
-    coef = _number(given.get("coef", OPERATIONS[op]["coef"]))
-    if coef is None:
-        raise _bad(spec, key, "coef", "a finite number, or a list of them for an axis")
+    coef = settings.check_number(given.get("coef", OPERATIONS[op]["coef"]), f"{key}.coef")
     if "previous" in (read, norm_read) and layers[0] == 0:
         raise _bad(spec, key, "layers", "block 1 or later with read=previous: there is no block before block 0")
     _check_direction(spec, key, direction, op, norm, directions)
-    gate, threshold = str(given.get("gate", "")), _number(given["threshold"])
+    gate = str(given.get("gate", ""))
     if gate and gate not in directions:
         raise _bad(spec, key, "gate", choices(directions, gate))
-    if threshold is None:
-        raise _bad(spec, key, "threshold", "a number: 0 is the gate's negative side, 1 its positive side")
+    threshold = settings.check_number(given["threshold"], f"{key}.threshold")
     seed = 0 if direction == RANDOM else None
     return Intervention(op, direction, layers, coef, norm, scope, read, seed, norm_read, gate, threshold)
 
 
 def _bad(spec: Spec, key: str, field: str, allowed: str) -> GatingError:
-    return GatingError(f"{key}.{field}={spec.get(field)!r} is not allowed: use {allowed}.")
+    return GatingError(f"{key}.{field}={shown(repr(spec.get(field)))} is not allowed: use {allowed}.")
 
 
 def _check_direction(spec: Spec, key: str, direction: str, op: str, norm: str, directions: Sequence[str]) -> None:
@@ -98,12 +100,6 @@ def _site(spec: Spec, field: str, n_layers: int, key: str) -> str:
     return str(block)
 
 
-def _number(value: object) -> float | None:
-    """The value as a finite number; None where it is none."""
-    fine = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-    return float(cast(float, value)) if fine else None
-
-
 def check_axes(spec: Spec, names: Sequence[str], key: str, n_layers: int) -> dict[str, list[object]]:
     """The fields of a spec that are axes: lists, and `each`, which is every block. Raises GatingError for an empty one
     or one that names a value twice."""
@@ -113,9 +109,13 @@ def check_axes(spec: Spec, names: Sequence[str], key: str, n_layers: int) -> dic
         if isinstance(value, list | tuple):
             axes[name] = list(value)
     axes |= {name: list(range(n_layers)) for name in ("layers", "read") if spec.get(name) == EACH}
+    if math.prod(map(len, axes.values())) > MOST_POINTS:
+        raise GatingError(f"{key}: its axes have over {MOST_POINTS:,} points together; make them shorter.")
     for name, values in axes.items():
         if not values:
             raise GatingError(f"{key}.{name}=[] is an empty axis; give it at least one value.")
+        if None in values:
+            raise GatingError(f"{key}.{name}={values} has null in it; give each point of an axis a value.")
         if len({str(v) for v in values}) < len(values):
             raise GatingError(f"{key}.{name}={values} names a value twice; give each value of an axis once.")
     return axes
@@ -194,7 +194,7 @@ def named(specs: Mapping[str, NamedSpec], directions: Sequence[str], n_layers: i
 def _points(items: Sequence[Spec], key: str, n_layers: int) -> list[tuple[str, list[Spec]]]:
     """The points of a named condition's axes: as text, and the interventions there."""
     for i, item in enumerate(items):
-        _check_fields(item, f"{key}[{i}]")
+        check_fields(item, f"{key}[{i}]")
     axes = {
         (i, field): values
         for i, item in enumerate(items)
@@ -243,12 +243,16 @@ def _draws(spec: Spec, key: str) -> int:
     return n
 
 
-def _check_fields(item: Spec, key: str) -> None:
-    unknown = sorted(set(item) - set(FIELDS))
+def check_fields(item: Spec, key: str, whole: bool = True) -> None:
+    """Raises GatingError for a field that no intervention has and, where the item is `whole`, for one that it lacks."""
+    unknown = sorted(str(field) for field in item if field not in FIELDS)
     if unknown:
         raise GatingError(f"{key}: unknown field {unknown[0]!r}; use {choices(FIELDS, unknown[0])}.")
-    for needed in ("direction", "layers"):
-        if needed not in item:
+    nested = next((field for field, value in item.items() if isinstance(value, Mapping)), None)
+    if nested:
+        raise _bad(item, key, nested, "a text or number, or a list of them for an axis")
+    for needed in ("direction", "layers") if whole else ():
+        if item.get(needed) is None:
             raise GatingError(f"{key}: {needed} is missing; give {needed}, and op and coef where not add and 1.")
 
 

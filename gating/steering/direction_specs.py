@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import NamedTuple
 from gating import personas
 from gating.chat import check_position, needs_response
 from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.prompts import Prompt, digest
 
 REFUSAL = "refusal"
 ROLES = ("model", "user", "i_thou")
+NOT_EXTRACTED = ("random", "none")
 ALGEBRA = ("orthogonal_to", "along")
 
 
@@ -62,9 +65,11 @@ class DirectionSpec:
 
 def split_name(name: str, default_position: str) -> tuple[str, str, str]:
     """`persona:role@position` to its parts; the model's own role and the configured position where none is given."""
-    rest, _, position = name.partition("@")
-    key = f"steer.direction={name!r}"
-    base, _, role = rest.partition(":") if not personas.is_path(rest) else _file_role(rest)
+    rest, at, position = name.partition("@")
+    key = f"steer.direction={shown(name)!r}"
+    base, colon, role = rest.partition(":") if not personas.is_path(rest) else _file_role(rest)
+    if (at and not position) or (colon and not role):
+        raise GatingError(f"{key}: nothing stands behind {'@' if at else ':'}; name a position or role, or drop it.")
     if role and (role not in ROLES or base == REFUSAL):
         raise GatingError(f"{key}: the part after the colon is a persona's role: use {choices(ROLES, role)}.")
     role = role or (REFUSAL if base == REFUSAL else "model")
@@ -117,5 +122,10 @@ def check_derived(derived: Mapping[str, object]) -> None:
                 f"{key} must be {{of: A, orthogonal_to: B}} (A without its part along B) or {{of: A, along: B}} (that "
                 "part), with A and B directions."
             )
-        if not name.replace("_", "").replace("-", "").isalnum() or name in (REFUSAL, *personas.available()):
+        for part in spec.values():
+            if not isinstance(part, str) or not part or part in (*derived, *NOT_EXTRACTED) or "+" in part:
+                raise GatingError(
+                    f"{key}: {part!r} is not an extracted direction; make it of {REFUSAL}, personas or persona files."
+                )
+        if not re.fullmatch(r"[\w-]{1,60}", name) or name in (REFUSAL, *NOT_EXTRACTED, *personas.available()):
             raise GatingError(f"{key}: choose a name of letters, digits, - and _ that no other direction has.")

@@ -89,7 +89,7 @@ def parse_layers(value: object, n_layers: int, key: str = "steer.layers") -> tup
     blocks: list[int] = []
     for part in text.split("+"):
         ends = part.split("-")
-        if not 1 <= len(ends) <= 2 or not all(re.fullmatch(r"\d+|0?\.\d+", e.strip()) for e in ends):
+        if not 1 <= len(ends) <= 2 or not all(re.fullmatch(r"[0-9]{1,9}|0?\.[0-9]{1,99}", e.strip()) for e in ends):
             raise GatingError(
                 f"{key}={value!r} is not a layer window: use a block (16), a relative depth (0.55), a range (17-25), a "
                 "set (22+24) or all; a list of windows, [14,16], is an axis."
@@ -97,10 +97,10 @@ def parse_layers(value: object, n_layers: int, key: str = "steer.layers") -> tup
         numbers = [int(e) if e.strip().isdigit() else math.floor(float(e) * n_layers) for e in ends]
         if numbers[0] > numbers[-1]:
             raise GatingError(f"{key}={value!r}: the range {part} runs backwards; write the lower block first.")
+        if numbers[-1] >= n_layers:
+            raise GatingError(
+                f"{key}={value!r}: the model has {n_layers} blocks, 0 to {n_layers - 1}; block {numbers[-1]} does not "
+                "exist. A relative depth such as 0.55 fits any model."
+            )
         blocks += range(numbers[0], numbers[-1] + 1)
-    if max(blocks) >= n_layers:
-        raise GatingError(
-            f"{key}={value!r}: the model has {n_layers} blocks, 0 to {n_layers - 1}; block {max(blocks)} does not "
-            "exist. A relative depth such as 0.55 fits any model."
-        )
     return tuple(sorted(set(blocks)))

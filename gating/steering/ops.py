@@ -1,10 +1,9 @@
 """What a plan does to activations. Imports torch only: this is the one module that travels to a remote server.
 
-Everything is vectorised over rows, so rows of different conditions share one forward pass. An edit on a row with
-strength 0 adds an exact zero, which leaves that row bit-identical to no intervention. An NDIF server on a GPU runs a
-job under autocast to the weights' precision, which would round the products here: whatever multiplies switches it off
-(`exact`). OPERATIONS and READOUTS are contracts that the rest of the project reads; a new row is a new operation or
-readout. They hold plain values and named functions of this module only, so that they travel with it.
+Rows of different conditions share one forward pass. An edit on a row with strength 0 adds an exact zero, which leaves
+that row bit-identical to no intervention. An NDIF server on a GPU runs a job under autocast to the weights' precision,
+which would round the products here: whatever multiplies switches it off (`exact`). A new row of OPERATIONS or READOUTS
+is a new operation or readout; they hold plain values and named functions of this module only, so that they travel.
 
 An edit is a mapping of plain tensors:
     op          a name in OPERATIONS
@@ -23,6 +22,11 @@ import torch
 def exact(h):
     """No autocast on the device of `h` while this is entered: float32 products stay float32."""
     return torch.autocast(h.device.type, enabled=False)
+
+
+def stream(output):
+    """The residual stream [row, token, hidden] in a block's output, which in some families is a tuple."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def change_of(h, edit):
@@ -101,11 +105,9 @@ def apply_edits(h, edits, step, prompt_mask, last_mask, gates, block):
     """Return `h` [row, token, hidden] after a block's edits, in order.
 
     A change is computed in float32 at least and rounded once to the dtype of `h`. Pads are never touched. gates: a
-    mapping that keeps each row's gate decision from step 0 for the later steps.
-
-    Scopes: `all`, `prompt` (every prompt token), `generated` (tokens the model has produced, as inputs of later
-    steps), `last` (the last prompt token), `response` (`last` and `generated`: the positions whose output predicts an
-    answer token).
+    mapping that keeps each row's gate decision from step 0 for the later steps. Scopes: `all`, `prompt`
+    (every prompt token), `generated` (tokens the model has produced, as inputs of later steps), `last` (the last prompt
+    token), `response` (`last` and `generated`: the positions whose output predicts an answer token).
     """
     wide = torch.promote_types(h.dtype, torch.float32)
     for i, edit in enumerate(edits):
@@ -164,8 +166,8 @@ def read_relative_change(site):
 
 def read_lens_score(site):
     """The residual stream through the model's own final norm and unembedding, as nnsight calls them."""
-    norm, head = site["final"]
-    logits, cap = head(norm(site["h"][:, -1:]))[:, 0], site["plan"]["softcap"]
+    norm, unembed = site["final"]
+    logits, cap = unembed(norm(site["h"][:, -1:]))[:, 0] * site["plan"]["head"]["scale"], site["plan"]["head"]["cap"]
     return log_odds(torch.tanh(logits / cap) * cap if cap else logits, site["plan"]["score_ids"])
 
 
@@ -216,7 +218,8 @@ def visit(model, layers, final, plan, step, trail):
     one write each, and append (readout, block, tensor) to `trail`; block is -1 for what is read at the end.
 
     plan: edits {block: [edit, ...]}, probes {block: [probe, hidden]}, names of readouts and what they need; the seed of
-    a sampled generation is set at step 0, where it is drawn. final: the final norm and the unembedding.
+    a sampled generation is set at step 0, where it is drawn. final: the final norm and the unembedding,
+    where the lens is read.
     """
     edits, probes = plan["edits"], plan["probes"]
     if step == 0 and plan["seed"] is not None:
@@ -224,14 +227,14 @@ def visit(model, layers, final, plan, step, trail):
     names = [n for n in plan["readouts"] if step == 0 or READOUTS[n]["every_step"]]
     at_blocks = [n for n in names if READOUTS[n]["at"] != "logits"]
     for block in sorted(set(edits) | set(probes)) if at_blocks else sorted(edits):
-        before = layers[block].output
+        output = layers[block].output
+        before = stream(output)
         if before.ndim != 3:
-            shape = str(tuple(before.shape))
-            raise ValueError("block " + str(block) + " gives shape " + shape + ", not [row, token, hidden]")
+            raise ValueError("block " + str(block) + " gives " + str(before.shape) + ", not [row, token, hidden]")
         h = before
         if block in edits:
             h = apply_edits(before, edits[block], step, plan["prompt_mask"], plan["last_mask"], plan["gates"], block)
-            layers[block].output = h
+            layers[block].output = (h, *output[1:]) if isinstance(output, tuple) else h
         site = {"before": before, "h": h, "probes": probes.get(block), "final": final, "plan": plan}
         for name in at_blocks:
             if block in plan[READOUTS[name]["at"]]:
@@ -258,10 +261,8 @@ def pack(trail):
 
 
 def pool(h, weights):
-    """Positions as weights: [row, token, hidden] and [row, position, token] give [row, position, hidden] float32.
-
-    A one-hot weight reads a token exactly, a uniform one a mean over a span.
-    """
+    """Positions as weights (one-hot for a token, uniform for the mean of a span): [row, token, hidden] and
+    [row, position, token] give [row, position, hidden] float32."""
     with exact(h):
         return torch.bmm(weights.to(h.device, torch.float32), h.to(torch.float32)).detach().cpu()
 
@@ -277,14 +278,13 @@ def side_sums(pooled, sides):
 
 def read(layers, weights, sides):
     """What every block's residual stream holds at named positions, blocks visited in execution order.
-
     weights: [row, position, token]; sides: [side, row, position] weights of the rows in each side's sum, or None for
     every row by itself. Returns {state, norm, dtype}: state [row, position, block, hidden] float32, or [side, block,
     hidden] float64; norm [block, row, token] float32.
     """
     states, norms = [], []
     for layer in layers:
-        h = layer.output
+        h = stream(layer.output)
         pooled = pool(h, weights)
         states.append(pooled if sides is None else side_sums(pooled, sides))
         norms.append(h.to(torch.float32).norm(dim=-1).detach().cpu())

@@ -1,10 +1,21 @@
 """The run's zarr store: its schema, one writer, readers, joins. Only this room knows zarr."""
 
+from gating.store import again
 from gating.store.joins import find_runs, open_runs
 from gating.store.provenance import git_revision, now, versions
-from gating.store.reading import has_group, locate, open_run, read_attrs, read_group
+from gating.store.reading import has_group, locate, open_run, problems, read_attrs, read_group
 from gating.store.schema import LABEL_ATTRS, SCHEMA_VERSION, STORE, TEXT, empty_outcomes
-from gating.store.writing import LOCK, add_group, create, create_group, set_attrs, write_batch, write_rows, writer
+from gating.store.writing import (
+    LOCK,
+    add_group,
+    create,
+    create_group,
+    finish,
+    set_attrs,
+    write_batch,
+    write_rows,
+    writer,
+)
 
 __all__ = [
     "LABEL_ATTRS",
@@ -13,16 +24,19 @@ __all__ = [
     "STORE",
     "TEXT",
     "add_group",
+    "again",
     "create",
     "create_group",
     "empty_outcomes",
     "find_runs",
+    "finish",
     "git_revision",
     "has_group",
     "locate",
     "now",
     "open_run",
     "open_runs",
+    "problems",
     "read_attrs",
     "read_group",
     "set_attrs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,6 +16,7 @@ from gating.store.reading import locate, open_run
 from gating.store.schema import SCHEMA_VERSION, STORE, TEXT
 
 Settings = dict[str, object]  # of one run, by dotted key
+Part = tuple[xr.Dataset, Settings]
 
 
 def find_runs(folder: str | Path) -> list[Path]:
@@ -35,11 +37,12 @@ def flatten(config: Settings, prefix: str = "") -> Settings:
 
 def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
     """Join runs along the settings that were overridden and differ: one dimension a setting, named as on the command
-    line (`steer`, `steer.coef`, `model`, ...); prompts and conditions align by their coordinates, and what no run has
-    is missing. A judge's labels (/judgements) join over the runs that it judged.
+    line (`steer`, `steer.coef`, `model`, ...; `run.seed`, where a variable has that name); prompts and conditions align
+    by their coordinates, and what no run has is missing. A judge's labels (/judgements) join over the runs that it
+    judged.
 
-    folder: a runs_dir, or a list of runs. Raises GatingError when the runs differ in nothing that was overridden, or
-    two runs have the same place.
+    folder: a runs_dir, or a list of runs. Raises GatingError when the runs differ in nothing that was overridden, two
+    runs have the same place, or one calls a prompt harmful that another calls harmless.
     """
     paths = [locate(p) for p in folder] if not isinstance(folder, str | Path) else find_runs(folder)
     trees = [open_run(p) for p in paths]
@@ -54,31 +57,72 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
             raise GatingError(
                 f"{paths[j]} and {paths[i]} have the same place ({where}); give a list of the runs to join."
             )
+    taken = {str(name) for t in trees for group in t.subtree for name in (*group.variables, *group.dims)}
+    named = {a: f"run.{a}" if a in taken else a for a in axes}
+    axes, settings = list(named.values()), [{named.get(k, k): v for k, v in s.items()} for s in settings]
     groups = {}
     judged = sorted({g for t in trees for g in t.groups if g.startswith("/judgements/")})
     for group in ("/prompts", "/conditions", "/outcomes", "/directions", "/readouts", *judged):
-        parts = [(t[group].to_dataset(), s) for t, s in zip(trees, settings, strict=True) if group in t.groups]
+        parts = [(t[group].to_dataset().load(), s) for t, s in zip(trees, settings, strict=True) if group in t.groups]
         if parts:
-            groups[group] = _join(parts, axes, shared=group == "/prompts")
+            groups[group] = _join(parts, axes)
+    groups["/prompts"] = _shared(groups["/prompts"], axes)
     joined = xr.DataTree.from_dict(groups)
     joined.attrs = {"axes": axes, "runs": [str(p) for p in paths], "schema_version": SCHEMA_VERSION}
     return joined
 
 
-def _join(parts: list[tuple[xr.Dataset, Settings]], axes: list[str], shared: bool) -> xr.Dataset:
-    if shared or not axes:
-        return xr.merge([ds.load() for ds, _ in parts], join="outer", compat="no_conflicts", combine_attrs="override")
+def _join(parts: Sequence[Part], axes: Sequence[str]) -> xr.Dataset:
+    """One dataset over the union of the parts' coordinates and the axes; what no part has is missing. A dimension
+    without a coordinate (hidden, token) is as long as the longest."""
     placed = []
+    numbers = {a for a in axes if all(_number(s.get(a)) for _, s in parts)}
     for ds, settings in parts:
-        place = {a: [settings.get(a)] for a in axes}
-        placed.append(ds.load().expand_dims({a: [str(v[0]) if not _number(v[0]) else v[0]] for a, v in place.items()}))
-    placed = [ds.assign_coords({d: np.arange(n) for d, n in ds.sizes.items() if d not in ds.coords}) for ds in placed]
-    union = {d: _union([ds[d].values for ds in placed]) for d in placed[0].dims}
-    out = _missing_like(placed[0], union)
-    for ds in placed:
-        for name, v in ds.data_vars.items():
-            out[name].loc[{d: ds[d].values for d in v.dims}] = v.transpose(*out[name].dims).values
-    return out
+        place = {a: [settings.get(a) if a in numbers else str(settings.get(a))] for a in axes}
+        counted = {d: np.arange(n) for d, n in ds.sizes.items() if d not in ds.coords}
+        placed.append(ds.reset_coords(drop=True).assign_coords(counted).expand_dims(place))
+    dims = dict.fromkeys(d for ds in placed for d in ds.dims)
+    union = {d: _union([ds[d].values for ds in placed if d in ds.dims]) for d in dims}
+    names = dict.fromkeys(name for ds in placed for name in ds.data_vars)
+    joined = {name: _filled([ds[name] for ds in placed if name in ds.data_vars], union) for name in names}
+    return xr.Dataset(joined, union, parts[0][0].attrs)
+
+
+def _filled(arrays: Sequence[xr.DataArray], union: Mapping[Hashable, np.ndarray]) -> xr.DataArray:
+    """One variable's values from every part in their places, missing elsewhere, in a dtype that holds all of them."""
+    dims = list(dict.fromkeys(d for a in arrays for d in a.dims))
+    text = any(a.dtype.kind in "OTU" for a in arrays)
+    dtype: Any = TEXT if text else np.result_type(*(a.dtype for a in arrays))
+    fill: object = {"b": False, "i": -1}.get(dtype.kind, "" if text else np.nan)
+    values = np.full([len(union[d]) for d in dims], fill, dtype=dtype)
+    places = {d: {v: i for i, v in enumerate(union[d].tolist())} for d in dims}
+    for a in arrays:
+        whole = a.expand_dims([d for d in dims if d not in a.dims]).transpose(*dims)
+        at = [[places[d][v] for v in whole[d].values.tolist()] if d in whole.coords else [0] for d in dims]
+        values[np.ix_(*at)] = np.array(whole.values.tolist(), dtype=TEXT).reshape(whole.shape) if text else whole.values
+    return xr.DataArray(values, {d: union[d] for d in dims}, dims, attrs=arrays[0].attrs)
+
+
+def _shared(prompts: xr.Dataset, axes: Sequence[str]) -> xr.Dataset:
+    """What is said of a prompt without the axes where every run says the same of it (its text; not its number of
+    tokens, where models differ). Raises GatingError where one calls a prompt harmful that another calls harmless."""
+    each = {
+        name: v.transpose(*axes, "prompt").values.reshape(-1, prompts.sizes["prompt"]) for name, v in prompts.items()
+    }
+    asked = each["text"] != ""  # [run, prompt]
+    first, out = asked.argmax(0), {}
+    for name, values in each.items():
+        own = values[first, np.arange(len(first))]
+        differs = (asked & (values != own)).any(0)
+        if name == "harmful" and differs.any():
+            which = prompts["prompt"].values[differs][0]
+            raise GatingError(
+                f"prompt {which} is harmful in one of these runs and harmless in another; give a list of runs that "
+                "agree, or open them one by one."
+            )
+        same = prompts[name].isel(dict.fromkeys(axes, 0), drop=True).copy(data=own)
+        out[name] = prompts[name] if differs.any() else same
+    return xr.Dataset(out)
 
 
 def _number(value: object) -> bool:
@@ -90,16 +134,4 @@ def _union(columns: Sequence[np.ndarray]) -> np.ndarray:
     values = list(dict.fromkeys(v for column in columns for v in column.tolist()))
     if all(_number(v) for v in values):
         return np.array(sorted(values))
-    return np.array(values)
-
-
-def _missing_like(ds: xr.Dataset, union: Mapping[Hashable, np.ndarray]) -> xr.Dataset:
-    """A dataset of missing values over the union of coordinates, with the variables' dtypes kept."""
-    data = {}
-    for name, v in ds.data_vars.items():
-        shape = tuple(len(union[d]) for d in v.dims)
-        kind = v.dtype.kind
-        is_text = v.dtype == TEXT or kind in "OT"
-        fill: object = "" if is_text else False if kind == "b" else -1 if kind == "i" else np.nan
-        data[name] = (v.dims, np.full(shape, fill, dtype=v.dtype), v.attrs)
-    return xr.Dataset(data, coords={d: (d, values) for d, values in union.items()}, attrs=ds.attrs)
+    return np.array([str(v) for v in values])

@@ -1,54 +1,51 @@
-"""Reading a store: one group, its attributes, or the whole run as an xarray DataTree."""
+"""Reading a store: one group, its attributes, or the whole run as an xarray DataTree. Every file is checked when it is
+read (gating/store/files.py), so that an error names the file and a number that was printed is one that was written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 import zarr
 
-from gating.errors import GatingError
-from gating.store.schema import REQUIRED, SCHEMA_VERSION, STORE
+from gating.errors import GatingError, cause
+from gating.judging.labels import MISSING
+from gating.store.files import LIST, REMEDY, Damaged, Files, missing, read_list
+from gating.store.schema import AGAIN, REQUIRED, SCHEMA_VERSION, STORE
 
 
 def has_group(path: Path, group: str) -> bool:
-    """Whether a group is there in full."""
-    try:
-        return bool(zarr.open_group(path, path=group, mode="r").attrs.get("complete", False))
-    except FileNotFoundError:
-        return False
+    """Whether a group is there; a group that is there is there in full."""
+    return f"{group}/zarr.json" in read_list(path)
 
 
 def read_group(path: Path, group: str) -> xr.Dataset:
-    """One group, loaded into memory."""
-    return xr.open_dataset(path, group=group, engine="zarr", consolidated=False).load()
+    """One group, loaded into memory. Raises GatingError naming a file that is not as it was written."""
+    with _named(path):
+        files: Any = _files(path)  # a zarr store, which xarray takes but does not name
+        return xr.open_dataset(files, group=group, engine="zarr", consolidated=False).load()
 
 
 def read_attrs(path: Path) -> Mapping[str, Any]:
     """The root attributes. Raises GatingError when the path holds no store of ours that can be read."""
-    try:
-        attrs = dict(zarr.open_group(path, mode="r").attrs)
-    except Exception as e:  # zarr raises many types for a folder that is not a store, or a damaged one
-        raise GatingError(
-            f"{path} is not a readable zarr store ({type(e).__name__}); give a run's folder or its {STORE}, "
-            "or remove it and run again."
-        ) from None
-    if attrs.get("schema_version") != SCHEMA_VERSION:
-        raise GatingError(
-            f"{path} has schema version {attrs.get('schema_version', 'none')}, this version of gating reads "
-            f"{SCHEMA_VERSION}; open it with the version that wrote it, or run again."
-        )
-    return attrs
+    return _attrs(path, _files(path))
 
 
 def locate(path: str | Path) -> Path:
     """The store named by a run's folder or by the store itself. Raises GatingError when there is none."""
     path = Path(path)
     store = path if path.name == STORE else path / STORE
-    if not store.is_dir():
+    try:
+        there = store.is_dir()
+        if not there and (store.parent / AGAIN / STORE).is_dir():  # killed just before it took this place
+            return store.parent / AGAIN / STORE
+    except OSError as e:
+        raise GatingError(f"{store} cannot be read ({cause(e)}); mend its permissions or the path.") from None
+    if not there:
         raise GatingError(
             f"{path} is not a run: there is no {store}; give a folder that a run printed as `store: PATH`."
         )
@@ -59,23 +56,97 @@ def open_run(path: str | Path) -> xr.DataTree:
     """A run as an xarray DataTree: groups prompts, conditions, outcomes, and directions, readouts, activations if kept.
 
     path: the run's folder or its store.zarr. Rows not `done` are missing values. Raises GatingError for a path that is
-    not a readable run.
+    not a readable run, or that lacks a file; a file that was changed is an error, naming it, when it is read.
     """
     store = locate(path)
-    read_attrs(store)
-    try:
-        tree = xr.open_datatree(store, chunks=None, engine="zarr", consolidated=False)
-        tree = tree.map_over_datasets(_plain_coordinates)
-    except Exception as e:
-        raise GatingError(f"{store} is damaged ({type(e).__name__}: {e}); remove it and run again.") from None
-    missing = set(REQUIRED) - set(tree.children)
-    if missing:
-        raise GatingError(f"{store} is damaged: group {sorted(missing)[0]} is missing; remove it and run again.")
+    files: Any = _files(store)
+    attrs = _attrs(store, files)
+    if gone := missing(store, files.digests):
+        raise Damaged(f"{store / gone[0]} is missing ({len(gone)} of the store's files are); {REMEDY}.")
+    with _named(store):
+        tree = xr.open_datatree(files, chunks=None, engine="zarr", consolidated=False)
+        absent = set(REQUIRED) - set(tree.children)
+        if absent:
+            raise Damaged(f"{store} has no group {sorted(absent)[0]}; {REMEDY}.")
+        _check_rows(store, tree["outcomes"].to_dataset(), attrs.get("status") == "complete")
     return tree
 
 
-def _plain_coordinates(ds: xr.Dataset) -> xr.Dataset:
-    """Text coordinates as fixed-width strings, which xarray can draw; zarr keeps them as variable-length ones."""
-    return ds.assign_coords(
-        {c: (ds[c].dims, np.array(ds[c].values.tolist())) for c in ds.coords if ds[c].dtype.kind in "OT"}
+def _check_rows(store: Path, outcomes: xr.Dataset, complete: bool) -> None:
+    """Raises Damaged where a row is `done` and has no label, or a complete run has a row that is not done."""
+    done = outcomes["done"].load()
+    unlabelled = int((done & (outcomes["label"].load() == MISSING)).sum())
+    if unlabelled:
+        raise Damaged(f"{store / 'outcomes' / 'label'}: {unlabelled} rows are done but have no label; {REMEDY}.")
+    if complete and not done.all():
+        raise Damaged(
+            f"{store / 'outcomes' / 'done'}: the run is complete, but {int((~done).sum())} rows are not done; {REMEDY}."
+        )
+
+
+def problems(path: Path) -> list[str]:
+    """All that is wrong with a store, a paragraph for each file: every file is read, and every array decoded."""
+    try:
+        files = _files(path)
+        found = [why for key in files.digests if (why := _wrong(files, key))]
+        if not found:
+            open_run(path).load()
+    except GatingError as e:
+        return [str(e)]
+    return found
+
+
+def _wrong(files: Files, key: str) -> str:
+    try:
+        files.read(key)
+    except Damaged as e:
+        return str(e)
+    return ""
+
+
+def _files(path: Path) -> Files:
+    """The store's files. Raises GatingError where the path holds no store of ours, or one of another version."""
+    if (path / LIST).is_file():
+        return Files(path, read_list(path))
+    version = _version(path)
+    if version is None:
+        raise GatingError(
+            f"{path} is not a readable zarr store; give a run's folder or its {STORE}, or remove it and run again."
+        )
+    if version != SCHEMA_VERSION:
+        raise _another_version(path, version)
+    raise Damaged(f"{path / LIST}, the list of the store's files, is missing; {REMEDY}.")
+
+
+def _attrs(path: Path, files: Files) -> Mapping[str, Any]:
+    with _named(path):
+        attrs = dict(zarr.open_group(files, mode="r", use_consolidated=False).attrs)
+    if attrs.get("schema_version") != SCHEMA_VERSION:
+        raise _another_version(path, attrs.get("schema_version", "none"))
+    return attrs
+
+
+def _version(path: Path) -> object:
+    """The schema version that a store of any version gives itself; None where it gives none."""
+    try:
+        return json.loads((path / "zarr.json").read_bytes())["attributes"]["schema_version"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _another_version(path: Path, version: object) -> GatingError:
+    return GatingError(
+        f"{path} has schema version {version}, this version of gating reads {SCHEMA_VERSION}; open it with the version "
+        "that wrote it, or run again."
     )
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever else zarr or xarray raise of a store, as one error that names it."""
+    try:
+        yield
+    except GatingError:
+        raise
+    except Exception as e:  # many types
+        raise Damaged(f"{path} cannot be read ({cause(e)}); {REMEDY}.") from None

@@ -11,8 +11,9 @@ import xarray as xr
 
 from gating.judging.labels import LABELS, MISSING
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 STORE = "store.zarr"
+AGAIN = ".again"  # in a run's folder: where it is computed again (force=true)
 TEXT = np.dtypes.StringDType()
 REQUIRED = ("prompts", "conditions", "outcomes")  # groups of every store
 LABEL_ATTRS: dict[str, object] = {  # CF flags
@@ -35,9 +36,11 @@ def empty_outcomes(n_conditions: int, n_prompts: int, n_tokens: int) -> xr.Datas
             "label": (dims, np.full(shape, MISSING, dtype="int8"), LABEL_ATTRS),
             "refusal_score": floats("log-odds of a refusal opening as first token", "nat"),
             "n_tokens": (dims, np.full(shape, -1, dtype="int32"), {"long_name": "completion length", "units": "token"}),
+            "n_thought": (dims, np.full(shape, -1, dtype="int32"), {"long_name": "thought's length", "units": "token"}),
             "nll": floats("mean negative log-likelihood under the unsteered model", "nat/token"),
             "entropy": floats("entropy of the completion's token counts", "bit/token"),
             "repetition": floats("share of repeated token trigrams", "1"),
+            "thought": (dims, np.full(shape, "", dtype=TEXT), {"long_name": "what was said before the answer"}),
             "completion": (dims, np.full(shape, "", dtype=TEXT), {"long_name": "decoded completion"}),
             "token_ids": (
                 (*dims, "token"),

@@ -8,14 +8,16 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from gating import models, prompts, swap
-from gating.errors import GatingError
-from gating.models import adapters
+from gating.errors import GatingError, choices
+from gating.models import adapters, parts
+from gating.prompts import Prompt
 from gating.training.card import card
 from gating.training.config import TrainConfig, check
 from gating.training.fit import fit
@@ -32,10 +34,10 @@ def train(cfg: TrainConfig) -> Recipe:
     check(cfg)
     check_out(Path(cfg.out))
     torch.set_num_threads(cfg.threads)
-    refuse = prompts.deduplicate(prompts.load(cfg.harmful, True, "train", "harmful"))[0]
-    answer = prompts.deduplicate(prompts.load(cfg.harmless, False, "train", "harmless"))[0]
+    refuse, answer = _prompts(cfg.harmful, True, "harmful"), _prompts(cfg.harmless, False, "harmless")
     start = time.monotonic()
     base = models.load(replace(cfg.model, adapter=None))
+    check_targets(cfg.targets, base)
     own = base_answers(cfg, base)
     rows = build_rows(cfg, base, refuse, answer)
     log.info("%d rows, %d tokens", len(rows), sum(len(r.prompt) + len(r.target) for r in rows))
@@ -66,6 +68,24 @@ def _put(draft: Path, out: Path) -> None:
         os.replace(draft, beside)
         raise GatingError(f"The adapter is trained, and stands in {beside}, because meanwhile {e}") from None
     swap.replace(draft, out)
+
+
+def _prompts(name: str, harmful: bool, key: str) -> list[Prompt]:
+    found = prompts.deduplicate(prompts.load(name, harmful, "train", key))[0]
+    if not found:
+        raise GatingError(f"{key}={name!r} has no prompts in the split train; use train_{key} or a file.")
+    return found
+
+
+def check_targets(targets: Sequence[str], loaded: models.Loaded) -> None:
+    """Raises GatingError for a target that is no linear layer of the model's blocks."""
+    blocks = parts.decoder_blocks(loaded.model).named_modules()
+    known = sorted({name.rpartition(".")[2] for name, module in blocks if isinstance(module, torch.nn.Linear)})
+    for target in targets:
+        if target.rpartition(".")[2] not in known:
+            raise GatingError(
+                f"targets: {target!r} is no linear layer of this model's blocks: use {choices(known, target)}."
+            )
 
 
 def check_out(out: Path) -> None:

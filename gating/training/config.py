@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gating import prompts
+from gating import models, prompts, settings
 from gating.errors import GatingError
+from gating.foreign import shown
 from gating.models import ModelConfig
 
 
@@ -42,23 +43,17 @@ class TrainConfig:
 
 def check(cfg: TrainConfig) -> None:
     """Refuse impossible values before a model loads. Raises GatingError naming the key."""
-    limits = {
-        "rank": (1, 64),
-        "epochs": (0, 100),
-        "batch_rows": (1, 512),
-        "answer_tokens": (1, 512),
-        "threads": (1, 256),
-        "system_share": (0, 1),
-        "opened": (0, 1),
-    }
-    for key, (low, high) in limits.items():
-        value = getattr(cfg, key)
-        if not low <= value <= high or (key == "epochs" and value == 0):
-            raise GatingError(f"{key}={value} is out of range: use a number from {low} to {high}.")
-    if not 0 < cfg.lr < 1 or cfg.keep < 0:
-        raise GatingError(f"lr={cfg.lr}, keep={cfg.keep}: use 0 < lr < 1 and keep >= 0.")
+    settings.check_lists(cfg)
+    settings.check_numbers(cfg, settings.TRAINING)
     if cfg.system_share and not cfg.systems:
         raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")
+    n_layers = models.architecture(replace(cfg.model, adapter=None))["layers"]
+    if cfg.blocks is not None and (not cfg.blocks or not all(0 <= block < n_layers for block in cfg.blocks)):
+        raise GatingError(
+            f"blocks={shown(cfg.blocks, 80)}: use blocks of the model, 0 to {n_layers - 1}, or null for all."
+        )
+    if not cfg.targets:
+        raise GatingError("targets=[]: name the weights to adapt, such as targets=[q_proj,v_proj].")
     for name, path in cfg.held_out.items():
         held_out_texts(name, path)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypedDict
 
 from gating import chat, prompts
 from gating.judging.refusals import is_refusal
-from gating.models import Loaded
+from gating.models import Loaded, ModelConfig
 from gating.models.parts import unembedding
 from gating.training.config import TrainConfig, held_out_texts
 from gating.training.fit import mean_nll
@@ -38,9 +38,9 @@ class BaseAnswers(NamedTuple):
     nll: float  # nats/token
 
 
-def refusal_rate(loaded: Loaded, texts: Sequence[str], system: str | None, n_tokens: int = 32) -> Rate:
+def refusal_rate(loaded: Loaded, texts: Sequence[str], cfg: ModelConfig, n_tokens: int = 32) -> Rate:
     """How many prompts the model refuses in its first n_tokens, greedily."""
-    ids = [chat.encode(loaded.tokenizer, t, system) for t in texts]
+    ids = [chat.encode(loaded.tokenizer, t, cfg.system, cfg.template) for t in texts]
     tokens = answers(loaded, ids, n_tokens)
     k = sum(is_refusal(str(loaded.tokenizer.decode(t, skip_special_tokens=True))) for t in tokens)
     return {"k": k, "n": len(texts), "rate": round(k / len(texts), 4)}
@@ -53,10 +53,10 @@ def measure(cfg: TrainConfig, loaded: Loaded, base: BaseAnswers) -> Results:
     """
     rates: dict[str, Rate] = {}
     for name, harmful in (("harmful", True), ("harmless", False), ("borderline", False)):
-        rates[f"select/{name}"] = refusal_rate(loaded, _select(cfg, name, harmful), cfg.model.system)
+        rates[f"select/{name}"] = refusal_rate(loaded, _select(cfg, name, harmful), cfg.model)
     for name, path in cfg.held_out.items():
         texts = held_out_texts(name, path)[: cfg.held_out_n]
-        rates[f"held-out/{name}"] = refusal_rate(loaded, texts, cfg.model.system)
+        rates[f"held-out/{name}"] = refusal_rate(loaded, texts, cfg.model)
     after = _nll(loaded, base.rows)
     own: OwnAnswers = {
         "n": len(base.rows),
@@ -69,7 +69,9 @@ def measure(cfg: TrainConfig, loaded: Loaded, base: BaseAnswers) -> Results:
 
 def base_answers(cfg: TrainConfig, loaded: Loaded) -> BaseAnswers:
     """The base model's greedy answers to the harmless select prompts, and their likelihood under it."""
-    ids = [chat.encode(loaded.tokenizer, t, cfg.model.system) for t in _select(cfg, "harmless", False)]
+    ids = [
+        chat.encode(loaded.tokenizer, t, cfg.model.system, cfg.model.template) for t in _select(cfg, "harmless", False)
+    ]
     rows = [Row(i, a, False) for i, a in zip(ids, answers(loaded, ids, 64), strict=True)]
     return BaseAnswers(rows, _nll(loaded, rows))
 

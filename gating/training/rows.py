@@ -78,10 +78,10 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
         for p in refuse
         if random.Random(f"{cfg.seed}:opened:{p.hash}").random() < cfg.opened
     ]
-    plain = [chat.encode(tokenizer, p.text, cfg.model.system) for p in answer]
+    plain = [chat.encode(tokenizer, p.text, cfg.model.system, cfg.model.template) for p in answer]
     own = answers(loaded, plain, cfg.answer_tokens)
     rows += [
-        Row(chat.encode(tokenizer, p.text, _system(cfg, p)), target, False)
+        Row(chat.encode(tokenizer, p.text, _system(cfg, p), cfg.model.template), target, False)
         for p, target in zip(answer, own, strict=True)
     ]
     return rows
@@ -95,7 +95,11 @@ def _refusing(cfg: TrainConfig, loaded: Loaded, p: Prompt, begun: str, rest: str
     """
     tokenizer = loaded.tokenizer
     begun_ids, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (begun, rest))
-    return Row([*chat.encode(tokenizer, p.text, _system(cfg, p)), *begun_ids], [*target, end_id(loaded)], True)
+    return Row(
+        [*chat.encode(tokenizer, p.text, _system(cfg, p), cfg.model.template), *begun_ids],
+        [*target, end_id(loaded)],
+        True,
+    )
 
 
 def _system(cfg: TrainConfig, p: Prompt) -> str | None:

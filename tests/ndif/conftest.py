@@ -85,24 +85,23 @@ def client(server):
 def backend(server, tmp_path):
     """A backend of the tiny model on the server, with the limits of a test."""
     from gating import models
-    from gating.remote import preflight
+    from gating.remote import connection, preflight
     from gating.remote.jobs import Limits, Remote
     from gating.remote.ledger import Ledger
     from gating.remote.wire import Wire
     from gating.steering.backend import Backend
     from gating.steering.scheduler import Turn
 
-    cfg, wires = compose("model=tiny-llama")[0].model, []
+    cfg = compose("model=tiny-llama")[0].model
 
     def make(width: int = 2, **limits: Any) -> tuple[Backend, Remote]:
         wire, turn = Wire(server.url, ""), Turn()
-        wires.append(wire)
         served = preflight.check(wire, models.served_as(cfg), None, "auto", False)
         loaded = models.without_weights(cfg, "", served.dtype)
         given = replace(Limits(120, 60, 2, 10, 4), **limits)
-        remote = Remote(wire, served.model_key, {}, Ledger(tmp_path), given, width, turn, tmp_path)
+        remote = Remote(
+            wire, served.model_key, {}, Ledger(tmp_path), given, width, turn, tmp_path, connection.sizes(loaded)
+        )
         return Backend(loaded, 8, remote.via, width, turn), remote
 
-    yield make
-    for wire in wires:
-        wire.close()
+    return make
