@@ -14,7 +14,7 @@ import zstandard
 
 Act = Callable[[socket.socket, str], None]
 MEGABYTE = 2**20
-BOMB = 2**10 * MEGABYTE  # inflated
+BOMB = 256 * MEGABYTE  # inflated
 ESCAPES = "\x1b[31mred\x1b]8;;http://evil\x07link\x1b]8;;\x07\u202egnp.exe\x9b2J\r\x00\u2066"
 KEYS = ",".join(f'"k{i}":0' for i in range(60_000))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from tests.hostile import Act, says
+from tests.hostile import Act, bomb, says
 from tests.hostile_servers import KEY, SIZES, Case, cases, ndif
 
 DEADLINE, OVER, MOST = 3.0, 5.0, 1500  # seconds, seconds, megabytes
@@ -68,6 +68,8 @@ def prepare() -> None:
     shape = models.without_weights(compose("model=tiny-llama")[0].model, "", "float32")
     assert (shape.n_layers, shape.hidden) == SIZES[:2]
     torch.set_num_threads(1)
+    for encoding in ("gzip", "gzip, gzip", "deflate", "zstd"):
+        bomb(encoding)
 
 
 def command(case: Case, url: str, folder: Path) -> Callable[[], object]:

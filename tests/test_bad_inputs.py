@@ -10,7 +10,7 @@ import xarray as xr
 import yaml
 
 from tests.bad_input_cases import cases
-from tests.bad_inputs import run
+from tests.bad_inputs import run, warm
 from tests.judged_runs import a_run
 
 GOOD = {
@@ -122,6 +122,7 @@ def check(tmp_path, command, overrides, expected):
 def test_a_sample_of_the_attack_of_600_bad_inputs_over_every_command_is_refused():
     attack = cases()
     assert len(attack) >= 600 and len({c.command for c in attack}) == 7
+    warm()  # else every fork imports torch
     outcomes = [run(case) for case in attack[::70]]
     assert {str(o.case): o.said[-500:] for o in outcomes if o.verdict != "refused"} == {}
 

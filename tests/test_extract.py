@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from gating import chat, store
 from gating.errors import GatingError
@@ -22,9 +23,8 @@ def prepared(tmp_path, *overrides):
     """A study with an empty store, and its model."""
     planned = study.prepare(*compose(*SMALL, f"runs_dir={tmp_path}", *overrides))
     planned.folder.mkdir(parents=True)
-    import xarray as xr
-
-    xr.Dataset(attrs={"schema_version": store.SCHEMA_VERSION}).to_zarr(planned.store, consolidated=False, zarr_format=3)
+    prompts, conditions = (xr.Dataset(coords={d: np.array(["one"])}) for d in ("prompt", "condition"))
+    store.create(planned.store, prompts, conditions, 1, 1, {})
     return planned, Backend(load(planned.run.model), planned.batch_rows)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAY_PASS = (408, 409, 429)
 LONGEST_WAIT = 30.0  # seconds between two attempts
+REPLY = 256_000  # bytes of a reply that are read
 NO_COMPLETION = Judgement(reason="the reply is no chat completion", reached=False)
 
 
@@ -166,7 +167,7 @@ class EndpointJudge:
         from gating import web
 
         try:
-            reply = await web.exchange(client, "POST", self.url, self.spec.deadline + 1, json=self._body(item))
+            reply = await web.exchange(client, "POST", self.url, self.spec.deadline + 1, REPLY, json=self._body(item))
         except web.NotFit as e:
             return Judgement(reason=str(e), reached=False)
         except web.NoAnswer as e:

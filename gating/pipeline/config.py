@@ -202,6 +202,8 @@ def _check_directions(how: DirectionsConfig) -> None:
             kinds.load(str(how.filter))
         except GatingError as e:
             raise GatingError(f"directions.filter={how.filter!r}: use null, fluent, or a judge. {e}") from None
+    if how.source is not None:
+        check_path(how.source, "directions.source")
     chat.check_position(how.position)
     direction_methods.check_method(how.method)
     direction_specs.check_derived(how.derived)

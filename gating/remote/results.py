@@ -19,7 +19,7 @@ from gating.remote.wire import Lost
 OVERHEAD = 1_000_000  # bytes of an archive beside its tensors
 WINDOW = 2**27  # bytes that a zstd frame may ask for
 PICKLE = 1_000_000  # bytes of the part of an archive that says what its tensors are
-RECORDS = 10_000
+RECORDS = 200  # of an archive: a trace saves some twenty tensors
 NAMED = ("torch._utils _rebuild_tensor_v2", "collections OrderedDict")
 REFUSED = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "BUILD", "BYTEARRAY8")
 
