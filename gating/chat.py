@@ -82,6 +82,13 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, 
     return ids, mask
 
 
+def same_suffix(ids: torch.Tensor, mask: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Where each row holds the same text as its reference row, counted from the end of the prompt, up to which both are
+    padded: [row, token] boolean. ids, mask: [row, token]; reference: [row]."""
+    equal = (ids == ids[reference]) & (mask == 1) & (mask[reference] == 1)
+    return equal.flip(1).cumprod(1).flip(1).bool()
+
+
 def needs_response(position: str) -> bool:
     return position.startswith("response_")
 
@@ -93,16 +100,21 @@ def check_position(position: str, key: str = "directions.position") -> str:
     raise GatingError(f"{key}={position!r} is not a token position: use {POSITIONS}.")
 
 
-def position_weights(positions: Sequence[str], width: int, response_lengths: Sequence[int]) -> torch.Tensor:
+def position_weights(
+    positions: Sequence[str], width: int, response_lengths: Sequence[int], lengths: Sequence[int]
+) -> torch.Tensor:
     """Weights [row, position, token] that pool each named position of left-padded rows ending in their response.
 
-    `last` and negative numbers count from the last *prompt* token; response positions cover the response's tokens.
-    A row without a response gives NaN weights there: missing, not zero.
+    `last` and negative numbers count from the last *prompt* token; response positions cover the response's tokens;
+    `prompt_mean` every prompt token but the first, whose state is an outlier. lengths: of whole rows, without pads. A
+    row without a response gives NaN weights there: missing, not zero.
     """
     weights = torch.zeros((len(response_lengths), len(positions), width))
     for r, n in enumerate(response_lengths):
         for p, name in enumerate(positions):
-            if needs_response(name):
+            if name == "prompt_mean":
+                weights[r, p, width - lengths[r] + 1 : width - n] = 1.0 / max(1, lengths[r] - n - 1)
+            elif needs_response(name):
                 if n == 0:
                     weights[r, p] = torch.nan
                 elif name == "response_start":

@@ -13,7 +13,7 @@ def test_padding_is_on_the_left_and_masked():
 
 
 def test_named_positions_count_from_the_last_prompt_token_or_cover_the_answer():
-    w = chat.position_weights(["last", "-1", "-2", "response_start", "response_mean"], 6, [0, 2])
+    w = chat.position_weights(["last", "-1", "-2", "response_start", "response_mean"], 6, [0, 2], [6, 6])
     assert w[0, :3].argmax(-1).tolist() == [5, 5, 4] and torch.isnan(w[0, 3:]).all()
     assert w[1].tolist() == [
         [0, 0, 0, 1, 0, 0],

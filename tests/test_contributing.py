@@ -12,7 +12,7 @@ from gating.figures import gallery
 from gating.figures.base import Picture
 from gating.judging import kinds
 from gating.models import sources
-from gating.steering import ops
+from gating.steering import edits, ops
 from gating.steering.direction_methods import METHODS, Method
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ def test_an_operation_a_method_and_a_readout_work_by_their_entries_alone(command
     def read_largest(site):
         return site["last"].abs().amax(dim=-1).detach().cpu()
 
-    monkeypatch.setitem(ops.OPERATIONS, "half_add", ops.operation(shifted, coef=1.0, writes="vector", signed=True))
+    monkeypatch.setitem(edits.OPERATIONS, "half_add", edits.operation(shifted, coef=1.0, writes="vector", signed=True))
     monkeypatch.setitem(
         ops.READOUTS, "largest", ops.readout(read_largest, ("layer",), "residual stream", "largest entry")
     )

@@ -8,19 +8,23 @@ PROMPT = torch.tensor([[0, 1, 1], [1, 1, 1]])  # row 0 has one pad
 LAST = torch.tensor([[0, 0, 1], [0, 0, 1]])
 
 
-def edit(op, scope, vectors, coefs, target=(0.0, 0.0), write=None, gate=None):
+def edit(op, scope, vectors, coefs, target=(0.0, 0.0), write=None, gate=None, own=(False, False)):
     """vectors [row, hidden], or [row, k, hidden] for a subspace; what is written is what is measured unless `write`."""
     v = torch.as_tensor(vectors, dtype=torch.float32)
     v = v[:, None] if v.ndim == 2 else v
     w = v if write is None else torch.tensor(write)[:, None]
     return [{
         "op": op, "scope": scope, "write": w, "measure": None if op == "add" else v, "strength": torch.tensor(coefs),
-        "target": torch.tensor(target), "gate": gate,
+        "target": torch.tensor(target)[:, None], "own": torch.tensor(own), "gate": gate,
     }]  # fmt: skip
 
 
-def apply(h, edits, step=0, gates=None):
-    return ops.apply_edits(h, edits, step, PROMPT, LAST, {} if gates is None else gates, 0)
+def apply(h, edits, step=0, kept=None, reference=(0, 1), same=PROMPT):
+    plan = {
+        "prompt_mask": PROMPT, "last_mask": LAST, "kept": {} if kept is None else kept,
+        "reference": torch.tensor(reference), "same": same == 1,
+    }  # fmt: skip
+    return ops.apply_edits(h, edits, step, plan, 0)
 
 
 def test_add_moves_every_row_by_its_own_vector_and_never_a_pad():
@@ -35,6 +39,30 @@ def test_ablate_removes_the_projection_and_nothing_else():
     assert torch.allclose(out[0, 1], torch.tensor([0.0, 0.0]), atol=1e-6)  # (3, 4) is 5 times the unit vector
     assert torch.allclose(out[0, 2], torch.tensor([5 - 2.2 * 0.6, -1 - 2.2 * 0.8]), atol=1e-6)
     assert torch.equal(out[0, 0], h[0, 0])  # the pad
+
+
+def test_ablate_leads_to_a_reference_and_leaves_a_row_that_is_there_already():
+    h = torch.tensor([[[9.0, 9.0], [3.0, 4.0], [5.0, -1.0]]]).expand(2, 3, 2).clone()
+    out = apply(h, edit("ablate", "all", [[1.0, 0.0], [1.0, 0.0]], [1.0, 1.0], target=(2.0, 3.0)))
+    assert out[0].tolist() == [[9, 9], [2, 4], [2, -1]] and out[1, 1].tolist() == [3, 4]
+
+
+def test_own_is_the_reference_rows_projection_token_by_token_then_its_mean():
+    h = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [7.0, 0.0], [8.0, 0.0]]])
+    full, edits = (
+        torch.ones(2, 3, dtype=torch.long),
+        edit("ablate", "all", [[1.0, 0.0]] * 2, [1.0, 1.0], own=(True, True)),
+    )
+    kept = {}
+    plan = {
+        "prompt_mask": full, "last_mask": LAST, "kept": kept, "reference": torch.tensor([0, 0]),
+        "same": torch.tensor([[True] * 3, [False, True, True]]),
+    }  # fmt: skip
+    out = ops.apply_edits(h, edits, 0, plan, 0)
+    assert torch.equal(out[0], h[0])  # the unsteered row itself
+    assert out[1, :, 0].tolist() == [3.0, 2.0, 4.0]  # where the texts differ, the mean of all but the first token
+    later = ops.apply_edits(torch.full((2, 1, 2), 9.0), edits, 1, plan, 0)
+    assert later[:, 0].tolist() == [[3.0, 9.0], [3.0, 9.0]]
 
 
 def test_scale_multiplies_the_projection_and_leaves_the_rest():
@@ -115,9 +143,9 @@ def test_a_gate_is_decided_by_the_last_prompt_token_and_holds_for_the_whole_answ
     h = torch.zeros(2, 3, 2)
     h[0, 2, 1] = 2.0  # only row 0's last prompt token lies above the threshold
     held = {}
-    out = apply(h, edit("add", "all", E, [1.0, 1.0], gate=gate), gates=held)
+    out = apply(h, edit("add", "all", E, [1.0, 1.0], gate=gate), kept=held)
     assert out[0, 1].tolist() == [1, 0] and out[1].abs().sum() == 0
-    later = apply(torch.zeros(2, 1, 2), edit("add", "all", E, [1.0, 1.0], gate=gate), step=1, gates=held)
+    later = apply(torch.zeros(2, 1, 2), edit("add", "all", E, [1.0, 1.0], gate=gate), step=1, kept=held)
     assert later[:, 0, 0].tolist() == [1, 0]
 
 

@@ -206,14 +206,19 @@ def test_edits_and_projections_are_exact_under_autocast():
         "write": u,
         "measure": u,
         "strength": torch.ones(2),
-        "target": torch.zeros(2),
+        "target": torch.zeros(2, 1),
+        "own": torch.tensor([True, False]),
         "gate": None,
     }
     mask, weights = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 1, 3) / 3
 
+    plan = {
+        "prompt_mask": mask, "last_mask": mask, "kept": {}, "same": mask == 1, "reference": torch.tensor([1, 1]),
+    }  # fmt: skip
+
     def all_of_it():
         return (
-            ops.apply_edits(h, [edit], 0, mask, mask, {}, 0), ops.read_projection({"last": h[:, -1], "probes": u[0]}),
+            ops.apply_edits(h, [edit], 0, plan, 0), ops.read_projection({"last": h[:, -1], "probes": u[0]}),
             ops.pool(h, weights),
         )  # fmt: skip
 

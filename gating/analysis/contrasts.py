@@ -106,7 +106,7 @@ def _same_but_random(conditions: xr.Dataset, own: int, control: int) -> bool:
 
 def _same_intervention(own: dict[str, np.ndarray], control: dict[str, np.ndarray], slot: int) -> bool:
     """Whether the interventions in this place are the same, apart from a direction that is random in the control."""
-    fixed = ["iv_op", "iv_scope", "iv_coef", "iv_written"]
+    fixed = ["iv_op", "iv_scope", "iv_coef", "iv_written", "iv_reference"]
     if control["iv_seed"][slot] < 0:
         fixed += ["iv_direction", "iv_norm", "iv_read"]
     elif own["iv_seed"][slot] >= 0:

@@ -40,6 +40,11 @@ def _calibrated(study: Study, backend: Backend, extracted: xr.Dataset) -> xr.Dat
     target = float(study.run.steer.iso_kl or 0)
     ids = [study.ids(p.text, study.run.model.system) for p in calibration_prompts(study.run.seed)]
     moved = scaled(study)
+    if not moved:
+        raise GatingError(
+            f"steer.iso_kl={target:g}: no condition has a strength to scale (an ablation takes out what is there); "
+            "drop steer.iso_kl."
+        )
     low, high = np.full(len(moved), LOW), np.full(len(moved), HIGH)
     with progress.bar("calibration", (STEPS + 2) * len(moved), "conditions") as advance:
 
@@ -72,7 +77,7 @@ def _calibrated(study: Study, backend: Backend, extracted: xr.Dataset) -> xr.Dat
 
 def scaled(study: Study) -> list[Condition]:
     """The conditions whose strengths are calibrated."""
-    return [c for c in study.conditions if c.interventions and c.kind in ("steered", "reversed", "random")]
+    return [c for c in study.conditions if c.system is None and any(map(lowering.is_dose, c.interventions))]
 
 
 class Part(NamedTuple):

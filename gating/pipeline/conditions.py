@@ -17,8 +17,8 @@ from gating.foreign import shown
 from gating.pipeline.config import RunConfig, as_list
 from gating.steering import condition_grid, direction_specs, interventions
 from gating.steering.condition_grid import NamedSpec, Spec
+from gating.steering.edits import OPERATIONS
 from gating.steering.interventions import RANDOM, Condition, Intervention
-from gating.steering.ops import OPERATIONS
 from gating.store import TEXT
 
 Value = TypeVar("Value")
@@ -197,7 +197,8 @@ TEXTS = (
     "controls",
     "paper",
 )  # text fields of a condition, as /conditions has them
-SHARED = ("direction", "op", "norm", "scope", "read")  # text fields of its interventions; `mixed` where they differ
+# text fields of its interventions; `mixed` where they differ
+SHARED = ("direction", "op", "norm", "scope", "read", "reference")
 
 
 def table(conditions: Sequence[Condition], n_layers: int) -> xr.Dataset:

@@ -29,6 +29,7 @@ class SteerConfig:
     norm: Any = "natural"
     scope: Any = "all"
     read: Any = "same"
+    reference: Any = "zero"  # of ablate: zero, mean (of harmless prompts) or own (the unsteered row's)
     gate: str = ""  # act only on rows whose last prompt token lies along this direction
     threshold: float = 0.5  # of the gate: 0 is its negative side's mean projection, 1 its positive side's
     iso_kl: float | None = None  # scale every strength to this first-token KL on harmless prompts, nats

@@ -121,6 +121,11 @@ def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
     how = study.run.directions
     if how.source:
         group = reused_directions.directions(how, study.direction_specs, signature)
+        if study.needs_resting and "resting" not in group:
+            raise GatingError(
+                f"directions.source={how.source} does not hold what harmless prompts have at rest (reference=mean); "
+                "extract anew (directions.source=null), or take a run that has a reference=mean of its own."
+            )
         group.attrs["taken_from"] = how.source
     else:
         group, geometry = extract.extract(study, backend)

@@ -16,7 +16,7 @@ from gating.pipeline.study import Study
 from gating.steering import directions
 from gating.steering.backend import Backend
 from gating.steering.direction_methods import METHODS, Sides
-from gating.steering.direction_specs import DirectionSpec
+from gating.steering.direction_specs import REFUSAL, DirectionSpec
 from gating.steering.directions import Extracted, derived_directions
 from gating.store import TEXT
 
@@ -70,7 +70,19 @@ def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | No
     extracted = [_extracted(role_texts, states, study) for role_texts in read]
     extracted += derived_directions({d.name: d for d in extracted}, how.derived)
     group = directions.assemble(extracted, states.residual_norm)
+    if study.needs_resting:
+        group["resting"] = _resting(study, backend)
     return group, _geometry(study, states, group) if how.permutations else None
+
+
+def _resting(study: Study, backend: Backend) -> xr.DataArray:
+    """The mean residual of the harmless extraction prompts over all their tokens but the first: [layer, hidden]."""
+    harmless = next(s for s in study.direction_specs if s.name == REFUSAL).negative
+    prompts = [study.ids(c.user, c.system) for c in harmless]
+    weights = np.full((1, len(prompts), 1), 1 / len(prompts))
+    states, _ = backend.capture(prompts, ["prompt_mean"], sides=weights, about="harmless prompts at rest")
+    attrs = {"long_name": "mean of resid_post over harmless extraction prompts, all tokens but the first"}
+    return xr.DataArray(states[0].astype("float32"), dims=("layer", "hidden"), attrs=attrs)
 
 
 def _role_texts(spec: DirectionSpec, by_role: dict[str, tuple[Side, Side]]) -> RoleTexts:

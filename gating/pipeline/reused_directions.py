@@ -96,6 +96,8 @@ def _with_derived(taken: xr.Dataset, how: DirectionsConfig) -> xr.Dataset:
         extracted[name] = Extracted(name, vector, role, position, method, origin, n, distinct, texts=texts)
     made = derived_directions(extracted, how.derived)
     group = assemble([*extracted.values(), *made], taken["residual_norm"].values)
+    if "resting" in taken:
+        group["resting"] = taken["resting"]
     for side in ("projection_positive", "projection_negative"):  # of states that only the other run has seen
         group[side].values[: len(extracted)] = taken[side].values
     return group

@@ -55,6 +55,11 @@ class Study:
         return max(1, min(len(self.test), self.batch_rows // len(self.conditions)))
 
     @property
+    def needs_resting(self) -> bool:
+        """Whether an intervention leads to what harmless prompts have at rest."""
+        return any(iv.reference == "mean" for c in self.conditions for iv in c.interventions)
+
+    @property
     def chats(self) -> list[Chat]:
         """What the directions are extracted from, each once."""
         return chats(self.direction_specs)

@@ -32,7 +32,7 @@ from gating.errors import GatingError, TooLarge
 from gating.remote import expected, results, wire
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing, Wire
-from gating.steering import ops
+from gating.steering import edits, ops
 from gating.steering.backend import Call
 from gating.steering.scheduler import Turn
 
@@ -83,7 +83,7 @@ class Remote:
 
     def __post_init__(self) -> None:
         self._slots = threading.Semaphore(self.in_flight)
-        nnsight.register("gating")  # gating.steering.ops goes with the job, by value: the server does not have it
+        nnsight.register("gating")  # ops.py and edits.py go with the job, by value: the server has neither
 
     def via(self, call: Call) -> Runner:
         return _Trace(self, call)
@@ -253,7 +253,7 @@ class _Trace(Runner):
 
 def digest(call: Call) -> str:
     """16 hex digits of what determines a trace's result: a job is found again by it, whatever order batches come in."""
-    h = hashlib.sha256(inspect.getsource(ops).encode())
+    h = hashlib.sha256((inspect.getsource(edits) + inspect.getsource(ops)).encode())
 
     def walk(x: object) -> None:
         if isinstance(x, dict):

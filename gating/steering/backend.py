@@ -53,12 +53,13 @@ class Plan(TypedDict):
     readouts: tuple[str, ...]
     probes: dict[int, torch.Tensor]
     score_ids: torch.Tensor | None
-    reference: torch.Tensor | None
+    reference: torch.Tensor
     head: Head
     prompt_mask: torch.Tensor
     last_mask: torch.Tensor
     seed: int | None
-    gates: dict[tuple[int, int], torch.Tensor]
+    same: torch.Tensor
+    kept: dict[tuple[tuple[int, int], str], torch.Tensor]
 
 
 class Reading(TypedDict):
@@ -123,7 +124,8 @@ class Backend:
         def capture_batch(rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
             """States of these rows (or their share of every side), and norms of inner tokens [block, token]."""
             ids, mask = chat.pad_left([texts[r] for r in rows], self.pad_id)
-            at = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows])
+            lengths = [len(texts[r]) for r in rows]
+            at = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows], lengths)
             shares = None if weights is None else weights[:, list(rows)]
             read = self._read(self._inputs(ids, mask), at, shares, f"{about}, {len(rows)} of {len(texts)}")
             inner = (mask.cumsum(1) > 1) & (mask == 1)
@@ -146,9 +148,8 @@ class Backend:
         """What tells this model from another: resid_post at the last of SIGNATURE_TOKENS fixed tokens, [layer, hidden]
         float32, with the precision that it ran in."""
         ids, mask = chat.pad_left([list(range(3, 3 + SIGNATURE_TOKENS))], self.pad_id)
-        read = self._read(
-            self._inputs(ids, mask), chat.position_weights(["last"], ids.shape[1], [0]), None, "the model's signature"
-        )
+        at = chat.position_weights(["last"], SIGNATURE_TOKENS, [0], [SIGNATURE_TOKENS])
+        read = self._read(self._inputs(ids, mask), at, None, "the model's signature")
         attrs = {"dtype": read["dtype"].removeprefix("torch.")}
         return xr.Dataset({"signature": (("layer", "hidden"), read["state"][0, 0].numpy())}, attrs=attrs)
 
@@ -167,14 +168,15 @@ class Backend:
         prompts: token ids a row; edits: from lowering.lower, one entry a row; about: which rows, in words.
         """
         ids, mask = chat.pad_left(prompts, self.pad_id)
-        plan = self._plan(mask, edits, readouts, sampling[1] if sampling else None)
+        plan = self._plan(ids, mask, edits, readouts, sampling[1] if sampling else None)
         ids_out, packed = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about)
         tokens = [self._until_end(row) for row in ids_out.tolist()]
         n_probes = 0 if readouts.probes is None else readouts.probes.shape[1]
         sizes = {"step": max_new_tokens, "layer": self.loaded.n_layers, "direction": n_probes}
         return collect(tokens, packed, readouts.names, sizes)
 
-    def _plan(self, mask: torch.Tensor, edits: Edits, readouts: Readouts, seed: int | None) -> Plan:
+    def _plan(self, ids: torch.Tensor, mask: torch.Tensor, edits: Edits, readouts: Readouts, seed: int | None) -> Plan:
+        reference = torch.arange(len(ids)) if readouts.reference is None else torch.tensor(list(readouts.reference))
         last = torch.zeros_like(mask)
         last[:, -1] = 1
         probes = {} if readouts.probes is None else dict(enumerate(torch.from_numpy(readouts.probes).float()))
@@ -183,12 +185,13 @@ class Backend:
             "readouts": readouts.names,
             "probes": probes,
             "score_ids": torch.tensor(list(readouts.score_ids)) if readouts.score_ids else None,
-            "reference": None if readouts.reference is None else torch.tensor(list(readouts.reference)),
+            "reference": reference,
             "head": head_of(self.loaded.model.config),
             "prompt_mask": mask,
             "last_mask": last,
             "seed": seed,
-            "gates": {},
+            "same": chat.same_suffix(ids, mask, reference),
+            "kept": {},
         }
 
     def nll(

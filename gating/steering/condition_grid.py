@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from gating import settings
 from gating.errors import GatingError, choices
 from gating.foreign import shown
+from gating.steering.edits import OPERATIONS
 from gating.steering.interventions import (
     AXES,
     EACH,
@@ -22,12 +23,12 @@ from gating.steering.interventions import (
     Intervention,
     parse_layers,
 )
-from gating.steering.ops import OPERATIONS
 
 Spec = Mapping[str, object]  # an intervention as a user wrote it: fields of FIELDS, a list where it is an axis
 
 FIELDS = (*AXES, "norm_read", "gate", "threshold", "random")
-DEFAULTS: Spec = {"op": "add", "norm": "natural", "scope": "all", "read": "same", "norm_read": "same", "threshold": 0.5}
+DEFAULTS: Spec = {"op": "add", "norm": "natural", "scope": "all", "read": "same", "norm_read": "same", "threshold": 0.5,
+                  "reference": "zero"}  # fmt: skip
 MOST_POINTS = 10_000  # of a grid
 MOST_RANDOM = 999  # random controls of one intervention
 
@@ -64,8 +65,10 @@ def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -
     if gate and gate not in directions:
         raise _bad(spec, key, "gate", choices(directions, gate))
     threshold = settings.check_number(given["threshold"], f"{key}.threshold")
-    seed = 0 if direction == RANDOM else None
-    return Intervention(op, direction, layers, coef, norm, scope, read, seed, norm_read, gate, threshold)
+    seed, reference = 0 if direction == RANDOM else None, str(given["reference"])
+    if reference not in OPERATIONS[op]["references"]:
+        raise _bad(spec, key, "reference", f"{choices(OPERATIONS[op]['references'], reference)} with op={op}")
+    return Intervention(op, direction, layers, coef, norm, scope, read, seed, norm_read, gate, threshold, reference)
 
 
 def _bad(spec: Spec, key: str, field: str, allowed: str) -> GatingError:

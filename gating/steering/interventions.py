@@ -1,6 +1,6 @@
 """Interventions and conditions are data: what each is, and how a window of decoder blocks is named.
 
-condition_grid.py makes conditions of what a user wrote, lowering.py turns them into tensors, ops.py acts on
+condition_grid.py makes conditions of what a user wrote, lowering.py turns them into tensors, edits.py acts on
 activations.
 """
 
@@ -15,7 +15,17 @@ from gating.errors import GatingError
 SCOPES = ("all", "prompt", "generated", "last", "response")
 NORMS = ("natural", "unit", "residual")  # or the name of a direction
 READS = ("same", "previous")  # or a decoder block
-AXES = ("direction", "op", "layers", "coef", "norm", "scope", "read")  # fields whose value may be a list, an axis
+# fields whose value may be a list, an axis
+AXES = (
+    "direction",
+    "op",
+    "layers",
+    "coef",
+    "norm",
+    "scope",
+    "read",
+    "reference",
+)
 RANDOM = "random"
 EACH = "each"
 
@@ -26,7 +36,7 @@ class Intervention:
 
     `layers` are 0-based blocks b, written at resid_post[b]. `read` says which site the direction is taken from: `same`
     (block b), `previous` (block b-1, the paper's convention: read hidden_states[b], write block b) or a fixed block.
-    What `coef` counts is the operation's matter (ops.OPERATIONS): for `add` lengths set by `norm`: `natural` (as
+    What `coef` counts is the operation's matter (edits.OPERATIONS): for `add` lengths set by `norm`: `natural` (as
     extracted), `unit`, `residual` (the median residual norm at the written block, so that coef is a fraction of it) or
     another direction's name (that direction's norm, at the same site or at the block `norm_read`).
     `remove` takes out again what earlier `add`s of the condition put in along the same direction. `direction` may be a
@@ -34,6 +44,9 @@ class Intervention:
 
     `seed` replaces what is *written* by a random direction of exactly the same norm; what is measured stays, so that
     the control of an ablation removes exactly as much, elsewhere. A `direction` that is `random` is random in both.
+    `reference` says where an ablation leads the projection: `zero` (directional ablation as published), `mean` (what it
+    is on average in the harmless prompts that directions are extracted from) or `own` (what the unsteered row of the
+    same prompt has, so that an unsteered model is left as it is).
     `gate` names a direction: the edit acts only on rows whose last prompt token's projection on it, at that block,
     lies above `threshold` (0 is its negative side's mean, 1 its positive side's).
     """
@@ -49,6 +62,7 @@ class Intervention:
     norm_read: str = "same"
     gate: str = ""
     threshold: float = 0.5
+    reference: str = "zero"
 
     @property
     def directions(self) -> tuple[str, ...]:

@@ -10,12 +10,12 @@ import torch
 import xarray as xr
 
 from gating.errors import GatingError
+from gating.steering.edits import OPERATIONS
 from gating.steering.interventions import RANDOM, Condition, Intervention
-from gating.steering.ops import OPERATIONS
 
 
 class Edit(TypedDict):
-    """One edit of a block's output, one entry a row; gating/steering/ops.py says what each holds."""
+    """One edit of a block's output, one entry a row; gating/steering/edits.py says what each holds."""
 
     op: str
     scope: str
@@ -23,6 +23,7 @@ class Edit(TypedDict):
     measure: torch.Tensor | None
     strength: torch.Tensor
     target: torch.Tensor
+    own: torch.Tensor
     gate: tuple[torch.Tensor, torch.Tensor] | None
 
 
@@ -41,12 +42,13 @@ class Slot(NamedTuple):
 
 class Lowered(NamedTuple):
     """One intervention at one block: what is written and measured, both [k, hidden] float64, how strongly, led
-    where."""
+    where [k]; own: the unsteered row says where."""
 
     write: np.ndarray
     measure: np.ndarray | None
     strength: float
-    target: float
+    target: np.ndarray
+    own: bool
 
 
 def _site(read: str, block: int) -> int:
@@ -146,10 +148,19 @@ def _lowered(condition: Condition, order: int, block: int, directions: xr.Datase
     else:
         write = vector(iv, block, directions, seed)
         measure = measured(iv, block, directions, seed) if row["writes"] == "unit" else None
-    if not row["target"]:
-        return Lowered(write, measure, iv.coef - row["neutral"], 0.0)
-    target = _between(directions, iv.direction, _site(iv.read, block), iv.coef, f"op={iv.op}, direction")
-    return Lowered(write, measure, 1.0, target)
+    strength, target = iv.coef - row["neutral"], np.zeros(len(write))
+    if row["target"]:
+        place = _between(directions, iv.direction, _site(iv.read, block), iv.coef, f"op={iv.op}, direction")
+        strength, target = 1.0, np.full(len(write), place)
+    elif iv.reference == "mean" and measure is not None:
+        target = measure @ directions["resting"].sel(layer=block).values.astype("float64")
+    return Lowered(write, measure, strength, target, iv.reference == "own")
+
+
+def is_dose(iv: Intervention) -> bool:
+    """Whether a calibrated factor applies: to what adds a length of its own, or scales by a number, not to what leads a
+    projection to a place."""
+    return OPERATIONS[iv.op]["writes"] != "unit" or iv.op in ("scale", "rotate")
 
 
 def slots(condition: Condition) -> Iterator[Slot]:
@@ -174,7 +185,7 @@ def vectors_a_row(conditions: Sequence[Condition]) -> int:
 def lower(
     rows: Sequence[Condition], directions: xr.Dataset, seed: int, scale: Mapping[str, float] | None = None
 ) -> Edits:
-    """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/steering/ops.py says what an edit
+    """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/steering/edits.py says what an edit
     holds.
 
     Rows of different conditions share an edit when their slots agree; a row outside it has strength 0 there. A row's
@@ -191,8 +202,8 @@ def lower(
             if slot not in held:
                 held[slot] = _empty(n, hidden, slot)
             edit = held[slot]
-            _fill(edit, r, cache[condition, slot], factor)
             iv = condition.interventions[slot.order]
+            _fill(edit, r, cache[condition, slot], factor if is_dose(iv) else 1.0)
             if edit["gate"] is not None:
                 gate = _extracted(directions, iv.gate, slot.block)
                 edit["gate"][0][r] = torch.from_numpy(gate / np.linalg.norm(gate))
@@ -212,7 +223,8 @@ def _empty(n: int, hidden: int, slot: Slot) -> Edit:
         "write": torch.zeros(n, 1, hidden),
         "measure": torch.zeros(n, 1, hidden) if measures else None,
         "strength": torch.zeros(n),
-        "target": torch.zeros(n),
+        "target": torch.zeros(n, 1),
+        "own": torch.zeros(n, dtype=torch.bool),
         "gate": (torch.zeros(n, hidden), torch.full((n,), torch.inf)) if slot.gated else None,
     }
 
@@ -225,10 +237,12 @@ def _fill(edit: Edit, r: int, lowered: Lowered, factor: float) -> None:
     if edit["measure"] is not None and lowered.measure is not None:
         edit["measure"] = _widened(edit["measure"], k)
         edit["measure"][r, :k] = torch.from_numpy(lowered.measure)
-    edit["strength"][r], edit["target"][r] = lowered.strength * factor, lowered.target
+        edit["target"] = _widened(edit["target"], k)
+    edit["target"][r, : len(lowered.target)] = torch.from_numpy(lowered.target)
+    edit["strength"][r], edit["own"][r] = lowered.strength * factor, lowered.own
 
 
 def _widened(vectors: torch.Tensor, k: int) -> torch.Tensor:
-    """[row, held, hidden] with room for k vectors a row."""
-    n, held, hidden = vectors.shape
-    return vectors if held >= k else torch.cat([vectors, torch.zeros(n, k - held, hidden)], dim=1)
+    """[row, held, ...] with room for k entries a row."""
+    n, held, *rest = vectors.shape
+    return vectors if held >= k else torch.cat([vectors, torch.zeros(n, k - held, *rest)], dim=1)

@@ -1,131 +1,13 @@
-"""What a plan does to activations. Imports torch only: this is the one module that travels to a remote server.
+"""What a plan reads and writes in a forward pass. With edits.py it travels to a remote server; both import torch only.
 
-Rows of different conditions share one forward pass. An edit on a row with strength 0 adds an exact zero, which leaves
-that row bit-identical to no intervention. An NDIF server on a GPU runs a job under autocast to the weights' precision,
-which would round the products here: whatever multiplies switches it off (`exact`). A new row of OPERATIONS or READOUTS
-is a new operation or readout; they hold plain values and named functions of this module only, so that they travel.
-
-An edit is a mapping of plain tensors:
-    op          a name in OPERATIONS
-    scope       all, prompt, generated, last or response
-    write       [row, k, hidden]: what is written; k is 1 but for the ablation of a subspace
-    measure     [row, k, hidden]: unit vectors whose projections decide how much is written, or None
-    strength    [row]: 0 for a row that has no such edit
-    target      [row]: the projection that clamp, cap and floor lead to
-    gate        None, or (unit vector [row, hidden], threshold [row]): only where the last prompt token's projection on
-                the vector exceeds the threshold, decided once a row (Lee et al. 2024, arXiv 2409.05907)
+An NDIF server on a GPU runs a job under autocast to the weights' precision, which would round the products here:
+whatever multiplies switches it off (`exact`). A new row of READOUTS is a new readout; it holds plain values and named
+functions of this module only, so that it travels.
 """
 
 import torch
 
-
-def exact(h):
-    """No autocast on the device of `h` while this is entered: float32 products stay float32."""
-    return torch.autocast(h.device.type, enabled=False)
-
-
-def stream(output):
-    """The residual stream [row, token, hidden] in a block's output, which in some families is a tuple."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def change_of(h, edit):
-    """What one edit would add to `h` [row, token, hidden], at least float32, before masks: the same shape."""
-    if edit["op"] not in OPERATIONS:
-        raise ValueError("unknown op " + str(edit["op"]))
-    c, t = (edit[k].to(h.device, h.dtype)[:, None, None] for k in ("strength", "target"))
-    w, u = (None if edit[k] is None else edit[k].to(h.device, h.dtype) for k in ("write", "measure"))
-    p = None if u is None else torch.bmm(h, u.transpose(1, 2))  # projections [row, token, k]
-    return OPERATIONS[edit["op"]]["change"](h, c, w, p, t)
-
-
-def added(h, c, w, p, t):
-    """c w."""
-    return (c * w).expand(-1, h.shape[1], -1)
-
-
-def projected_out(h, c, w, p, t):
-    """-c p w: directional ablation (Arditi et al. 2024, arXiv 2406.11717, section 2.4)."""
-    return -c * torch.bmm(p, w)
-
-
-def scaled(h, c, w, p, t):
-    """c p w: the projection becomes 1 + c times what it is."""
-    return c * torch.bmm(p, w)
-
-
-def clamped(h, c, w, p, t):
-    """(t - p) w."""
-    return c * torch.bmm(t - p, w)
-
-
-def capped(h, c, w, p, t):
-    """min(0, t - p) w."""
-    return c * torch.bmm((t - p).clamp(max=0), w)
-
-
-def floored(h, c, w, p, t):
-    """max(0, t - p) w."""
-    return c * torch.bmm((t - p).clamp(min=0), w)
-
-
-def rotated(h, c, w, p, t):
-    """By c degrees towards the measured unit vector, never past it, in the plane of the two, keeping the norm of h. A
-    written vector other than the measured one takes the place of the plane's second axis (a control of equal angle)."""
-    norm = h.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    angle = torch.minimum(torch.deg2rad(c), torch.arccos((p / norm).clamp(-1, 1)))
-    axis = w - (w * h).sum(-1, keepdim=True) / norm**2 * h
-    axis = axis / axis.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    return (torch.cos(angle) - 1) * h + torch.sin(angle) * norm * axis
-
-
-def operation(change, coef=None, neutral=0.0, writes="unit", target=False, signed=False, subspace=False):
-    """A row of OPERATIONS. change: what is added, from strength c, written vectors w, projections p and target t;
-    coef: the coefficient where none is given (None: it must be); neutral: the one that leaves activations as they are:
-    an edit's strength is how far `coef` lies from it; writes: `vector` (the direction under its norm policy), `unit`
-    (the unit vectors that it measures) or `undo` (what the condition added before, with the opposite sign); target:
-    `coef` is a place between the direction's two sides (0 the negative one's mean projection, 1 the positive one's),
-    to which the projection is led; signed: the opposite `coef` is the control `reversed`; subspace: it takes a+b."""
-    return dict(locals())
-
-
-OPERATIONS = {
-    "add": operation(added, coef=1.0, writes="vector", signed=True),
-    "ablate": operation(projected_out, coef=1.0, subspace=True),
-    "scale": operation(scaled, neutral=1.0),
-    "clamp": operation(clamped, coef=0.0, target=True),
-    "cap": operation(capped, coef=0.0, target=True),
-    "floor": operation(floored, coef=0.0, target=True),
-    "rotate": operation(rotated, signed=True),
-    "remove": operation(added, coef=1.0, writes="undo"),
-}
-
-
-def apply_edits(h, edits, step, prompt_mask, last_mask, gates, block):
-    """Return `h` [row, token, hidden] after a block's edits, in order.
-
-    A change is computed in float32 at least and rounded once to the dtype of `h`. Pads are never touched. gates: a
-    mapping that keeps each row's gate decision from step 0 for the later steps. Scopes: `all`, `prompt`
-    (every prompt token), `generated` (tokens the model has produced, as inputs of later steps), `last` (the last prompt
-    token), `response` (`last` and `generated`: the positions whose output predicts an answer token).
-    """
-    wide = torch.promote_types(h.dtype, torch.float32)
-    for i, edit in enumerate(edits):
-        scope = edit["scope"]
-        if step == 0 and edit["gate"] is not None:
-            vector, threshold = (x.to(h.device, wide) for x in edit["gate"])
-            gates[(block, i)] = ((h[:, -1].to(wide) * vector).sum(-1) > threshold)[:, None, None]
-        if (step == 0 and scope == "generated") or (step > 0 and scope in ("prompt", "last")):
-            continue
-        with exact(h):
-            change = change_of(h.to(wide), edit)
-        if step == 0:
-            mask = last_mask if scope in ("last", "response") else prompt_mask
-            change = change * mask.to(h.device, wide)[:, :, None]
-        if edit["gate"] is not None:
-            change = change * gates[(block, i)]
-        h = h + change.to(h.dtype)
-    return h
+from gating.steering.edits import apply_edits, exact, stream
 
 
 def log_odds(logits, token_ids):
@@ -233,7 +115,7 @@ def visit(model, layers, final, plan, step, trail):
             raise ValueError("block " + str(block) + " gives " + str(before.shape) + ", not [row, token, hidden]")
         h = before
         if block in edits:
-            h = apply_edits(before, edits[block], step, plan["prompt_mask"], plan["last_mask"], plan["gates"], block)
+            h = apply_edits(before, edits[block], step, plan, block)
             layers[block].output = (h, *output[1:]) if isinstance(output, tuple) else h
         site = {"before": before, "h": h, "probes": probes.get(block), "final": final, "plan": plan}
         for name in at_blocks:
