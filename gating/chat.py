@@ -82,13 +82,6 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, 
     return ids, mask
 
 
-def same_suffix(ids: torch.Tensor, mask: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Where each row holds the same text as its reference row, counted from the end of the prompt, up to which both are
-    padded: [row, token] boolean. ids, mask: [row, token]; reference: [row]."""
-    equal = (ids == ids[reference]) & (mask == 1) & (mask[reference] == 1)
-    return equal.flip(1).cumprod(1).flip(1).bool()
-
-
 def needs_response(position: str) -> bool:
     return position.startswith("response_")
 

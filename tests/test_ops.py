@@ -8,21 +8,20 @@ PROMPT = torch.tensor([[0, 1, 1], [1, 1, 1]])  # row 0 has one pad
 LAST = torch.tensor([[0, 0, 1], [0, 0, 1]])
 
 
-def edit(op, scope, vectors, coefs, target=(0.0, 0.0), write=None, gate=None, own=(False, False)):
+def edit(op, scope, vectors, coefs, target=(0.0, 0.0), write=None, gate=None, of=(-1, -1)):
     """vectors [row, hidden], or [row, k, hidden] for a subspace; what is written is what is measured unless `write`."""
     v = torch.as_tensor(vectors, dtype=torch.float32)
     v = v[:, None] if v.ndim == 2 else v
     w = v if write is None else torch.tensor(write)[:, None]
     return [{
         "op": op, "scope": scope, "write": w, "measure": None if op == "add" else v, "strength": torch.tensor(coefs),
-        "target": torch.tensor(target)[:, None], "own": torch.tensor(own), "gate": gate,
+        "target": torch.tensor(target)[:, None], "of": torch.tensor(of), "gate": gate,
     }]  # fmt: skip
 
 
-def apply(h, edits, step=0, kept=None, reference=(0, 1), same=PROMPT):
+def apply(h, edits, step=0, kept=None):
     plan = {
-        "prompt_mask": PROMPT, "last_mask": LAST, "kept": {} if kept is None else kept,
-        "reference": torch.tensor(reference), "same": same == 1,
+        "prompt_mask": PROMPT, "last_mask": LAST, "ids": PROMPT, "kept": {} if kept is None else kept,
     }  # fmt: skip
     return ops.apply_edits(h, edits, step, plan, 0)
 
@@ -49,15 +48,9 @@ def test_ablate_leads_to_a_reference_and_leaves_a_row_that_is_there_already():
 
 def test_own_is_the_reference_rows_projection_token_by_token_then_its_mean():
     h = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [7.0, 0.0], [8.0, 0.0]]])
-    full, edits = (
-        torch.ones(2, 3, dtype=torch.long),
-        edit("ablate", "all", [[1.0, 0.0]] * 2, [1.0, 1.0], own=(True, True)),
-    )
-    kept = {}
-    plan = {
-        "prompt_mask": full, "last_mask": LAST, "kept": kept, "reference": torch.tensor([0, 0]),
-        "same": torch.tensor([[True] * 3, [False, True, True]]),
-    }  # fmt: skip
+    full = torch.ones(2, 3, dtype=torch.long)
+    edits = edit("ablate", "all", [[1.0, 0.0]] * 2, [1.0, 1.0], of=(0, 0))
+    plan = {"prompt_mask": full, "last_mask": LAST, "kept": {}, "ids": torch.tensor([[1, 2, 3], [9, 2, 3]])}
     out = ops.apply_edits(h, edits, 0, plan, 0)
     assert torch.equal(out[0], h[0])  # the unsteered row itself
     assert out[1, :, 0].tolist() == [3.0, 2.0, 4.0]  # where the texts differ, the mean of all but the first token

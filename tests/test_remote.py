@@ -207,13 +207,13 @@ def test_edits_and_projections_are_exact_under_autocast():
         "measure": u,
         "strength": torch.ones(2),
         "target": torch.zeros(2, 1),
-        "own": torch.tensor([True, False]),
+        "of": torch.tensor([1, -1]),
         "gate": None,
     }
     mask, weights = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 1, 3) / 3
 
     plan = {
-        "prompt_mask": mask, "last_mask": mask, "kept": {}, "same": mask == 1, "reference": torch.tensor([1, 1]),
+        "prompt_mask": mask, "last_mask": mask, "kept": {}, "ids": mask,
     }  # fmt: skip
 
     def all_of_it():

@@ -6,6 +6,7 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 
 from gating.analysis.contrasts import contrast, controlled, random_null
 from gating.analysis.label_rates import rates, refusal_rate
+from gating.analysis.mediation import mediation
 from gating.analysis.reading import (
     asked,
     asked_both,
@@ -25,6 +26,7 @@ __all__ = [
     "contrast",
     "controlled",
     "held_readouts",
+    "mediation",
     "random_null",
     "rates",
     "read_group",

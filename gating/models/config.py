@@ -31,6 +31,7 @@ class Sites:
     persona_before: Setting = "0.286"  # an early injection, so that the early refusal block comes after it
     early: Setting = "0.5"  # where the refusal direction is added before the persona
     late: Setting = "0.786"  # after the persona: refusal back in, persona knocked out
+    after: Setting = "0.786-0.99"  # every block from `late` on: where what the persona moved may act
     last: Setting = "0.858"  # the latest of these
     window: Setting = "0.75-0.9"  # a window of late blocks to knock the persona out of
     refusal_read: Setting = "0.5"  # the block whose output the refusal direction is read at

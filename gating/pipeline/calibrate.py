@@ -17,6 +17,7 @@ from gating.pipeline.key import calibration_prompts
 from gating.pipeline.study import Study
 from gating.steering import lowering
 from gating.steering.backend import Backend
+from gating.steering.condition_grid import REFERENCES
 from gating.steering.interventions import Condition
 from gating.steering.readouts import Readouts
 from gating.store import TEXT
@@ -76,8 +77,15 @@ def _calibrated(study: Study, backend: Backend, extracted: xr.Dataset) -> xr.Dat
 
 
 def scaled(study: Study) -> list[Condition]:
-    """The conditions whose strengths are calibrated."""
-    return [c for c in study.conditions if c.system is None and any(map(lowering.is_dose, c.interventions))]
+    """The conditions whose strengths are calibrated: those with a dose, without a system message of their own, and not
+    led to what another condition has."""
+    return [
+        c
+        for c in study.conditions
+        if c.system is None
+        and any(lowering.is_dose(iv) for iv in c.interventions)
+        and all(iv.reference in REFERENCES for iv in c.interventions)
+    ]
 
 
 class Part(NamedTuple):

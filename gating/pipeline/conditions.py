@@ -55,6 +55,7 @@ class Resolved:
         }
         conditions += condition_grid.named(labelled, names, n_layers, 1 + max(c.grid for c in conditions))
         _check_names(conditions)
+        condition_grid.check_references(conditions)
         if any(c.paper for c in conditions):
             conditions[0] = replace(conditions[0], paper=BASELINE_IN_PAPER)
         return conditions

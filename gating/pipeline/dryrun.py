@@ -65,7 +65,9 @@ def lines(study: Study) -> list[str]:
     n_conditions, remote = len(study.conditions), study.run.backend.name == "ndif"
     rows = len(study.test) * n_conditions
     n_prompt_batches = -(-len(study.test) // study.prompt_batch)
-    batches = n_prompt_batches * len(prompt_batches.batches(n_conditions, study.batch_rows))
+    batches = n_prompt_batches * len(
+        prompt_batches.batches(n_conditions, study.batch_rows, prompt_batches.leading(study.conditions))
+    )
     chats = len(study.chats)
     answers = len(study.answered) * study.run.directions.samples
     need = memory(study, tokens)

@@ -85,24 +85,29 @@ def opening_ids(study: Study, backend: Backend) -> list[int]:
     return sorted({i for first in firsts for i in first})
 
 
-def batches(conditions: int, rows: int) -> list[list[int]]:
-    """Conditions of each batch of rows. Where one batch cannot hold a prompt's conditions, each further batch begins
-    with the baseline again (condition 0, left out of its result), so that a comparison never leaves its batch."""
+def leading(conditions: Sequence[Condition]) -> list[int]:
+    """The conditions that others are compared with or led to: every batch holds them all. The baseline is the first."""
+    named = {iv.reference for c in conditions for iv in c.interventions}
+    return [i for i, c in enumerate(conditions) if i == 0 or c.name in named]
+
+
+def batches(conditions: int, rows: int, leads: Sequence[int] = (0,)) -> list[list[int]]:
+    """Conditions of each batch of rows. Where one batch cannot hold a prompt's conditions, each begins with `leads`
+    again, so that a comparison never leaves its batch."""
     if conditions <= rows:
         return [list(range(conditions))]
-    n = math.ceil((conditions - 1) / max(1, rows - 1))
-    step = math.ceil((conditions - 1) / n)  # batches of one size, rather than a small last one
-    return [[0, *range(i, min(i + step, conditions))] for i in range(1, conditions, step)]
+    others = [c for c in range(conditions) if c not in leads]
+    n = math.ceil(len(others) / max(1, rows - len(leads)))
+    step = math.ceil(len(others) / n)  # batches of one size, rather than a small last one
+    return [[*leads, *others[i : i + step]] for i in range(0, len(others), step)]
 
 
 def groups(w: Worker, prompts: Sequence[Encoded]) -> dict[str, xr.Dataset]:
     """Every group's part for one prompt batch: rows are prompt x condition, prompts outermost."""
     conditions, study = w.study.conditions, w.study
     shape = (len(prompts), len(conditions))
-    parts = [
-        _generate(w, prompts, [conditions[c] for c in chosen]) for chosen in batches(len(conditions), study.batch_rows)
-    ]
-    generation = parts[0] if len(parts) == 1 else _joined(parts)
+    chosen = batches(len(conditions), study.batch_rows, leading(conditions))
+    generation = _joined(w, prompts, conditions, chosen)
     tokenizer, asked = w.backend.loaded.tokenizer, [p.ids for p in prompts for _ in conditions]
     marks = thoughts.marks(tokenizer)
     ends = [thoughts.length(tokenizer, marks, p, t) for p, t in zip(asked, generation.tokens, strict=True)]
@@ -133,15 +138,15 @@ def _generate(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condit
     try:
         return _batch(w, prompts, conditions)
     except TooLarge as e:
-        if len(prompts) == 1 and len(conditions) <= 2:
+        if len(prompts) == 1 and len(conditions) <= len(leading(conditions)) + 1:
             raise
         log.info("a batch is done in two halves: %s", e)
     if len(prompts) > 1:
         half = len(prompts) // 2
         return readouts.stacked([_generate(w, part, conditions) for part in (prompts[:half], prompts[half:])])
-    half = 1 + (len(conditions) - 1) // 2
-    first, rest = conditions[:half], [conditions[0], *conditions[half:]]
-    return _joined([_generate(w, prompts, first), _generate(w, prompts, rest)])
+    leads = leading(conditions)
+    rows = max(len(leads) + 1, len(conditions) // 2 + 1)
+    return _joined(w, prompts, conditions, batches(len(conditions), rows, leads))
 
 
 def _batch(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> Generation:
@@ -151,9 +156,15 @@ def _batch(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition
     return w.backend.generate(ids, edits, n_new, wanted, about=_about(prompts, conditions))
 
 
-def _joined(parts: Sequence[Generation]) -> Generation:
-    """The batches of one prompt after each other, without the baseline that each but the first begins with."""
-    return readouts.stacked(parts, skip=1)
+def _joined(
+    w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition], chosen: Sequence[Sequence[int]]
+) -> Generation:
+    """Batches of conditions, of one prompt where there are several; each condition once, in order."""
+    parts = [_generate(w, prompts, [conditions[c] for c in part]) for part in chosen]
+    if len(parts) == 1:
+        return parts[0]
+    order = [c for part in chosen for c in part]
+    return readouts.picked(readouts.stacked(parts), [order.index(c) for c in range(len(conditions))])
 
 
 def _outcomes(

@@ -53,12 +53,12 @@ class Plan(TypedDict):
     readouts: tuple[str, ...]
     probes: dict[int, torch.Tensor]
     score_ids: torch.Tensor | None
-    reference: torch.Tensor
+    reference: torch.Tensor | None
     head: Head
     prompt_mask: torch.Tensor
     last_mask: torch.Tensor
     seed: int | None
-    same: torch.Tensor
+    ids: torch.Tensor
     kept: dict[tuple[tuple[int, int], str], torch.Tensor]
 
 
@@ -176,7 +176,6 @@ class Backend:
         return collect(tokens, packed, readouts.names, sizes)
 
     def _plan(self, ids: torch.Tensor, mask: torch.Tensor, edits: Edits, readouts: Readouts, seed: int | None) -> Plan:
-        reference = torch.arange(len(ids)) if readouts.reference is None else torch.tensor(list(readouts.reference))
         last = torch.zeros_like(mask)
         last[:, -1] = 1
         probes = {} if readouts.probes is None else dict(enumerate(torch.from_numpy(readouts.probes).float()))
@@ -185,12 +184,12 @@ class Backend:
             "readouts": readouts.names,
             "probes": probes,
             "score_ids": torch.tensor(list(readouts.score_ids)) if readouts.score_ids else None,
-            "reference": reference,
+            "reference": None if readouts.reference is None else torch.tensor(list(readouts.reference)),
             "head": head_of(self.loaded.model.config),
             "prompt_mask": mask,
             "last_mask": last,
             "seed": seed,
-            "same": chat.same_suffix(ids, mask, reference),
+            "ids": ids,
             "kept": {},
         }
 

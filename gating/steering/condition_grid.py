@@ -29,6 +29,7 @@ Spec = Mapping[str, object]  # an intervention as a user wrote it: fields of FIE
 FIELDS = (*AXES, "norm_read", "gate", "threshold", "random")
 DEFAULTS: Spec = {"op": "add", "norm": "natural", "scope": "all", "read": "same", "norm_read": "same", "threshold": 0.5,
                   "reference": "zero"}  # fmt: skip
+REFERENCES = ("zero", "mean", "own")  # or the name of another condition
 MOST_POINTS = 10_000  # of a grid
 MOST_RANDOM = 999  # random controls of one intervention
 
@@ -66,9 +67,24 @@ def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -
         raise _bad(spec, key, "gate", choices(directions, gate))
     threshold = settings.check_number(given["threshold"], f"{key}.threshold")
     seed, reference = 0 if direction == RANDOM else None, str(given["reference"])
-    if reference not in OPERATIONS[op]["references"]:
-        raise _bad(spec, key, "reference", f"{choices(OPERATIONS[op]['references'], reference)} with op={op}")
+    allowed = OPERATIONS[op]["references"]
+    if reference not in allowed and "own" not in allowed:  # another is a condition, which `check_references` looks up
+        raise _bad(spec, key, "reference", f"{choices(allowed, reference)} with op={op}")
     return Intervention(op, direction, layers, coef, norm, scope, read, seed, norm_read, gate, threshold, reference)
+
+
+def check_references(conditions: Sequence[Condition]) -> None:
+    """Refuse a reference to a condition that is not there, or that cannot be compared token by token."""
+    by_name = {c.name: c for c in conditions}
+    for c in conditions:
+        for iv in c.interventions:
+            other = by_name.get(iv.reference)
+            if iv.reference in REFERENCES or (other and other.system == c.system and other is not c):
+                continue
+            raise GatingError(
+                f"conditions.{c.name}: reference={shown(iv.reference)!r} is no other condition with this one's system "
+                f"message: use {choices([*REFERENCES, *by_name], iv.reference)}."
+            )
 
 
 def _bad(spec: Spec, key: str, field: str, allowed: str) -> GatingError:

@@ -11,7 +11,7 @@ An edit is a mapping of plain tensors:
     measure     [row, k, hidden]: unit vectors whose projections decide how much is written, or None
     strength    [row]: 0 for a row that has no such edit
     target      [row, k]: the projections that clamp, cap, floor and ablate lead to
-    own         [row]: whether the unsteered row of the same prompt gives the target instead (see `targets`)
+    of          [row]: the row of the same prompt that gives the target instead (see `targets`), -1 for none
     gate        None, or (unit vector [row, hidden], threshold [row]): only where the last prompt token's projection on
                 the vector exceeds the threshold, decided once a row (Lee et al. 2024, arXiv 2409.05907)
 """
@@ -32,24 +32,30 @@ def stream(output):
 def targets(h, edit, step, plan, place):
     """The projections that an edit leads to, [row, token or 1, k].
 
-    A row of `own` takes them from the unsteered row of its prompt (plan["reference"] [row]): token by token in the
-    prompt, where both rows hold the same text (plan["same"] [row, token]); elsewhere, and for what is generated, the
-    mean over that row's prompt, but for its first token, whose norm is an outlier in most models.
+    A row whose `of` names another row takes that row's, as it is before this edit: token by token in the prompt, where
+    both hold the same text; elsewhere, and for what is generated, the mean over that row's prompt, but for its first
+    token, whose norm is an outlier in most models.
     """
     t = edit["target"].to(h.device, h.dtype)[:, None]
-    if not edit["own"].any():
+    if not (edit["of"] >= 0).any():
         return t
     if step == 0:
-        of = plan["reference"].to(h.device)
-        p = torch.bmm(h[of], edit["measure"].to(h.device, h.dtype).transpose(1, 2))
-        mask = plan["prompt_mask"].to(h.device)[of]
-        inner = ((mask.cumsum(1) > 1) & (mask == 1))[:, :, None]
+        of, mask = edit["of"].clamp(min=0), plan["prompt_mask"]
+        p = torch.bmm(h[of.to(h.device)], edit["measure"].to(h.device, h.dtype).transpose(1, 2))
+        inner = ((mask[of].cumsum(1) > 1) & (mask[of] == 1)).to(h.device)[:, :, None]
         mean = torch.where(inner, p, 0.0).sum(1, keepdim=True) / inner.sum(1, keepdim=True).clamp(min=1)
         plan["kept"][(place, "mean")] = mean
-        resting = torch.where(plan["same"].to(h.device)[:, :, None], p, mean)
+        there = torch.where(same_suffix(plan["ids"], mask, of).to(h.device)[:, :, None], p, mean)
     else:
-        resting = plan["kept"][(place, "mean")]
-    return torch.where(edit["own"].to(h.device)[:, None, None], resting, t)
+        there = plan["kept"][(place, "mean")]
+    return torch.where((edit["of"] >= 0).to(h.device)[:, None, None], there, t)
+
+
+def same_suffix(ids, mask, of):
+    """Where each row holds the same text as another, counted from the end of the prompt, up to which both are padded:
+    [row, token] boolean. ids, mask: [row, token]; of: [row] the other."""
+    equal = (ids == ids[of]) & (mask == 1) & (mask[of] == 1)
+    return equal.flip(1).cumprod(1).flip(1).bool()
 
 
 def change_of(h, edit, t):
@@ -111,7 +117,8 @@ def operation(change, coef=None, neutral=0.0, writes="unit", target=False, signe
     (the unit vectors that it measures) or `undo` (what the condition added before, with the opposite sign); target:
     `coef` is a place between the direction's two sides (0 the negative one's mean projection, 1 the positive one's),
     to which the projection is led; signed: the opposite `coef` is the control `reversed`; subspace: it takes a+b;
-    references: what the projection may be led to: zero, the mean of harmless prompts, the unsteered row's own."""
+    references: what the projection may be led to: zero, the mean of harmless prompts, the unsteered row's own; with
+    `own` also another condition's."""
     return dict(locals())
 
 
@@ -130,9 +137,9 @@ OPERATIONS = {
 def apply_edits(h, edits, step, plan, block):
     """Return `h` [row, token, hidden] after a block's edits, in order.
 
-    A change is computed in float32 at least and rounded once to the dtype of `h`. Pads are never touched. plan: masks
-    `prompt_mask` and `last_mask` [row, token], `reference` and `same` for `targets`, and `kept`, which keeps from step
-    0 what later steps need: each row's gate decision and its resting projections. Scopes: `all`, `prompt` (every prompt
+    A change is computed in float32 at least and rounded once to the dtype of `h`. Pads are never touched. plan: `ids`
+    and the masks `prompt_mask` and `last_mask`, all [row, token], and `kept`, which keeps from step 0 what later steps
+    need: each row's gate decision and the mean projections that it is led to. Scopes: `all`, `prompt` (every prompt
     token), `generated` (tokens the model has produced, as inputs of later steps), `last` (the last prompt token),
     `response` (`last` and `generated`: the positions whose output predicts an answer token).
     """

@@ -46,7 +46,8 @@ class Intervention:
     the control of an ablation removes exactly as much, elsewhere. A `direction` that is `random` is random in both.
     `reference` says where an ablation leads the projection: `zero` (directional ablation as published), `mean` (what it
     is on average in the harmless prompts that directions are extracted from) or `own` (what the unsteered row of the
-    same prompt has, so that an unsteered model is left as it is).
+    same prompt has, so that an unsteered model is left as it is), or what it has under another condition of the run
+    (an interchange: token by token in the prompt, its mean there for what is generated).
     `gate` names a direction: the edit acts only on rows whose last prompt token's projection on it, at that block,
     lies above `threshold` (0 is its negative side's mean, 1 its positive side's).
     """

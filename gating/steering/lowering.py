@@ -23,7 +23,7 @@ class Edit(TypedDict):
     measure: torch.Tensor | None
     strength: torch.Tensor
     target: torch.Tensor
-    own: torch.Tensor
+    of: torch.Tensor
     gate: tuple[torch.Tensor, torch.Tensor] | None
 
 
@@ -42,13 +42,12 @@ class Slot(NamedTuple):
 
 class Lowered(NamedTuple):
     """One intervention at one block: what is written and measured, both [k, hidden] float64, how strongly, led
-    where [k]; own: the unsteered row says where."""
+    where [k]."""
 
     write: np.ndarray
     measure: np.ndarray | None
     strength: float
     target: np.ndarray
-    own: bool
 
 
 def _site(read: str, block: int) -> int:
@@ -154,7 +153,7 @@ def _lowered(condition: Condition, order: int, block: int, directions: xr.Datase
         strength, target = 1.0, np.full(len(write), place)
     elif iv.reference == "mean" and measure is not None:
         target = measure @ directions["resting"].sel(layer=block).values.astype("float64")
-    return Lowered(write, measure, strength, target, iv.reference == "own")
+    return Lowered(write, measure, strength, target)
 
 
 def is_dose(iv: Intervention) -> bool:
@@ -204,6 +203,7 @@ def lower(
             edit = held[slot]
             iv = condition.interventions[slot.order]
             _fill(edit, r, cache[condition, slot], factor if is_dose(iv) else 1.0)
+            edit["of"][r] = _source(rows, r, iv.reference)
             if edit["gate"] is not None:
                 gate = _extracted(directions, iv.gate, slot.block)
                 edit["gate"][0][r] = torch.from_numpy(gate / np.linalg.norm(gate))
@@ -212,6 +212,19 @@ def lower(
     for slot, edit in sorted(held.items(), key=lambda item: item[0]):
         edits.setdefault(slot.block, []).append(edit)
     return edits
+
+
+def _source(rows: Sequence[Condition], r: int, reference: str) -> int:
+    """The row that row r is led to the projections of: another condition's of the same prompt, -1 for none. A prompt's
+    rows begin with its baseline; without one, `own` is the row itself."""
+    if reference in ("zero", "mean"):
+        return -1
+    start = next((i for i in range(r, -1, -1) if rows[i].kind == "baseline"), None)
+    if reference == "own":
+        return r if start is None else start
+    first = start or 0
+    end = next((i for i in range(first + 1, len(rows)) if rows[i].kind == "baseline"), len(rows))
+    return next(i for i in range(first, end) if rows[i].name == reference)
 
 
 def _empty(n: int, hidden: int, slot: Slot) -> Edit:
@@ -224,7 +237,7 @@ def _empty(n: int, hidden: int, slot: Slot) -> Edit:
         "measure": torch.zeros(n, 1, hidden) if measures else None,
         "strength": torch.zeros(n),
         "target": torch.zeros(n, 1),
-        "own": torch.zeros(n, dtype=torch.bool),
+        "of": torch.full((n,), -1),
         "gate": (torch.zeros(n, hidden), torch.full((n,), torch.inf)) if slot.gated else None,
     }
 
@@ -239,7 +252,7 @@ def _fill(edit: Edit, r: int, lowered: Lowered, factor: float) -> None:
         edit["measure"][r, :k] = torch.from_numpy(lowered.measure)
         edit["target"] = _widened(edit["target"], k)
     edit["target"][r, : len(lowered.target)] = torch.from_numpy(lowered.target)
-    edit["strength"][r], edit["own"][r] = lowered.strength * factor, lowered.own
+    edit["strength"][r] = lowered.strength * factor
 
 
 def _widened(vectors: torch.Tensor, k: int) -> torch.Tensor:

@@ -101,15 +101,15 @@ def _entries(entries: Entries | None) -> Iterator[tuple[int, np.ndarray]]:
     return zip(entries["block"].tolist(), entries["value"].numpy(), strict=True) if entries else iter(())
 
 
-def stacked(parts: Sequence[Generation], skip: int = 0) -> Generation:
-    """The rows of several batches after each other, without the first `skip` of each but the first batch."""
-    first = [skip if i else 0 for i in range(len(parts))]
-    tokens = [t for start, part in zip(first, parts, strict=True) for t in part.tokens[start:]]
-    read = {
-        name: np.concatenate([part.read[name][start:] for start, part in zip(first, parts, strict=True)])
-        for name in parts[0].read
-    }
-    return Generation(tokens, read)
+def stacked(parts: Sequence[Generation]) -> Generation:
+    """The rows of several batches after each other."""
+    read = {name: np.concatenate([part.read[name] for part in parts]) for name in parts[0].read}
+    return Generation([t for part in parts for t in part.tokens], read)
+
+
+def picked(generation: Generation, rows: Sequence[int]) -> Generation:
+    """Some rows, in this order."""
+    return Generation([generation.tokens[r] for r in rows], {k: v[list(rows)] for k, v in generation.read.items()})
 
 
 # ------------------------------------------------------------------------------------------------------ in the store
