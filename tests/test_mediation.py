@@ -49,7 +49,7 @@ def test_conditions_that_are_led_to_another_find_it_in_whichever_batch_they_stan
     for name in ("refusal_score", "nll"):
         assert np.allclose(whole["outcomes"][name], parts["outcomes"][name], atol=1e-4, equal_nan=True)
     read = [t["readouts"]["projection"] for t in (whole, parts)]
-    assert np.allclose(*read, atol=1e-3, equal_nan=True)
+    assert np.allclose(read[0], read[1], atol=1e-3, equal_nan=True)
 
 
 def test_every_batch_holds_what_its_conditions_are_led_to():
