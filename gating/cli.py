@@ -25,6 +25,7 @@ from gating.errors import GatingError, choices
 from gating.foreign import UNSAFE, shown
 
 PLAIN = re.compile(r"[A-Za-z0-9_./@+:?*-]*")  # what Hydra's grammar takes as it stands
+LONG_WORD = re.compile(r"\S{400,}")
 INTERRUPTED = "interrupted: what is finished is kept; give the same command again to go on"
 EXPECTED = (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError, RuntimeError)
 RENAMED = {"judge": "label_rule"}  # groups that had another name, so that an old command is refused with the new one
@@ -170,9 +171,14 @@ def spoken(console: Console) -> Iterator[None]:
         sys.exit(130)
 
 
+def _cut(word: re.Match[str]) -> str:
+    """A word too long to take in (a path of thousands of characters) by its ends."""
+    return f"{word[0][:120]}…{word[0][-60:]}"
+
+
 def say_error(console: Console, message: str) -> None:
     """One paragraph on the console; what no terminal can hold is left out."""
-    text = f"error: {shown(message, 4000)}"
+    text = f"error: {LONG_WORD.sub(_cut, shown(message, 20_000))[:4000]}"
     try:
         console.print(text, style="red", markup=False, soft_wrap=True, highlight=False, emoji=False)
         console.file.flush()

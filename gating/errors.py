@@ -27,7 +27,10 @@ class TooLarge(GatingError):
 
 
 def cause(error: BaseException) -> str:
-    """`"TypeName: first line"` of another library's error, to stand inside one of ours."""
+    """`"TypeName: first line"` of another library's error, to stand inside one of ours; of the system's, its reason
+    alone: we name the file."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
 

@@ -127,8 +127,11 @@ def check_booleans(words: Sequence[str], config: object) -> None:
 
 
 def check_lists(config: object) -> None:
-    """Raises GatingError for a list inside a list of a configuration (nested dataclasses): each item is one value."""
+    """Raises GatingError for a list inside a list of a configuration (nested dataclasses): each item is one value; and
+    for a mapping where an intervention's field takes a value or a list of them."""
     for key, value in _leaves(config):
+        if isinstance(value, dict) and key.startswith("steer."):
+            raise GatingError(f"{key}={shown(value, 80)} is not allowed: give one value, or a list of them as an axis.")
         if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
             raise GatingError(f"{key}={shown(value, 80)} is not allowed: each item of the list is one value.")
 

@@ -2,7 +2,6 @@
 
 import errno
 import importlib
-import pathlib
 import sys
 
 import pytest
@@ -154,7 +153,7 @@ def test_a_full_disk_under_a_reader_is_one_paragraph_that_names_the_place(tmp_pa
     a_run(tmp_path / "r")
     module = importlib.import_module(f"gating.{name}")
     monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "r")])
-    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    monkeypatch.setattr("gating.swap.write", full)
     monkeypatch.setattr("pandas.DataFrame.to_csv", full)
     monkeypatch.setattr("gating.selection.candidates", lambda *a: xr.Dataset({"x": ("y", [1])}))
     monkeypatch.setattr("gating.selection.candidates_table", lambda ranked: "")

@@ -59,7 +59,8 @@ def test_a_padded_batch_of_a_local_classifier_gives_what_each_row_alone_gives(tm
 
 def test_a_classifier_whose_answers_are_improbable_gives_no_verdict(tmp_path, local):
     folder = a_run(tmp_path / "run")
-    assert "12 missing; " in rejudge.rejudge(folder, a_classifier(local, tmp_path, min_mass=0.999))
+    with pytest.raises(GatingError, match=r"not one answer was judged .*12 missing; "):
+        rejudge.rejudge(folder, a_classifier(local, tmp_path, min_mass=0.999))
     made = judged(folder, "local")
     assert (made["label"] == MISSING).all() and not made["done"].any() and np.isnan(made["score"]).all()
     assert all("of the probability" in r for r in made["reason"].values.ravel())
@@ -135,7 +136,7 @@ def test_weights_that_changed_are_another_judge(tmp_path, local):
     folder = a_run(tmp_path / "run", done=2)
     rejudge.rejudge(folder, a_classifier(local, tmp_path))
     out = store.read_group(folder / store.STORE, "outcomes")
-    out["done"].values[:] = True
+    out["done"].values[:], out["label"].values[:] = True, 0
     store.write_batch(folder / store.STORE, 2, {"outcomes": out.isel(prompt=slice(2, 6))})
     store.set_attrs(folder / store.STORE, {"fingerprint": "0" * 16}, "judgements/local")
     with pytest.raises(GatingError, match="model weights 0000000000000000"):

@@ -142,7 +142,7 @@ def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_
         ({"lr": 2.0}, r"lr=2\.0"),
         ({"opened": 1.5}, r"opened=1\.5"),
         ({"system_share": 0.5}, "needs system messages"),
-        ({"held_out": {"x": "/no/file.jsonl"}}, "held_out.x.*no prompt file"),
+        ({"held_out": {"x": "/no/file.jsonl"}}, "held_out.x.*no file"),
         ({"harmful": "nonsense"}, "harmful='nonsense'"),
     ],
 )

@@ -46,6 +46,9 @@ class NamedSpec:
 def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -> Intervention:
     """One intervention from one point of a spec (every value scalar). Raises GatingError naming `key` and the field."""
     given = {**DEFAULTS, **{k: v for k, v in spec.items() if v is not None}}
+    for field in DEFAULTS:
+        if field in spec and spec[field] is None:
+            raise _bad(spec, key, field, f"a value, or leave it out for {DEFAULTS[field]!r}")
     op, direction, norm, scope = (str(given.get(field)) for field in ("op", "direction", "norm", "scope"))
     for needed in ("direction", "layers"):
         if needed not in given:
