@@ -129,6 +129,7 @@ def _check_claim(key: str, claim: object) -> None:
         need(field, field not in claim or is_text(claim[field]), "a text")
     need("says", "says" in claim, "a sentence that says what is claimed")
     need("test", test in TESTS, choices(TESTS, str(test)))
+    need("null", "null" not in claim or test == "permutation", "it with test: permutation alone")
     for field in ("plus", "minus", *(["null"] if test == "permutation" else [])):
         need(field, _names_conditions(claim.get(field)), 'a list of conditions, each a name or {like: "name-*"}')
     if len(claim["plus"]) != len(claim["minus"]):

@@ -37,7 +37,7 @@ def execute(study: Study) -> str:
     """Bring the study's store to completion and say in a few words how: new, resumed or opened as it was. A forced run
     is made beside the store that is there, which stays until the new one is whole."""
     folder = study.folder
-    if store.again.cut(folder):
+    if store.again.cut(folder) or store.waits(study.store):
         with store.writer(folder):
             store.again.settle(folder)
     if not study.run.force and _finished(study):

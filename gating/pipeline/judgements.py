@@ -47,6 +47,8 @@ def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool =
         begun = _own(begun, "digest", spec.digest, spec, again)
         judgements = empty(tree) if begun is None else begun
         if not to_judge(tree, judgements, spec, retry).any() and (begun is None or not again):
+            if begun is not None and begun.attrs.get("status") != "complete":  # killed after its last answer
+                store.finish(path, {}, own)
             return f"opened: nothing to judge ({summary(judgements)})"
         judge = spec.build(_limits(tree.attrs))
         begun = _own(begun, "fingerprint", judge.fingerprint, spec, again)

@@ -139,7 +139,7 @@ def _test_prompts(run: RunConfig) -> tuple[list[Prompt], list[str]]:
     warnings: list[str] = []
     for name in ("harmful", "harmless", "borderline"):
         source = getattr(run.data, name)
-        if source:
+        if source is not None:
             loaded = prompts.load(source, name == "harmful", run.data.split, f"data.{name}")
             if not loaded:
                 raise GatingError(

@@ -1,6 +1,7 @@
 """The run's zarr store: its schema, one writer, readers, joins. Only this room knows zarr."""
 
 from gating.store import again
+from gating.store.files import waits
 from gating.store.joins import find_runs, open_runs
 from gating.store.provenance import git_revision, now, versions
 from gating.store.reading import has_group, locate, open_run, problems, read_attrs, read_group
@@ -41,6 +42,7 @@ __all__ = [
     "read_group",
     "set_attrs",
     "versions",
+    "waits",
     "write_batch",
     "write_rows",
     "writer",

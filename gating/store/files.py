@@ -8,6 +8,7 @@ the new list is in place, which is one rename; what still waits then is read, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
@@ -106,6 +107,18 @@ def _remove(root: Path, path: Path) -> None:
         if folder == root or any(folder.iterdir()):
             return
         folder.rmdir()
+
+
+def waits(root: Path) -> bool:
+    """Whether a write was cut after its list was in place: files wait, which only this package's readers find."""
+    return (root / PENDING).is_dir()
+
+
+def settle(root: Path) -> None:
+    """End what was cut. A store that is damaged is left as it is: its readers name the file."""
+    with contextlib.suppress(Damaged):
+        if waits(root):
+            _settle(root, read_list(root))
 
 
 def _settle(root: Path, digests: Digests) -> None:

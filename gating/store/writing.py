@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from gating.errors import GatingError
-from gating.store.files import Files, writing
+from gating.store.files import Files, settle, writing
 from gating.store.provenance import now
-from gating.store.schema import SCHEMA_VERSION, TEXT, empty_outcomes
+from gating.store.schema import SCHEMA_VERSION, STORE, TEXT, empty_outcomes
 
 LOCK = "writer.lock"
 
@@ -41,6 +41,7 @@ def writer(folder: Path) -> Iterator[None]:
             f"{folder} is being written by another process; wait for it, or change a setting to make a run of its own."
         ) from None
     try:
+        settle(folder / STORE)
         yield
     finally:
         if [p.name for p in folder.iterdir()] == [LOCK]:
