@@ -128,3 +128,13 @@ def test_random_bytes_never_pass_for_a_store(tmp_path):
         path.write_bytes(rng.randbytes(64))
     with pytest.raises(GatingError, match=r"files\.sha256"):
         store.open_run(folder)
+
+
+def test_damage_is_told_once_and_not_by_a_read_that_nobody_waits_for(caplog):
+    import logging
+
+    from gating.store.files import Damaged
+
+    for error in (Damaged("x is missing"), OSError("another")):
+        logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
+    assert [r.exc_info[1].args[0] for r in caplog.records if r.exc_info] == ["another"]

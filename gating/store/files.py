@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -30,6 +31,16 @@ REMEDY = "put it back from a copy of the run, or compute the run again (force=tr
 
 class Damaged(GatingError):
     """A file of a store that is not as it was written."""
+
+
+class _Untold(logging.Filter):
+    """Keeps asyncio from telling of damage once more, with a traceback, for a read that nobody waits for any longer."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], Damaged))
+
+
+logging.getLogger("asyncio").addFilter(_Untold())
 
 
 def digest(data: bytes | Buffer) -> str:
