@@ -34,9 +34,12 @@ from gating.steering.backend import Backend
 from gating.store.files import LIST
 from tests.conftest import compose
 
+CLAIM = (
+    "+claims.claims.one={says: x, test: difference, plus: [compliant], minus: [baseline], expect: below, margin: 0.1}"
+)
 SETTINGS = (
     "model=tiny-llama", "data.n=5", "directions.questions=2", "directions.n=4", "controls.random=1", "max_new_tokens=4",
-    "backend.batch_rows=10", "claims=paper", "readouts.lens=true", "activations=true",
+    "backend.batch_rows=10", "claims.family=mine", CLAIM, "readouts.lens=true", "activations=true",
 )  # fmt: skip
 Mutation = Callable[[Path, random.Random], list[str]]  # damages a store, and says what an error may name
 CLASSES = ("named", "unchanged", "unnamed", "silent", "traceback")
