@@ -183,7 +183,7 @@ def test_remove_takes_out_what_was_added_and_needs_something_to_take_out(made):
 
 def test_a_clamp_leads_to_a_place_between_the_directions_own_sides(made):
     (c,) = named_conditions({"c": [{"direction": "compliant", "layers": 1, "op": "clamp", "coef": 0.25}]}, NAMES, 4)
-    assert lower([c], made, 0)[1][0]["target"].tolist() == [0]  # -1 + 0.25 * (3 - -1)
+    assert lower([c], made, 0)[1][0]["target"].tolist() == [[0]]  # -1 + 0.25 * (3 - -1)
     (bad,) = named_conditions({"c": [{"direction": "refusal", "layers": 1, "op": "clamp"}]}, NAMES, 4)
     with pytest.raises(GatingError, match="no two sides"):
         lower([bad], made, 0)

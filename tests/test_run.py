@@ -139,11 +139,12 @@ def test_conditions_that_do_not_fit_one_batch_are_compared_in_batches_that_each_
     assert np.allclose(runs[0]["readouts"]["kl"], runs[1]["readouts"]["kl"], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["refute", "reintroduce", "geometry", "selection", "dose", "layers"])
+@pytest.mark.parametrize("name", ["refute", "mediation", "reintroduce", "geometry", "selection", "dose", "layers"])
 def test_every_experiment_runs_end_to_end(command, name):
     small = (
         "model=tiny-qwen",
         "data.n=1",
+        "data.n_harmless=1",
         "directions.questions=1",
         "directions.n=2",
         "controls.random=1",
