@@ -103,10 +103,15 @@ def config(architecture: str) -> PreTrainedConfig:
 
 
 def model(architecture: str) -> PreTrainedModel:
-    """A random model, the same in every process, in float32. The global random state is left as it was."""
+    """A random model, the same in every process, in float32."""
+    return randomised(config(architecture), SEED)
+
+
+def randomised(described: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A random model of any configuration. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        random_model = checkpoint.untrained(config(architecture))
+        torch.manual_seed(seed)
+        random_model = checkpoint.untrained(described)
         with torch.no_grad():
             # Weights large enough that every block matters and no two logits come close: text varies with the prompt.
             for name, p in sorted(random_model.named_parameters()):

@@ -149,11 +149,14 @@ def apply_edits(h, edits, step, plan, block):
         if step == 0 and edit["gate"] is not None:
             vector, threshold = (x.to(h.device, wide) for x in edit["gate"])
             kept[(place, "gate")] = ((h[:, -1].to(wide) * vector).sum(-1) > threshold)[:, None, None]
+        if step > 0 and scope in ("prompt", "last"):
+            continue
         with exact(h):
-            t = targets(h.to(wide), edit, step, plan, place)
-            if (step == 0 and scope == "generated") or (step > 0 and scope in ("prompt", "last")):
+            whole = h.to(wide)
+            t = targets(whole, edit, step, plan, place)  # at step 0 for all scopes: later steps are led to its means
+            if step == 0 and scope == "generated":
                 continue
-            change = change_of(h.to(wide), edit, t)
+            change = change_of(whole, edit, t)
         if step == 0:
             mask = plan["last_mask"] if scope in ("last", "response") else plan["prompt_mask"]
             change = change * mask.to(h.device, wide)[:, :, None]

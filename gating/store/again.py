@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from gating import swap
 from gating.errors import GatingError
 from gating.store.files import read_list
 from gating.store.files import writing as writing_files
@@ -44,14 +45,16 @@ def take_place(folder: Path) -> str:
     the answers are the same; else the old store stays, in a folder of its own."""
     old, new = folder / STORE, folder / AGAIN / STORE
     judged = (old / "judgements").is_dir()
-    kept = judged and not _carried(old, new)
-    before = _free(folder) if kept else folder / AGAIN / "before"
-    shutil.rmtree(before, ignore_errors=True)
+    if not judged or _carried(old, new):
+        swap.replace(new, old)
+        discard(folder)
+        return ""
+    before = _free(folder)
     before.mkdir()
     old.rename(before / STORE)
     new.rename(old)
     discard(folder)
-    return f"; other judges' labels are of the answers before, which are kept in {before}" if kept else ""
+    return f"; other judges' labels are of the answers before, which are kept in {before}"
 
 
 def _free(folder: Path) -> Path:
