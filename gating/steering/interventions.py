@@ -43,7 +43,8 @@ class Intervention:
     set, a+b, for the ablation of the subspace that they span.
 
     `seed` replaces what is *written* by a random direction of exactly the same norm; what is measured stays, so that
-    the control of an ablation removes exactly as much, elsewhere. A `direction` that is `random` is random in both.
+    the control of an ablation adds exactly as much, elsewhere; it takes nothing out there. A `direction` that is
+    `random` is random in both.
     `reference` says where an ablation leads the projection: `zero` (directional ablation as published), `mean` (what it
     is on average in the harmless prompts that directions are extracted from) or `own` (what the unsteered row of the
     same prompt has, so that an unsteered model is left as it is), or what it has under another condition of the run
