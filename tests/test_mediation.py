@@ -29,8 +29,9 @@ def run(command, *overrides):
     return gating.open_run(lines[-1].removeprefix("store: "))
 
 
-def test_a_held_projection_is_the_other_rows_and_an_unsteered_row_is_left_as_it_is(command):
-    tree = run(command)
+@pytest.mark.parametrize("backend", ["local", "simulation"])
+def test_a_held_projection_is_the_other_rows_and_an_unsteered_row_is_left_as_it_is(command, backend):
+    tree = run(command, f"backend={backend}")
     at = tree["readouts"]["projection"].sel(layer=3, direction="refusal")
     assert np.allclose(at.sel(condition="held"), at.sel(condition="baseline"), atol=1e-4)
     assert np.allclose(at.sel(condition="given"), at.sel(condition="persona"), atol=1e-4)
@@ -69,6 +70,11 @@ def test_every_batch_holds_what_its_conditions_are_led_to():
 def test_a_reference_that_cannot_be_compared_is_refused_before_the_run(command, given, says):
     code, lines = command(*SMALL, *(c.replace("reference: persona", f"reference: {given}") for c in CONDITIONS))
     assert code == 2 and any(f"reference='{given}'" in line for line in lines), (lines, says)
+
+
+def test_a_claim_on_a_condition_that_the_run_will_not_have_is_refused_before_it(command):
+    code, lines = command(*SMALL, "claims=mediation")
+    assert code == 2 and any("claims.persona_suppresses: the run has no condition 'persona'" in line for line in lines)
 
 
 def test_a_reference_belongs_to_an_ablation(command):
