@@ -247,6 +247,7 @@ def forkserver() -> ForkServerContext:
 def main() -> None:
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     names = sys.argv[2].split(",") if len(sys.argv) > 2 else list(JOBS)
+    sys.argv[1:] = []  # the commands that are killed read it
     context, wrong = forkserver(), []
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
