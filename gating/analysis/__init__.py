@@ -4,7 +4,7 @@ Everything counts prompts that are `done` and have a label; what is missing is l
 other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
-from gating.analysis.contrasts import contrast, controlled, random_null
+from gating.analysis.contrasts import contrast, controlled, draws, random_null
 from gating.analysis.label_rates import rates, refusal_rate
 from gating.analysis.mediation import mediation
 from gating.analysis.reading import (
@@ -25,6 +25,7 @@ __all__ = [
     "conditions_of_kind",
     "contrast",
     "controlled",
+    "draws",
     "held_readouts",
     "mediation",
     "random_null",

@@ -13,7 +13,7 @@ from gating import analysis
 from gating.analysis import claims
 from gating.analysis.claims import Family
 from gating.foreign import code, markdown
-from gating.reporting.rows import Row, own_claims, place, rows, shown, verdict_rows
+from gating.reporting.rows import Row, drawn, own_claims, place, rows, shown, verdict_rows
 
 INTRO = """# Results
 
@@ -94,7 +94,7 @@ def _condition_line(same: Sequence[Row]) -> str:
 def _controls_line(sets: Sequence[Sequence[Row]]) -> str:
     """The random controls of a place, their rows on each set of prompts."""
     first = sets[0][0]
-    stem = f"{first['paper']} {first['family']}-random".strip()
+    stem = f"{first['paper']} {first['family']}-{drawn(first)}".strip()
     rates = [spread([r["shares"][label] for r in rows]) for rows in sets for label in ("refusal", "degenerate")]
     return line(f"{code(stem)} ({len(sets[0])} directions)", "+".join(str(rows[0]["n"]) for rows in sets), *rates)
 
