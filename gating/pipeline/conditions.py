@@ -232,8 +232,8 @@ def table(conditions: Sequence[Condition], n_layers: int) -> xr.Dataset:
     texts = {field: [getattr(c, field) for c in conditions] for field in TEXTS}
     texts["family"] = [c.family or c.name for c in conditions]
     texts |= {field: shared(lambda iv, field=field: getattr(iv, field), "none", "mixed") for field in SHARED}  # type: ignore[misc]
-    drawn = [[iv.draw for iv in c.interventions if iv.seed is not None] for c in conditions]
-    texts["draw"] = [each[0] if each else "" for each in drawn]
+    drawn = [[iv.draw for iv in c.interventions if iv.seed is not None] or ["isotropic"] for c in conditions]
+    texts["draw"] = [kinds[0] if c.kind == "random" else "" for c, kinds in zip(conditions, drawn, strict=True)]
     texts["system"] = [c.system or "" for c in conditions]
     ds = xr.Dataset({k: ("condition", np.array(v, dtype=TEXT)) for k, v in texts.items()})
     ds["coef"] = ("condition", np.array(shared(lambda iv: iv.coef, np.nan, np.nan), dtype="float64"))

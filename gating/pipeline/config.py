@@ -134,7 +134,8 @@ BACKENDS = ("local", "ndif", "simulation")
 
 # Settings that say where and how a run is done, not what comes out of it: no part of its key.
 NOT_IN_KEY = ("runs_dir", "force", "dry_run", "full_text")
-CALIBRATION_PROMPTS = 16  # of the select split, for steer.iso_kl; twice as many for draw=matched
+CALIBRATION_PROMPTS = 16  # of the select split, for steer.iso_kl
+MATCHING_PROMPTS = 32  # of each select split, harmful and harmless, for draw=matched
 NOT_IN_KEY_OF_BACKEND = ("host", "deploy", "in_flight", "deadline", "outage", "unknown", "stalled", "attempts")
 
 

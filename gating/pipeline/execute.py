@@ -21,9 +21,11 @@ import yaml
 from nnsight.intervention.backends.local import LocalSimulationBackend
 
 from gating import chat, models, progress, store, thoughts
+from gating.analysis import claims
 from gating.errors import GatingError, naming
 from gating.judging import rule
 from gating.pipeline import calibrate, conditions, drawn, extract, matched, prompt_batches, reused_directions
+from gating.pipeline.key import code
 from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend
@@ -205,6 +207,8 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connectio
         "max_new_tokens": study.max_new_tokens,
         "judge": rule.RULE_VERSION,
         "claims": json.dumps(study.claims),
+        "claims_digest": claims.digest(study.claims) if study.claims else "",
+        "code": code(),
         "warnings": json.dumps(study.warnings),
     }
     described_conditions = conditions.table(study.conditions, loaded.n_layers)

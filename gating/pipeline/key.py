@@ -123,7 +123,7 @@ def calibration_prompts(seed: int) -> list[Prompt]:
 def matching_prompts(seed: int) -> list[Prompt]:
     """What matched controls are matched on: as many harmful as harmless ones."""
     sets = (prompts.load(name, name == "harmful", "select") for name in ("harmful", "harmless"))
-    return [p for each in sets for p in prompts.sample(each, config.CALIBRATION_PROMPTS, seed)]
+    return [p for each in sets for p in prompts.sample(each, config.MATCHING_PROMPTS, seed)]
 
 
 def encoded(tokenizer: chat.Tokenizer, asked: Iterable[Chat], template: chat.Arguments) -> Tokens:

@@ -23,7 +23,7 @@ from gating.steering.interventions import Condition
 from gating.steering.lowering import Drawn
 from gating.store import TEXT
 
-TOKENS = 24  # of each prompt, evenly spread over all but its first
+TOKENS = 64  # of each prompt, at most
 HALVINGS = 40
 STREAM = 13  # of a run's seed, for what is drawn here
 
@@ -162,17 +162,19 @@ def _led_away(study: Study, backend: Backend, extracted: xr.Dataset, removal: Re
     def led_away(texts: Sequence[str]) -> np.ndarray:
         ids = [study.ids(text, c.system or study.run.model.system) for text in texts for c in rows]
         pairs = [(ids[i + len(rows) - 1], ids[i + (led_to or 0)]) for i in range(0, len(ids), len(rows))]
-        at = [_tokens(own_ids, None if led_to is None else other, iv.scope) for own_ids, other in pairs for _ in rows]
+        read = [_tokens(own_ids, None if led_to is None else other, iv.scope) for own_ids, other in pairs]
+        width = max(map(len, read))
+        at = [[*tokens, *[-1] * (width - len(tokens))] for tokens in read for _ in rows]
         edits = lowering.lower(rows * len(texts), extracted, study.run.seed)
         states = backend.states(ids, edits, before, at, f"matched controls of {own.name}")
         states = states.reshape(len(texts), len(rows), *states.shape[1:]).astype("float64")
-        return states[:, -1] - (0.0 if led_to is None else states[:, led_to])
+        led = states[:, -1] - (0.0 if led_to is None else states[:, led_to])  # [prompt, token, block, hidden]
+        return np.concatenate([rows[: len(tokens)] for rows, tokens in zip(led, read, strict=True)])
 
     texts, step = [p.text for p in matching_prompts(study.run.seed)], max(1, study.batch_rows // len(rows))
     chunks = [tuple(texts[start : start + step]) for start in range(0, len(texts), step)]
     by_chunk = dict(backend.each(led_away, chunks))
-    samples = np.concatenate([by_chunk[chunk] for chunk in chunks])  # [prompt, token, block, hidden]
-    samples = samples.reshape(-1, *samples.shape[2:])
+    samples = np.concatenate([by_chunk[chunk] for chunk in chunks])  # [sample, block, hidden]
     if iv.reference == "mean":
         samples = samples - extracted["resting"].sel(layer=sorted(before)).values
     return {block: samples[:, i] for i, block in enumerate(sorted(before))}
@@ -180,10 +182,13 @@ def _led_away(study: Study, backend: Backend, extracted: xr.Dataset, removal: Re
 
 def _tokens(ids: Sequence[int], reference: Sequence[int] | None, scope: str) -> list[int]:
     """Tokens to read, counted from the prompt's end (-1 is its last): those that the ablation writes and, where it is
-    led to another row, that stand in that row too. The first token is left out: its norm is an outlier."""
+    led to another row, that stand in that row too; of a long prompt, TOKENS at random. The first token is left out: its
+    norm is an outlier."""
     shared = len(ids) if reference is None else 0
     if reference is not None:
         while shared < min(len(ids), len(reference)) and ids[-1 - shared] == reference[-1 - shared]:
             shared += 1
     last = 1 if scope in ("last", "response") else max(1, min(shared, len(ids) - 1))
-    return [-int(i) for i in np.linspace(1, last, TOKENS).round()]
+    if last <= TOKENS:
+        return [-i for i in range(1, last + 1)]
+    return (-1 - np.random.default_rng([*ids, STREAM]).permutation(last)[:TOKENS]).tolist()

@@ -79,7 +79,7 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[Row]:
 
 
 def _row(name: str, rates: xr.Dataset, effect: xr.Dataset, means: Mapping[str, float | None], digits: int) -> Row:
-    """A condition's row. rates: along `label`; means: its mean score, strengths (analysis.strengths) and KL, None where not kept."""
+    """A condition's row. rates: along `label`; means: its mean score and strengths, None where the run kept none."""
     by_label = {label: rates.sel(label=label) for label in LABELS}
     text = {label: interval(rate, digits) for label, rate in by_label.items()}
     contrasted = name != "baseline"
@@ -167,6 +167,13 @@ def drawn(row: Row) -> str:
 def own_claims(run: xr.DataTree) -> Family | None:
     """The family of claims that the run was begun with."""
     return json.loads(run.attrs.get("claims", "null")) or None
+
+
+def registered(decided: xr.Dataset) -> str:
+    """Which claims and which code a verdict is of, in words. decided: from `claims.evaluate`."""
+    attrs = decided.attrs
+    when = "kept with the run from its start" if attrs["registered"] else "not what the run was begun with"
+    return f"claims {attrs['digest']}, {when}; code {attrs['code'] or 'not known'}"
 
 
 class Verdict(TypedDict):

@@ -81,6 +81,9 @@ def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -
 def check_references(conditions: Sequence[Condition]) -> None:
     """Refuse a reference to a condition that is not there, or that cannot be compared token by token."""
     by_name = {c.name: c for c in conditions}
+    taken = next((word for word in REFERENCES if word in by_name), None)
+    if taken:
+        raise GatingError(f"conditions.{taken}: `reference: {taken}` means something else; choose another name.")
     for c in conditions:
         for iv in c.interventions:
             other = by_name.get(iv.reference)
