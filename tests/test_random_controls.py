@@ -21,13 +21,12 @@ KINDS = "isotropic, covariance, permuted"
 
 
 def ko(reference, layers="3", draw="matched"):
-    return f"{{direction: compliant, op: ablate, layers: {layers}, reference: {reference}, random: 3, draw: {draw}}}"
+    return f"{{direction: compliant, op: ablate, layers: {layers}, reference: {reference}, random: 2, draw: {draw}}}"
 
 
 CONDITIONS = (
-    f"+conditions.persona=[{ADD[:-1]}, random: 3, draw: [{KINDS}]}}]",
+    f"+conditions.persona=[{ADD[:-1]}, random: 2, draw: [{KINDS}]}}]",
     *(f"+conditions.ko_{name}=[{ADD},{ko(name)}]" for name in ("zero", "mean", "own")),
-    f"+conditions.other=[{ADD},{ko('persona')}]",
 )  # fmt: skip
 
 
@@ -35,13 +34,15 @@ CONDITIONS = (
 def folders(tmp_path_factory):
     """The same conditions in this process and as shipped to a server."""
 
-    def run(*overrides):
-        cfg, choices, keys = compose(*SMALL, *CONDITIONS, f"runs_dir={tmp_path_factory.mktemp('runs')}", *overrides)
+    def run(name):
+        chosen = CONDITIONS if name == "local" else (CONDITIONS[0], CONDITIONS[-1])
+        folder = tmp_path_factory.mktemp("runs")
+        cfg, choices, keys = compose(*SMALL, *chosen, f"runs_dir={folder}", f"backend={name}")
         study = prepare(cfg, choices, keys)
         execute(study)
         return study.folder
 
-    return {name: run(f"backend={name}") for name in ("local", "simulation")}
+    return {name: run(name) for name in ("local", "simulation")}
 
 
 @pytest.fixture(scope="module")
@@ -74,50 +75,46 @@ def test_controls_of_every_kind_have_the_personas_norm_and_are_different_directi
     names = [n for n in run["conditions"]["condition"].values.tolist() if n.startswith("persona")]
     assert names == [
         "persona",
-        *(f"persona-{kind}-{k}" for kind in ("random", "covariance", "permuted") for k in range(3)),
+        *(f"persona-{kind}-{k}" for kind in ("random", "covariance", "permuted") for k in range(2)),
     ]
     norms = run["readouts"]["change_norm"].sel(condition=names, layer=2).values
     assert np.allclose(norms, norms[0, 0], rtol=1e-4)
     vectors = [run["directions"]["covariance"].sel(layer=2), run["directions"]["permuted"].sel(layer=2)[0]]
     units = unit(np.concatenate([v.values for v in vectors]).astype("float64"))
-    assert np.abs(units @ units.T - np.eye(6)).max() < 0.95
+    assert np.abs(units @ units.T - np.eye(4)).max() < 0.95
     assert not np.isfinite(run["directions"]["covariance"].sel(layer=3)).any()  # nothing is written there
 
 
 def test_a_matched_removal_takes_out_as_much_as_the_ablation_across_its_direction(runs):
     run = runs["local"]
     held = run["matched"].to_dataset().load()
-    assert held.sizes["control"] == 12 and np.allclose(held["removed"], held["removed_by_own"], rtol=1e-6)
+    assert held.sizes["control"] == 6 and np.allclose(held["removed"], held["removed_by_own"], rtol=1e-6)
     persona = unit(run["directions"]["vector"].sel(direction="compliant", layer=3).values.astype("float64"))
     assert np.abs(held["vector"].values @ persona).max() < 1e-5
     removed = analysis.strengths(run, None)["removed"]
     for name in ("ko_zero", "ko_mean", "ko_own"):
-        controls = removed.sel(condition=[f"{name}-matched-{k}" for k in range(3)]).values
+        controls = removed.sel(condition=[f"{name}-matched-{k}" for k in range(2)]).values
         assert np.allclose(controls, float(removed.sel(condition=name)), rtol=0.25), name  # on six prompts of its own
     assert np.isnan(removed.sel(condition="persona")) and float(removed.sel(condition="ko_own")) > 1
 
 
-def test_a_matched_removal_moves_to_the_very_reference_that_the_ablation_moves_to(runs):
-    score = runs["local"]["outcomes"]["refusal_score"]
-    moved = np.abs(score.sel(condition="other-matched-0") - score.sel(condition="persona"))
-    assert float(moved.max()) < 1e-4  # led to what the row itself has: nothing to take out
-
-
 def test_random_controls_are_the_same_where_they_are_shipped_to_a_server(runs):
     local, shipped = runs["local"], runs["simulation"]
-    assert np.allclose(local["matched"]["vector"], shipped["matched"]["vector"], atol=1e-5)
-    assert (local["outcomes"]["token_ids"] == shipped["outcomes"]["token_ids"]).all()
-    assert np.allclose(local["readouts"]["change_norm"], shipped["readouts"]["change_norm"], rtol=1e-4)
+    names = shipped["conditions"]["condition"].values
+    assert np.allclose(local["matched"]["vector"][-2:], shipped["matched"]["vector"], atol=1e-4)
+    assert (local["outcomes"]["token_ids"].sel(condition=names) == shipped["outcomes"]["token_ids"]).all()
+    changes = local["readouts"]["change_norm"].sel(condition=names)
+    assert np.allclose(changes, shipped["readouts"]["change_norm"], rtol=1e-3)
 
 
 def test_each_kind_of_control_is_a_null_of_its_own(runs):
     lines = analysis.controlled(runs["local"])
     assert [line.draw for line in lines if line.name == "persona"] == ["isotropic", "covariance", "permuted"]
-    assert all(len(line.controls) == 3 for line in lines)
+    assert all(len(line.controls) == 2 for line in lines)
     (said, *_) = headline(runs["local"])
-    assert "3 random directions in its place" in said and "(covariance)" in said and "(permuted)" in said
+    assert "2 random directions in its place" in said and "(covariance)" in said and "(permuted)" in said
     names = [r["name"] for r in folded(rows(runs["local"], True), most=1)]
-    assert "persona-covariance (3 directions)" in names and "ko_zero-matched (3 directions)" in names
+    assert "persona-covariance (2 directions)" in names and "ko_zero-matched (2 directions)" in names
 
 
 def test_tokens_that_a_removal_is_matched_on_stand_in_the_reference_too():
@@ -134,8 +131,8 @@ def test_a_removal_that_cannot_be_matched_by_direction_alone_says_by_how_much_it
     basis = np.array([[1.0, 0, 0, 0]])
     match = matched._matched(led_away, basis, float((led_away[:, 0] ** 2).mean()), 0, 0)
     assert match.coefficient > 10 and abs(match.vector @ basis[0]) < 1e-9
-    easy = matched._matched(led_away[:, ::-1].copy(), basis, 1.0, 0, 0)
-    assert easy.coefficient == pytest.approx(1.0, abs=1e-6) and easy.removed == pytest.approx(1.0)
+    easy = matched._matched(led_away[:, ::-1].copy(), basis, 90.0, 0, 0)
+    assert easy.coefficient == pytest.approx(1.0, abs=1e-6) and easy.removed == pytest.approx(90.0)
 
 
 @pytest.mark.parametrize(

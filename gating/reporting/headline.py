@@ -41,7 +41,32 @@ def headline(run: xr.DataTree) -> list[str]:
         )
     if len(names) > SENTENCES:
         out.append(f"{len(names) - SENTENCES} more conditions stand in the table.")
-    return out
+    return [*out, *_cosines(run)]
+
+
+def _cosines(run: xr.DataTree) -> list[str]:
+    """How far what is added lies along the refusal direction, where it is read: a part of the effect that is no
+    persona's."""
+    if "directions" not in run.children:
+        return []
+    conditions = analysis.read_group(run, "conditions")
+    cosine = analysis.read_group(run, "directions")["cosine"]
+    if "refusal" not in cosine["other"].values:
+        return []
+    read: dict[tuple[str, int], None] = {}
+    for i in np.flatnonzero(np.isin(conditions["kind"].values, ("steered", "named"))):
+        for slot in range(conditions.sizes["intervention"]):
+            op, name, site, layers = (
+                str(conditions[f"iv_{c}"].values[i, slot]) for c in ("op", "direction", "read", "layers")
+            )
+            if op == "add" and name in cosine["direction"].values and name != "refusal":
+                block = int(layers.partition("+")[0])
+                at = {"same": block, "previous": block - 1}.get(site)
+                read[name, int(site) if at is None else at] = None
+    told = [
+        f"{name} {float(cosine.sel(direction=name, other='refusal', layer=b)):+.2f} (block {b})" for name, b in read
+    ]
+    return [f"Cosine with the refusal direction where it is read: {', '.join(told[:SENTENCES])}."] if told else []
 
 
 def _moved(null: xr.Dataset, draw: str) -> str:
