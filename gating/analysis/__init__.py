@@ -5,6 +5,7 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
 from gating.analysis.contrasts import contrast, controlled, random_null
+from gating.analysis.direction_variants import effect_over_directions, stability
 from gating.analysis.label_rates import rates, refusal_rate
 from gating.analysis.mediation import mediation
 from gating.analysis.reading import (
@@ -16,6 +17,7 @@ from gating.analysis.reading import (
     shown_names,
     strengths,
     undisturbed,
+    whole_directions,
     written_blocks,
 )
 
@@ -25,6 +27,7 @@ __all__ = [
     "conditions_of_kind",
     "contrast",
     "controlled",
+    "effect_over_directions",
     "held_readouts",
     "mediation",
     "random_null",
@@ -32,7 +35,9 @@ __all__ = [
     "read_group",
     "refusal_rate",
     "shown_names",
+    "stability",
     "strengths",
     "undisturbed",
+    "whole_directions",
     "written_blocks",
 ]
