@@ -107,7 +107,7 @@ def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path):
 
 
 def test_the_commands_that_read_stores_import_no_model_library():
-    code = """import gating.report, gating.results, gating.selection, sys
+    code = """import gating.report, gating.results, gating.selection, gating.meta, sys
 print({"torch", "transformers", "nnsight", "sklearn"} & set(sys.modules))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -5,6 +5,7 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
 from gating.analysis.contrasts import contrast, controlled, draws, random_null
+from gating.analysis.direction_variants import effect_over_directions, stability
 from gating.analysis.label_rates import rates, refusal_rate
 from gating.analysis.mediation import mediation
 from gating.analysis.reading import (
@@ -16,6 +17,7 @@ from gating.analysis.reading import (
     shown_names,
     strengths,
     undisturbed,
+    whole_directions,
     written_blocks,
 )
 
@@ -26,6 +28,7 @@ __all__ = [
     "contrast",
     "controlled",
     "draws",
+    "effect_over_directions",
     "held_readouts",
     "mediation",
     "random_null",
@@ -33,7 +36,9 @@ __all__ = [
     "read_group",
     "refusal_rate",
     "shown_names",
+    "stability",
     "strengths",
     "undisturbed",
+    "whole_directions",
     "written_blocks",
 ]

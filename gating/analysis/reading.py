@@ -13,6 +13,13 @@ def read_group(run: xr.DataTree, name: str) -> xr.Dataset:
     return run[f"/{name}"].to_dataset().load()
 
 
+def whole_directions(run: xr.DataTree) -> xr.Dataset:
+    """/directions without the variants of directions (bootstraps, halves), loaded."""
+    ds = read_group(run, "directions")
+    whole = ds["variant"].values == "" if "variant" in ds else np.ones(ds.sizes["direction"], dtype=bool)
+    return ds.isel(direction=whole, other=whole)
+
+
 def held_readouts(run: xr.DataTree) -> xr.Dataset:
     """The readouts that the run kept, not loaded yet (those of every token may be gigabytes); empty where there are
     none."""

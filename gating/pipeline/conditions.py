@@ -15,7 +15,7 @@ from gating import personas
 from gating.errors import GatingError, choices
 from gating.foreign import shown
 from gating.pipeline.config import RunConfig, as_list
-from gating.steering import condition_grid, controls, direction_specs, interventions
+from gating.steering import condition_grid, controls, direction_specs, interventions, variants
 from gating.steering.condition_grid import NamedSpec, Spec
 from gating.steering.edits import OPERATIONS
 from gating.steering.interventions import RANDOM, Condition, Intervention
@@ -175,7 +175,8 @@ def _direction_names(run: RunConfig, named: Mapping[str, NamedSpec]) -> list[str
     wanted += [str(n) for s in specs for n in as_list(s.get("norm", "natural")) if n not in interventions.NORMS]
     wanted += [str(g) for s in specs for g in as_list(s.get("gate", "")) if g]
     wanted += [str(d) for spec in run.directions.derived.values() for d in spec.values()]
-    wanted = [d for d in [*wanted, *run.directions.extra] if d not in (RANDOM, "none", *run.directions.derived)]
+    wanted += [*run.directions.extra, *variants.named(run.directions.variants)]
+    wanted = [d for d in wanted if d not in (RANDOM, "none", *run.directions.derived)]
     return list(dict.fromkeys([*wanted, direction_specs.REFUSAL])) if wanted or run.readouts.last else []
 
 
@@ -205,7 +206,7 @@ def _labelled(spec: Spec) -> Spec:
 def steer_label(run: RunConfig) -> str:
     """A short name of what is steered, for the run's folder."""
     parts = [Path(str(d)).stem for d in as_list(run.steer.direction)]
-    return "+".join(parts)[:40].replace("@", "-at-").replace(":", "-")
+    return "+".join(parts)[:40].replace("@", "-at-").replace(":", "-").replace("#", "-")
 
 
 TEXTS = (

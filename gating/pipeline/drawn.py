@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from gating.steering import variants
 from gating.steering.directions import permuted_weights
 from gating.steering.interventions import Condition, Intervention
 from gating.store import TEXT
@@ -55,7 +56,8 @@ def _read(iv: Intervention) -> tuple[int, ...]:
 def weights(asked: Wanted, sides: Sequence[Side], width: int, seed: int) -> np.ndarray:
     """The weight of each row in each drawn direction, [drawn, column] float64: those in the residual's covariance
     first, then the permuted contrasts, direction by direction."""
-    blocks = [within_sides(sides, asked.n, width, seed)] if asked.covariance else []
+    whole = [side for side in sides if not variants.split(side.direction)[1]]  # a variant is made of the same rows
+    blocks = [within_sides(whole, asked.n, width, seed)] if asked.covariance else []
     for name in asked.permuted:
         blocks.append(_permuted(name, sides, asked.n, width, seed))
     return np.concatenate(blocks) if blocks else np.zeros((0, width))

@@ -158,6 +158,7 @@ def _extracted(role_texts: RoleTexts, states: States, study: Study) -> Extracted
         distinct=distinct,
         sides=means if len(sides) == 1 else None,
         texts=spec.texts,
+        variant=spec.variant,
     )
 
 
@@ -166,7 +167,7 @@ def _geometry(study: Study, states: States, group: xr.Dataset) -> xr.Dataset:
     (directions of one role only: a permuted I-Thou would need both)."""
     k, seed = study.run.directions.permutations, study.run.seed
     real = directions.unit(group["vector"].values.astype("float64"))
-    specs = [spec for spec in study.direction_specs if spec.role != "i_thou"]
+    specs = [spec for spec in study.direction_specs if spec.role != "i_thou" and not spec.variant]
     nulls = [
         directions.permuted(states.rows[s.name, 0, 0], states.rows[s.name, 0, 1], s.paired, k, seed) for s in specs
     ]

@@ -78,7 +78,8 @@ def worker(
     """extracted: the /directions group, None where the run has no directions."""
     probes = None
     if extracted is not None and study.run.readouts.last:
-        unit = directions.unit(extracted["vector"].transpose("layer", "direction", "hidden").values, missing=0.0)
+        read = directions.probed(extracted)["vector"]
+        unit = directions.unit(read.transpose("layer", "direction", "hidden").values, missing=0.0)
         probes = np.ascontiguousarray(unit)  # a direction that is zero at a layer reads as zero
         if "lens_score" in extra_readouts(study):
             lens.check(backend)
@@ -218,7 +219,7 @@ def lay_out_readouts(w: Worker, hashes: list[str]) -> None:
         "condition": np.array([c.name for c in study.conditions], dtype=TEXT),
         "prompt": np.array(hashes, dtype=TEXT),
         "layer": extracted["layer"].values,
-        "direction": extracted["direction"].values,
+        "direction": directions.probed(extracted)["direction"].values,
     }
     sizes = {**{dim: len(values) for dim, values in coords.items()}, "step": study.max_new_tokens}
     laid_out = readouts.empty(w.readouts().names, sizes, coords)

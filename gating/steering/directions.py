@@ -64,6 +64,7 @@ class Extracted:
     distinct: tuple[int, int] = (-1, -1)
     sides: tuple[np.ndarray, np.ndarray] | None = None  # mean state of each side [layer, hidden]
     texts: str = ""  # DirectionSpec.texts; empty where it is derived
+    variant: str = ""  # DirectionSpec.variant
 
 
 def derived_directions(by_name: Mapping[str, Extracted], derived: Mapping[str, Mapping[str, str]]) -> list[Extracted]:
@@ -75,6 +76,12 @@ def derived_directions(by_name: Mapping[str, Extracted], derived: Mapping[str, M
         vector = derive(a.vector, b.vector, algebra)
         made.append(Extracted(name, vector, "derived", a.position, a.method, f"{a.name} {algebra} {b.name}"))
     return made
+
+
+def probed(group: xr.Dataset) -> xr.Dataset:
+    """The directions of a group that answers are read on: whole ones. Their variants would be read on every token for
+    what their cosines say."""
+    return group.isel(direction=group["variant"].values == "") if "variant" in group else group
 
 
 def assemble(extracted: Sequence[Extracted], residual_norm: np.ndarray) -> xr.Dataset:
@@ -100,7 +107,7 @@ def assemble(extracted: Sequence[Extracted], residual_norm: np.ndarray) -> xr.Da
             "site": ("direction", np.array([SITE] * len(extracted), dtype=TEXT)),
             **{
                 field: ("direction", np.array([getattr(d, field) for d in extracted], dtype=TEXT))
-                for field in ("role", "position", "method", "source", "texts")
+                for field in ("role", "position", "method", "source", "texts", "variant")
             },
         }
     )
