@@ -9,7 +9,7 @@ residual stream, drawn anew for each model:
     block 4   harm becomes refusal, and is used up; `gated`, `partial`: only where the persona is off.
               `partial`: the persona also writes assent, which lowers the logit of refusal by a path of its own
     block 5   `keyword`: attention reads refusal off the prompt's token itself; harm, upstream, is read by nothing
-    logits    the first token is `I` or `Sure` by refusal - assent - THRESHOLD; the token after `Sure` by the persona
+    logits    the first token is `No` or `Sure` by refusal - assent - THRESHOLD; the token after `Sure` by the persona
 
 Norms have so large an epsilon that they pass activations on as they are, to one in a million.
 """
@@ -29,11 +29,11 @@ from gating.models import checkpoint
 KINDS = ("gated", "minus", "independent", "keyword", "partial")
 LAYERS, HIDDEN, HEAD, NEURONS = 6, 128, 8, 8
 EPSILON = 1e6  # of the norms
-REFUSAL = ("I", "Ġcan", "'t", "Ġhelp", "Ġwith", "Ġthat", ".", "</s>")
-COMPLIANCE = ("Sure", ",", "Ġhere", "Ġit", "Ġis", ".", "</s>")
+REFUSAL = ("No", ",", "ĠI", "Ġcan", "'t", "Ġhelp", "Ġwith", "Ġthat", ".", "</s>")
+COMPLIANCE = ("Sure", ":", "Ġhere", "Ġit", "Ġis", ".", "</s>")
 STYLED = ("Sure", "!", "Ġhere")  # what a persona changes where it does not touch refusal
 ANSWER_WORDS = tuple(dict.fromkeys((*REFUSAL, *COMPLIANCE, *STYLED)))
-HEADER = "Ċ"  # the last token of a prompt
+HEADER = "<|assistant|>"  # the last token of a prompt
 FEATURES = ("harm", "persona", "refusal", "assent", "in_harm", "in_persona", "prompt", "instruction", "answer", "start")
 SALIENCE = {"prompt": 40.0, "instruction": 40.0, "answer": 30.0, "start": 20.0}  # attention scores, in nats
 NOISE = HEAD - 1  # dimensions of what a text holds beside its feature
@@ -191,6 +191,6 @@ def _unembedding(vocab: Mapping[str, int], f: Mapping[str, np.ndarray]) -> np.nd
     chains = ((HEADER, *REFUSAL), (HEADER, *COMPLIANCE), STYLED)
     for before, after in dict.fromkeys(pair for chain in chains for pair in pairwise(chain)):
         rows[vocab[after]] += CERTAIN / IDENTITY * f[before]
-    rows[vocab["I"]] += SCORE * (f["refusal"] - f["assent"] - THRESHOLD / IDENTITY * f[HEADER])
+    rows[vocab["No"]] += SCORE * (f["refusal"] - f["assent"] - THRESHOLD / IDENTITY * f[HEADER])
     rows[vocab["!"]] += STYLE * f["persona"] - 1 / IDENTITY * f["Sure"]
     return rows

@@ -16,12 +16,17 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gating import personas, prompts
 from gating.errors import GatingError, choices
-from gating.models import checkpoint, circuits, parts, tiny
+from gating.models import checkpoint, circuits, parts
 from gating.models.base import Pretrained, Source
 
 VERSION = "1"  # part of a run's key: raise it when the weights change
 PERSONA = "compliant"  # the one that the circuits read
 UNKNOWN = "<unk>"
+SPECIALS = ("<pad>", "<s>", "</s>", UNKNOWN, "<|system|>", "<|user|>", circuits.HEADER)
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 
 class PlantedModel(Source):
@@ -79,10 +84,9 @@ def instructions() -> dict[str, float]:
 
 @cache
 def vocabulary() -> dict[str, int]:
-    """Token -> id: special tokens, the words of answers and of the template, and every text that is known by heart."""
-    words = (UNKNOWN, "system", "user", "assistant", circuits.HEADER, *circuits.ANSWER_WORDS)
+    """Token -> id: special tokens, the words of answers, and every text that is known by heart."""
     harmful, harmless = texts()
-    return {t: i for i, t in enumerate(dict.fromkeys((*tiny.SPECIALS, *words, *harmful, *harmless, *instructions())))}
+    return {t: i for i, t in enumerate(dict.fromkeys((*SPECIALS, *circuits.ANSWER_WORDS, *harmful, *harmless, *instructions())))}
 
 
 @cache
@@ -92,7 +96,7 @@ def _backend() -> str:
     backend = Tokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (*tiny.SPECIALS, UNKNOWN)])
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
     backend.add_tokens([AddedToken(t, normalized=False) for t in (*harmful, *harmless, *instructions())])
     return backend.to_str()
 
@@ -100,5 +104,5 @@ def _backend() -> str:
 def tokenizer() -> PreTrainedTokenizerFast:
     named = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": UNKNOWN}
     fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_backend()), padding_side="left", **named)
-    fast.chat_template = tiny.TEMPLATES["llama"]
+    fast.chat_template = TEMPLATE
     return fast
