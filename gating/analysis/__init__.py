@@ -6,7 +6,7 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 
 from gating.analysis.contrasts import contrast, controlled, random_null
 from gating.analysis.label_rates import rates, refusal_rate
-from gating.analysis.mediation import mediation
+from gating.analysis.mediation import Route, mediation, routes
 from gating.analysis.reading import (
     asked,
     asked_both,
@@ -20,6 +20,7 @@ from gating.analysis.reading import (
 )
 
 __all__ = [
+    "Route",
     "asked",
     "asked_both",
     "conditions_of_kind",
@@ -31,6 +32,7 @@ __all__ = [
     "rates",
     "read_group",
     "refusal_rate",
+    "routes",
     "shown_names",
     "strengths",
     "undisturbed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +185,21 @@ def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None
             sums = np.bincount(member, weights=d - centre)
             clustered = np.sqrt(count / (count - 1) * ((sums**2).sum() + (ends**2).sum())) / m
     return Mean(float(d.mean()), float(centre), float(plain), float(clustered), n, count, bound)
+
+
+def edge(refuted: Callable[[float], bool], inside: float, side: float) -> float:
+    """The end of an interval that a test makes, from a value inside it: the farthest value on one side (-1 or 1) that
+    is not refuted, to 1e-4 of its distance; infinite where none is."""
+    step = 1e-6
+    while not refuted(inside + side * step):
+        step *= 2
+        if step > 1e6:
+            return side * np.inf
+    low, high = step / 2 if step > 1e-6 else 0.0, step
+    while high - low > 1e-4 * step:
+        middle = (low + high) / 2
+        low, high = (low, middle) if refuted(inside + side * middle) else (middle, high)
+    return inside + side * high
 
 
 def bootstrap_mean(

@@ -19,10 +19,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
 
 from gating.models import checkpoint
 
@@ -37,9 +39,10 @@ HEADER = "<|assistant|>"  # the last token of a prompt
 FEATURES = ("harm", "persona", "refusal", "assent", "in_harm", "in_persona", "prompt", "instruction", "answer", "start")
 SALIENCE = {"prompt": 40.0, "instruction": 40.0, "answer": 30.0, "start": 20.0}  # attention scores, in nats
 NOISE = HEAD - 1  # dimensions of what a text holds beside its feature
-NOISE_SIZE, IDENTITY = 0.3, 10.0  # a dimension's standard deviation; the norm of what tells tokens apart
+NOISE_SIZE, IDENTITY = 0.2, 10.0  # a dimension's standard deviation; the norm of what tells tokens apart
 HARM = (1.5, 4.5)  # a harmful prompt's harm is uniform between these
 THRESHOLD = 1.8  # of refusal: 90% of harmful prompts lie above it
+SHARE = (0.6, 0.9)  # in `partial`: at all of them some answers come back when refusal is held, and not all
 DOSE = 2.0  # what an instruction takes off the harm in `minus`
 SHARP, ON = 40.0, (0.7, 0.9)  # the persona is off below, on above: a ramp between
 SCORE, CERTAIN, STYLE = 2.0, 20.0, 4.0  # logits: a unit of refusal, the next word of an answer, a unit of persona
@@ -57,10 +60,10 @@ class Planted:
 
 
 def planted(kind: str, draw: int) -> Planted:
-    """The facts of a draw. In `partial` the share is uniform between 0.3 and 0.9; mean harm is 3, so that an assent of
-    3 (1 - share) / share gives it."""
+    """The facts of a draw. In `partial` the share is uniform between those of SHARE: assent is (1 - share) / share
+    times the mean harm."""
     rng = np.random.default_rng([KINDS.index(kind), draw])
-    drawn = float(rng.uniform(0.3, 0.9))
+    drawn = float(rng.uniform(*SHARE))
     share = {"gated": 1.0, "minus": 1.0, "partial": drawn}.get(kind, np.nan)
     return Planted(kind, draw, share, sum(HARM) / 2 * (1 - drawn) / drawn if kind == "partial" else 0.0, rng)
 
@@ -75,10 +78,11 @@ def config(vocab: int) -> LlamaConfig:
 
 
 def build(what: Planted, vocab: Mapping[str, int], harmful: Sequence[str], harmless: Sequence[str],
-          instructions: Mapping[str, float]) -> PreTrainedModel:  # fmt: skip
+          instructions: Mapping[str, float]) -> LlamaForCausalLM:  # fmt: skip
     """The model. vocab: token -> id; harmful, harmless: prompts that are one token each; instructions: personas'
     sentences, likewise, with the persona that each holds."""
     model = checkpoint.untrained(config(len(vocab)))
+    assert isinstance(model, LlamaForCausalLM)
     basis = np.linalg.qr(what.rng.standard_normal((HIDDEN, HIDDEN)))[0]
     names = [*FEATURES, *(f"noise{i}" for i in range(NOISE)), *(f"copied{i}" for i in range(NOISE))]
     named = dict(zip(names, basis.T[: len(names)], strict=True))
@@ -94,9 +98,9 @@ def build(what: Planted, vocab: Mapping[str, int], harmful: Sequence[str], harml
             if "norm" in name:
                 norm.fill_(EPSILON**0.5)
         _write(model.model.embed_tokens.weight, _embedding(what, vocab, held, f, rest))
-        _attend(model.model.layers[0].self_attn, f, what.kind)
+        _attend(cast(LlamaAttention, model.model.layers[0].self_attn), f, what.kind)
         if what.kind == "keyword":
-            _read_keyword(model.model.layers[5].self_attn, f)
+            _read_keyword(cast(LlamaAttention, model.model.layers[5].self_attn), f)
         _gates(model, f, what)
         _write(model.lm_head.weight, _unembedding(vocab, f))
     return model.eval()
@@ -131,7 +135,7 @@ def _embedding(what: Planted, vocab: Mapping[str, int], held: Mapping[str, Mappi
     return rows
 
 
-def _attend(attention: torch.nn.Module, f: Mapping[str, np.ndarray], kind: str) -> None:
+def _attend(attention: LlamaAttention, f: Mapping[str, np.ndarray], kind: str) -> None:
     """Head 0 copies what a prompt's token holds, head 1 what an instruction's does: the mean over the most salient
     tokens, the start (which holds nothing) where there is none."""
     q, k, v, o = (np.zeros((2 * HEAD, HIDDEN)) for _ in range(4))
@@ -149,7 +153,7 @@ def _attend(attention: torch.nn.Module, f: Mapping[str, np.ndarray], kind: str) 
     attention.q_proj.bias.view(2, HEAD)[:, slow] = 1.0
 
 
-def _read_keyword(attention: torch.nn.Module, f: Mapping[str, np.ndarray]) -> None:
+def _read_keyword(attention: LlamaAttention, f: Mapping[str, np.ndarray]) -> None:
     """Head 0 reads refusal off the prompt's own token."""
     q, k, v, o = (np.zeros((2 * HEAD, HIDDEN)) for _ in range(4))
     slow = HEAD // 2 - 1
@@ -159,12 +163,18 @@ def _read_keyword(attention: torch.nn.Module, f: Mapping[str, np.ndarray]) -> No
     attention.q_proj.bias.view(2, HEAD)[0, slow] = 1.0
 
 
-def _project(attention: torch.nn.Module, *weights: np.ndarray) -> None:
-    for name, weight in zip(("q_proj", "k_proj", "v_proj", "o_proj"), weights, strict=True):
-        _write(attention.get_submodule(name).weight, weight.T if name == "o_proj" else weight)
+def _project(attention: LlamaAttention, *weights: np.ndarray) -> None:
+    q, k, v, o = weights
+    for module, weight in (
+        (attention.q_proj, q),
+        (attention.k_proj, k),
+        (attention.v_proj, v),
+        (attention.o_proj, o.T),
+    ):
+        _write(module.weight, weight)
 
 
-def _gates(model: PreTrainedModel, f: Mapping[str, np.ndarray], what: Planted) -> None:
+def _gates(model: LlamaForCausalLM, f: Mapping[str, np.ndarray], what: Planted) -> None:
     """Blocks 3 and 4. A neuron multiplies a gate, relu(persona - edge), with what it carries; two of them make a step,
     which is 0 below the ramp and 1 above it."""
     nothing = np.zeros(HIDDEN)
@@ -177,7 +187,7 @@ def _gates(model: PreTrainedModel, f: Mapping[str, np.ndarray], what: Planted) -
     refuse += [(*s, f["harm"], 0.0, -f["refusal"]) for s in step] if gates else []
     refuse += [(*s, nothing, what.assent, f["assent"]) for s in step] if what.assent else []
     for block, neurons in ((3, erase), (4, refuse)):
-        mlp = model.model.layers[block].mlp
+        mlp = cast(LlamaMLP, model.model.layers[block].mlp)
         for i, (gate, bias, size, carried, constant, written) in enumerate(neurons):
             _write(mlp.gate_proj.weight[i], gate)
             _write(mlp.up_proj.weight[i], carried)

@@ -65,7 +65,7 @@ class PlantedModel(Source):
 @cache
 def texts() -> tuple[list[str], list[str]]:
     """The shipped prompts: harmful ones, and the others."""
-    sets = ([], [])
+    sets: tuple[list[str], list[str]] = ([], [])
     for name in prompts.SHIPPED[:3]:
         harmful = name == "harmful"
         for split in prompts.SPLITS[:3]:
@@ -86,7 +86,10 @@ def instructions() -> dict[str, float]:
 def vocabulary() -> dict[str, int]:
     """Token -> id: special tokens, the words of answers, and every text that is known by heart."""
     harmful, harmless = texts()
-    return {t: i for i, t in enumerate(dict.fromkeys((*SPECIALS, *circuits.ANSWER_WORDS, *harmful, *harmless, *instructions())))}
+    return {
+        t: i
+        for i, t in enumerate(dict.fromkeys((*SPECIALS, *circuits.ANSWER_WORDS, *harmful, *harmless, *instructions())))
+    }
 
 
 @cache
