@@ -8,6 +8,7 @@ mediated covers the planted one less often than binomial noise about 95% allows.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import json
@@ -164,17 +165,17 @@ def main() -> None:
     lines = kept.read_text().splitlines() if kept and kept.is_file() else []
     found = [Found(**json.loads(line)) for line in lines]
     known = {(f.experiment, f.kind, f.draw) for f in found}
-    sys.stderr = Path(os.devnull).open("w")  # progress bars
     gc.disable()
-    for experiment, kind, draw in wanted(n, kinds):
-        if (experiment, kind, draw) in known:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            found.append(find(experiment, kind, draw, folder))
-        gc.collect(0)
-        if kept:
-            with kept.open("a") as out:
-                out.write(json.dumps(found[-1]._asdict()) + "\n")
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):  # progress bars
+        for run in wanted(n, kinds):
+            if run in known:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(find(*run, folder))
+            gc.collect(0)
+            if kept:
+                with kept.open("a") as out:
+                    out.write(json.dumps(found[-1]._asdict()) + "\n")
     lines = judged(found)
     print(*lines, sep="\n")
     sys.exit(any(line.startswith("wrong") for line in lines))

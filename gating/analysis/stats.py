@@ -189,14 +189,13 @@ def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None
 
 def edge(refuted: Callable[[float], bool], inside: float, side: float) -> float:
     """The end of an interval that a test makes, from a value inside it: the farthest value on one side (-1 or 1) that
-    is not refuted, to 1e-4 of its distance; infinite where none is."""
-    step = 1e-6
-    while not refuted(inside + side * step):
-        step *= 2
-        if step > 1e6:
+    is not refuted, to a thousandth of its distance; infinite where none is."""
+    low, high = 0.0, 1e-3
+    while not refuted(inside + side * high):
+        low, high = high, 2 * high
+        if high > 1e6:
             return side * np.inf
-    low, high = step / 2 if step > 1e-6 else 0.0, step
-    while high - low > 1e-4 * step:
+    while high - low > 1e-3 * high and high > 1e-12:
         middle = (low + high) / 2
         low, high = (low, middle) if refuted(inside + side * middle) else (middle, high)
     return inside + side * high
