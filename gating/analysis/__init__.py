@@ -5,8 +5,9 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
 from gating.analysis.contrasts import contrast, controlled, random_null
+from gating.analysis.interchange import Route, routes
 from gating.analysis.label_rates import rates, refusal_rate
-from gating.analysis.mediation import Route, mediation, routes
+from gating.analysis.mediation import by_block, mediation
 from gating.analysis.reading import (
     asked,
     asked_both,
@@ -23,6 +24,7 @@ __all__ = [
     "Route",
     "asked",
     "asked_both",
+    "by_block",
     "conditions_of_kind",
     "contrast",
     "controlled",

@@ -113,12 +113,8 @@ class Mean:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided interval of the mean, within its bounds; NaN where the values do not vary at all."""
-        ends = [
-            (middle - reach, middle + reach)
-            for scale, df in self._scales()
-            for middle in (self.centre, self.estimate)
-            for reach in [scale * float(t.ppf((1 + level) / 2, df))]
-        ]
+        reaches = [scale * float(t.ppf((1 + level) / 2, df)) for scale, df in self._scales()]
+        ends = [(middle - reach, middle + reach) for reach in reaches for middle in (self.centre, self.estimate)]
         if not ends:
             return np.nan, np.nan
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
