@@ -55,7 +55,7 @@ def test_a_kind_or_draw_that_is_none_is_refused(kind, draw):
         models.check(config(kind, draw))
 
 
-@pytest.mark.parametrize(("experiment", "kind"), [("mediation", "gated"), ("refute", "minus"), ("paper", "keyword")])
+@pytest.mark.parametrize(("experiment", "kind"), [("refute", "minus"), ("paper", "keyword")])
 def test_every_claim_finds_the_truth(tmp_path, experiment, kind):
     found = attack.find(experiment, kind, 0, str(tmp_path))
     place = attack.CLAIMED.index(kind)
@@ -64,7 +64,7 @@ def test_every_claim_finds_the_truth(tmp_path, experiment, kind):
 
 
 def test_the_share_that_takes_the_way_through_refusal_is_found(tmp_path):
-    found = attack.find("mediation", "partial", 1, str(tmp_path)).shares
+    found = attack.find("mediation", "partial", 3, str(tmp_path)).shares
     assert set(found) == {"refusal_score", "refusal"}
     for share, estimate, low, high in found.values():
         assert low <= share <= high and abs(estimate - share) < 0.15 and high - low < 0.5
