@@ -9,21 +9,24 @@ mediated covers the planted one less often than binomial noise about 95% allows.
 from __future__ import annotations
 
 import contextlib
-import copy
 import gc
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import xarray as xr
 from scipy.stats import binom
+
+if TYPE_CHECKING:
+    from gating.pipeline.study import Study
 
 SUPPORTED, REFUTED, UNTESTABLE = "supported", "refuted", "not testable"
 VERDICTS = {"s": SUPPORTED, "r": REFUTED, "n": UNTESTABLE}
@@ -68,8 +71,9 @@ class Found(NamedTuple):
 
 
 @cache
-def _composed(experiment: str, kind: str) -> Any:
-    """An experiment on a kind of model, without the conditions that no claim reads."""
+def _prepared(experiment: str, kind: str) -> Study:
+    """An experiment on a kind of model, without the conditions that no claim reads; batches of one size."""
+    from gating.pipeline import study
     from tests.conftest import compose
 
     n, n_harmless = SIZES[experiment]
@@ -80,18 +84,20 @@ def _composed(experiment: str, kind: str) -> Any:
     if kind not in CLAIMED:  # only the share is asked of it
         read, run.claims = ["persona", "held", "given"], {}
     run.conditions = {k: v for k, v in run.conditions.items() if any(fnmatchcase(k, pattern) for pattern in read)}
-    return run, choices, keys
+    planned = study.prepare(run, choices, keys)
+    run.model.batch_rows = len(planned.conditions) * -(-len(planned.test) // 4)
+    return planned
 
 
 def find(experiment: str, kind: str, draw: int, folder: str) -> Found:
     """Run an experiment on a model, and read its verdicts and, of `partial`, the share mediated."""
     import gating
     from gating.analysis import claims
-    from gating.pipeline import execute, study
+    from gating.pipeline import execute
 
-    run, choices, keys = copy.deepcopy(_composed(experiment, kind))
-    run.model.id, run.runs_dir = str(draw), folder
-    planned = study.prepare(run, choices, keys)
+    prepared = _prepared(experiment, kind)
+    run = replace(prepared.run, model=replace(prepared.run.model, id=str(draw)))
+    planned = replace(prepared, run=run, folder=Path(folder) / "run")  # what was prepared holds for every draw
     execute.execute(planned)
     tree = gating.open_run(planned.folder)
     verdicts = {}
