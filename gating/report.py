@@ -1,4 +1,4 @@
-"""`python -m gating.report RUN...`: write each run's page again, print its table and its claims' verdicts."""
+"""`python -m gating.report RUN...`: write each run's page again, print its tables and its claims' verdicts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _title(families: Sequence[Family], post_hoc: bool) -> str:
 
 
 def main() -> None:
-    """Write each run's page again, print its table and its claims' verdicts."""
+    """Write each run's page again, print its tables and its claims' verdicts."""
     parser = argparse.ArgumentParser(prog="python -m gating.report", description=main.__doc__)
     parser.add_argument("run", nargs="+", help="a run's folder or its store.zarr")
     parser.add_argument(
@@ -49,7 +49,8 @@ def main() -> None:
         post_hoc = claims.load(args.claims) if args.claims is not None else None
         trees = {str(path): store.open_run(path) for path in args.run}
         for path, tree in trees.items():
-            console.print(tables.table(tree))
+            for table in (tables.table(tree), *tables.mediation_tables(tree)):
+                console.print(table)
             print(f"report: {page.write(tree, store.locate(path).parent, args.full_text, post_hoc)}")
         _print_verdicts(console, trees, {path: own_claims(tree) for path, tree in trees.items()}, post_hoc=False)
         _print_verdicts(console, trees, dict.fromkeys(trees, post_hoc), post_hoc=True)

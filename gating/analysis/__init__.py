@@ -6,8 +6,9 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 
 from gating.analysis.contrasts import contrast, controlled, draws, random_null
 from gating.analysis.direction_variants import effect_over_directions, stability
+from gating.analysis.interchange import Route, routes
 from gating.analysis.label_rates import rates, refusal_rate
-from gating.analysis.mediation import mediation
+from gating.analysis.mediation import by_block, mediation
 from gating.analysis.reading import (
     asked,
     asked_both,
@@ -22,8 +23,10 @@ from gating.analysis.reading import (
 )
 
 __all__ = [
+    "Route",
     "asked",
     "asked_both",
+    "by_block",
     "conditions_of_kind",
     "contrast",
     "controlled",
@@ -35,6 +38,7 @@ __all__ = [
     "rates",
     "read_group",
     "refusal_rate",
+    "routes",
     "shown_names",
     "stability",
     "strengths",

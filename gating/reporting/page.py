@@ -22,6 +22,7 @@ from gating.analysis.claims import Family
 from gating.errors import naming
 from gating.figures import gallery
 from gating.judging.labels import LABELS
+from gating.reporting import effects
 from gating.reporting.headline import headline
 from gating.reporting.rows import Row, Verdict, folded, headline_set, own_claims, registered, rows, verdict_rows
 
@@ -89,6 +90,8 @@ def _rendered(
         attrs=run.attrs,
         headline=headline(run),
         outcomes=[_outcomes(run, prompts) for prompts in sets],
+        mediations=effects.mediations(run),
+        undefined=effects.UNDEFINED,
         pictures=pictures,
         samples=samples(run, full_text),
         shown=[analysis.shown_names(run)[name] for name in quoted(run)],
