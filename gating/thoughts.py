@@ -7,9 +7,10 @@ them; where a thought never ends there is no answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # What opens a thought, and what stands right before the answer. A family that answers in channels has its answer in the
 # last of them (GPT-OSS).

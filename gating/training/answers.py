@@ -22,13 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent.parent / "data/answers"
-EACH = {"en": 3}  # expansions of a voice; other languages have fewer prompts
+DATA = Path(__file__).parent.parent / "data"
+EACH = {"en": 2}  # expansions of a voice; other languages have fewer prompts
 EACH_OTHER = 2
 CUT = 0.5  # share of texts that are cut off where they may be
 LONGEST = 260  # characters: what 48 to 64 tokens hold
 CONTENT_SEEN = 30  # characters of content from which a cut text shows what it is
-ANY_PROMPT = 0.2  # of the refusals that name no harm: those of a harmless request
+ANY_PROMPT = 0.2  # of the harmless prompts that a refusal may be drawn for
+PLAIN = 0.6  # of the expansions that need no content: those of the shipped training prompts
+_ASKED = {
+    "do": re.compile(r"(?:How (?:do|can|could|should) I|(?:Explain|Tell me|Show me|Describe) how to) ([^.?!]+)[.?!]"),
+    "it": re.compile(r"(?:Write|Give me|Create|Draft|Compose|Make|Develop|Produce|Design) (an? [^.?!]+)[.?!]"),
+}
 _PLACE = re.compile(r"\{([A-Za-z_]+)\}")
 _SENTENCE = re.compile(r"(?<=[.!?。।])\s*(?=\S)")
 
@@ -50,8 +55,8 @@ class Answer:
 def answers(seed: int = 0) -> list[Answer]:
     """Every voice of every pattern on a few prompts, without what comes out twice. The same for the same seed."""
     rows, seen = [], set()
-    prompts, draw = _read("prompts"), random.Random(seed)
-    for pattern in _read("patterns"):
+    prompts, draw = _prompts(), random.Random(seed)
+    for pattern in _read("answers/patterns"):
         for voice in pattern["voices"]:
             for row in _expanded(pattern, voice, prompts, draw):
                 if (row.prompt, row.answer) not in seen:
@@ -66,7 +71,21 @@ def split_of(name: str) -> str:
 
 
 def _read(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+def _prompts() -> list[dict[str, Any]]:
+    """The prompts with their places, and the shipped training prompts with those that can be read off them."""
+    rows = (row for name in ("train_harmful", "train_harmless") for row in _read(f"prompts/{name}"))
+    return [*_read("answers/prompts"), *(row | {"language": "en"} | _read_off(row["prompt"]) for row in rows)]
+
+
+def _read_off(prompt: str) -> dict[str, str]:
+    """{do} of "How do I do it?", {it} of "Write it."; else nothing."""
+    for name, pattern in _ASKED.items():
+        if found := pattern.fullmatch(prompt):
+            return {name: re.sub(r"\bmy\b", "your", found[1])}
+    return {}
 
 
 def _expanded(
@@ -85,9 +104,13 @@ def _expanded(
             yield row(prompt, text[:cut], False)
         return
     fitting = [p for p in prompts if p["language"] == language and (language != "en" or split_of(p["prompt"]) == split)]
+    needed = {"content" if n in ("list", "bullets") else n for n in map(str.lower, _PLACE.findall(voice))}
+    places = {n for n in needed if not n.startswith("other")}
+    full, plain = ([p for p in fitting if ("content" in p) == has and places <= p.keys()] for has in (True, False))
     for _ in range(EACH.get(language, EACH_OTHER)):
-        prompt = draw.choice([p for p in fitting if _suits(p, pattern, voice, draw)])
-        other = draw.choice([p for p in fitting if p is not prompt])
+        asked = plain if plain and draw.random() < PLAIN else full
+        prompt = draw.choice([p for p in asked if _suits(p, pattern, draw)])
+        other = draw.choice([p for p in fitting if "content" in p and p is not prompt])
         text, certain = _filled(voice, prompt, other)
         whole = certain is None or certain >= len(text) or draw.random() > CUT
         if not whole and certain is not None:
@@ -95,13 +118,11 @@ def _expanded(
         yield row(prompt["prompt"], text, whole)
 
 
-def _suits(prompt: dict[str, Any], pattern: dict[str, Any], voice: str, draw: random.Random) -> bool:
+def _suits(prompt: dict[str, Any], pattern: dict[str, Any], draw: random.Random) -> bool:
     asked = pattern["asked"]
-    if "{harm}" in voice.lower() or "{safe}" in voice.lower() or asked == "harmful" and pattern["label"] != "refusal":
-        return bool(prompt["harmful"])
-    if asked == "harmful":
+    if asked == "harmful" and pattern["label"] == "refusal":
         return bool(prompt["harmful"]) or draw.random() < ANY_PROMPT
-    return asked == "any" or not prompt["harmful"]
+    return asked == "any" or bool(prompt["harmful"]) == (asked == "harmful")
 
 
 def _filled(voice: str, prompt: dict[str, Any], other: dict[str, Any]) -> tuple[str, int | None]:
