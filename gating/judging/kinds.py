@@ -22,8 +22,15 @@ from gating.judging.classifier import ClassifierSpec
 from gating.judging.endpoint import EndpointSpec
 from gating.judging.rule_judge import RuleSpec
 from gating.judging.spec import JudgeSpec
+from gating.judging.text_judges import KeywordsSpec, LearnedSpec
 
-KINDS: dict[str, type[JudgeSpec]] = {"classifier": ClassifierSpec, "endpoint": EndpointSpec, "rule": RuleSpec}
+KINDS: dict[str, type[JudgeSpec]] = {
+    "classifier": ClassifierSpec,
+    "endpoint": EndpointSpec,
+    "keywords": KeywordsSpec,
+    "learned": LearnedSpec,
+    "rule": RuleSpec,
+}
 HIDDEN = "\ue000{"  # in place of `${` while OmegaConf reads a judge: it would take that for an interpolation
 
 
