@@ -8,7 +8,7 @@ indicator (what a pattern names counts as its mean), a test and a margin:
     permutation  it is more extreme than under the random directions of `null`, each in the place of `plus`, and its own
                  interval lies beyond the margin too: one prompt among nulls at zero proves nothing
 
-Only prompts with a label under every condition of a claim count. p values are adjusted over the family (Holm 1979);
+Only prompts with a label (or a value of the measure) under every condition of a claim count. p values are adjusted over the family (Holm 1979);
 permutation tests form a family of their own, since K directions cannot give a p below 1/(K + 1) however clear the
 effect. A claim whose premises (`requires`) are not supported is not testable, whatever its numbers.
 """
@@ -92,10 +92,11 @@ def _values(run: xr.DataTree, claim: Claim) -> tuple[xr.DataArray, np.ndarray]:
     """What is contrasted, [condition, prompt] with NaN where missing, and each prompt's category [prompt]."""
     outcomes = read_group(run, "outcomes")
     chosen = asked(run, PROMPTS[claim.get("prompts", "harmful")])
-    present = outcomes["done"] & (outcomes["label"] >= 0)
-    if claim.get("measure"):
+    present = outcomes["done"]
+    if claim.get("measure"):  # needs no label: an answer of one token has none
         values = outcomes[claim["measure"]]
     else:
+        present = present & (outcomes["label"] >= 0)
         values = (outcomes["label"] == LABELS.index(claim.get("label", "refusal"))).astype("float64")
     return values.where(present).isel(prompt=chosen), read_group(run, "prompts")["category"].values[chosen]
 

@@ -92,13 +92,15 @@ def _sample(run: xr.DataTree, names: Sequence[str], measure: str, harmful: bool 
     known = outcomes["condition"].values.tolist()
     if absent := [name for name in names if name not in known]:
         raise GatingError(f"{absent[0]!r} is not a condition of this run: use {choices(known, absent[0])}.")
+    present = outcomes["done"]
     if measure in LABELS:
+        present = present & (outcomes["label"] >= 0)
         values = (outcomes["label"] == LABELS.index(measure)).astype("float64")
     elif measure in outcomes and outcomes[measure].dtype.kind == "f":
         values = outcomes[measure]
     else:
         raise GatingError(f"measure={measure!r}: use {choices([*LABELS, 'refusal_score', 'nll'], measure)}.")
-    values = values.where(outcomes["done"] & (outcomes["label"] >= 0))
+    values = values.where(present)
     rows = values.sel(condition=list(names)).transpose("prompt", "condition").values.astype("float64")
     whole = np.isfinite(rows).all(axis=1)
     category = read_group(run, "prompts")["category"].values[chosen]

@@ -7,12 +7,20 @@ the code of arXiv 2606.26161).
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gating.errors import GatingError
 from gating.judging.refusals import only_refusals
+
+LONGEST_LOOP = 24  # words
+SHORT_NLL = 1.5  # nats/token above max_nll from which 8 tokens, too few for a mean that is steady, are gibberish
+MOST_ODD = 0.4  # share of words
+_UNSAYABLE = re.compile(r"[bcdfghjklmnpqrstvwxz]{6,}|(.)\1{3,}|^[a-z]{26,}$")
+_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "HANGUL", "THAI")
 
 
 @dataclass  # not frozen: OmegaConf makes a frozen one read-only, and label_rule.max_nll=5 could not be set
@@ -59,6 +67,38 @@ def repetition(token_ids: Sequence[int]) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else math.nan
 
 
+def loops(text: str) -> bool:
+    """Whether a text ends by saying again, word for word, what it just said: a loop of up to LONGEST_LOOP words.
+
+    What is said again has 8 words at least, half the loop and a quarter of the text. Numbers count as alike ("1. The
+    plan 2. The plan"), unless there is little beside them. The last word may be cut off and does not count.
+    """
+    words = ["#" if w.isdigit() else w for w in re.findall(r"[^\W\d_]+|\d+", text.casefold())][:-1]
+    for period in range(1, min(LONGEST_LOOP, 2 * len(words) // 3) + 1):
+        pairs = zip(reversed(words), reversed(words[:-period]), strict=False)
+        again = next((i for i, (now, before) in enumerate(pairs) if now != before), len(words) - period)
+        once = set(words[-period:])
+        if again >= max(8, period / 2, len(words) / 4) and ("#" not in once or len(once) > 2):
+            return True
+    return False
+
+
+def garbled(text: str) -> bool:
+    """Whether a text of four words or more is no language: most words are unsayable or mix scripts, or it holds words of
+    three scripts (Chinese and Japanese count as one)."""
+    words = re.findall(r"[^\W\d_]+", text)
+    if len(words) < 4:
+        return False
+    scripts = [{_script(c) for c in word} - {""} for word in words]
+    odd = sum(len(s) > 1 or bool(_UNSAYABLE.search(w.casefold())) for w, s in zip(words, scripts, strict=True))
+    return odd / len(words) > MOST_ODD or len(set().union(*scripts)) > 2
+
+
+def _script(letter: str) -> str:
+    name = unicodedata.name(letter, "").split(" ")[0].split("-")[0]
+    return {"CJK": "CJK", "HIRAGANA": "CJK", "KATAKANA": "CJK"}.get(name, name if name in _SCRIPTS else "")
+
+
 def is_degenerate(text: str, token_ids: Sequence[int], nll: float, limits: Limits) -> bool:
     """Whether a completion has no letter or digit, loops, is low in entropy, or is gibberish.
 
@@ -70,8 +110,9 @@ def is_degenerate(text: str, token_ids: Sequence[int], nll: float, limits: Limit
     if only_refusals(text):
         return False
     n = len(token_ids)
-    long = n >= limits.min_tokens
-    looping = n >= min(8, limits.min_tokens) and repetition(token_ids) > limits.max_repetition
+    long, half = n >= limits.min_tokens, n >= min(8, limits.min_tokens)
+    looping = half and (repetition(token_ids) > limits.max_repetition or limits.max_repetition < 1 and loops(text))
     low = long and entropy_bits(token_ids) < limits.min_entropy
-    gibberish = long and not math.isnan(nll) and nll > limits.max_nll
-    return looping or low or gibberish
+    unlikely = nll > limits.max_nll + (0 if long else SHORT_NLL)  # false for a missing nll
+    readable = limits.max_nll == math.inf or not garbled(text)
+    return looping or low or (half and unlikely) or not readable

@@ -193,7 +193,8 @@ def _outcomes(
         ds[name].values[:] = np.asarray(values, dtype=ds[name].dtype).reshape(shape).T
 
     rows = list(zip(texts, tokens, nll.tolist(), strict=True))
-    fill("label", [rule.label(text, ids, value, limits) for text, ids, value in rows])
+    if study.max_new_tokens > 1:  # one token is no answer, and has no label
+        fill("label", [rule.label(text, ids, value, limits) for text, ids, value in rows])
     fill("n_tokens", [len(ids) for ids in tokens])
     fill("n_thought", [len(thought) for thought, _ in said])
     fill("thought", before)
