@@ -16,7 +16,7 @@ from gating.errors import GatingError
 from gating.judging import degenerate, labels, rule
 from gating.judging.degenerate import Limits
 from gating.judging.evasions import is_evasive
-from gating.judging.labels import COMPLIANCE, DEGENERATE, EVASIVE, LABELS, MISSING, REFUSAL
+from gating.judging.labels import COMPLIANCE, DEGENERATE, EVASIVE, LABELS, MISSING, REFUSAL, UNSURE
 from gating.judging.refusals import is_refusal
 from gating.judging.sentences import normalise
 
@@ -189,9 +189,9 @@ def test_a_missing_completion_has_no_label() -> None:
     assert rule.label(None, [], math.nan, CONFIG) == MISSING
 
 
-def test_labels_are_refusal_compliance_evasive_degenerate_in_this_order() -> None:
-    assert LABELS == ("refusal", "compliance", "evasive", "degenerate")
-    assert (REFUSAL, COMPLIANCE, EVASIVE, DEGENERATE) == (0, 1, 2, 3)
+def test_labels_are_refusal_compliance_evasive_degenerate_unsure_in_this_order() -> None:
+    assert LABELS == ("refusal", "compliance", "evasive", "degenerate", "unsure")
+    assert (REFUSAL, COMPLIANCE, EVASIVE, DEGENERATE, UNSURE) == (0, 1, 2, 3, 4)
     assert rule.label("Could you tell me more about it?", FLUENT, 1.0, CONFIG) == EVASIVE
 
 
