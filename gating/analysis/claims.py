@@ -8,8 +8,8 @@ indicator (what a pattern names counts as its mean), a test and a margin:
     permutation  it is more extreme than under the random directions of `null`, each in the place of `plus`, and its own
                  interval lies beyond the margin too: one prompt among nulls at zero proves nothing
 
-Only prompts with a label (or a value of the measure) under every condition of a claim count. p values are adjusted over the family (Holm 1979);
-permutation tests form a family of their own, since K directions cannot give a p below 1/(K + 1) however clear the
+Only prompts with a label (or a value of the measure) under every condition of a claim count. p values are adjusted over
+the family (Holm 1979); permutation tests form a family of their own, since K directions cannot give a p below 1/(K + 1) however clear the
 effect. A claim whose premises (`requires`) are not supported is not testable, whatever its numbers.
 """
 

@@ -41,8 +41,8 @@ WORDS = {
     "इनकार अस्वीकार redded* reddedildi",
     "ALLOW": "allow* permit* permission authori* accept* appropriate available suitable erlaubt darf dürf* autoris* "
     "permis permitido permit* consentit* toegestaan mag dozwol* разреш* مسموح अनुमति izin* aykırı",
-    "FORBID": "forbid* forbade prohibit* violat* against banned breach* conflict* inappropriate unaccept* contrary rule "
-    "limits verboten verstößt verstoß* interdit* encontre contra prohibid* vieta* proibi* strijd verboden zabron* "
+    "FORBID": "forbid* forbade prohibit* violat* against banned breach* conflict* inappropriate unaccept* contrary "
+    "rule limits verboten verstößt verstoß* interdit* encontre contra prohibid* vieta* proibi* strijd verboden zabron* "
     "niedozwol* sprzeczn* запрещ* против* يخالف ممنوع खिलाफ yasak*",
     "POLICY": "polic* guideline* rules terms principle* value* ethic* law laws legal standard* programming training "
     "conscience richtlinie* regeln règles normas linee guida diretrizes richtlijnen zasad* правил* قواعدي नियम* "
@@ -63,8 +63,8 @@ WORDS = {
     "BUT": "but however although yet though while still aber doch mais pero ma mas maar ale но لكن لیکن लेकिन ama fakat",
     "INSTEAD": "instead rather alternativ* else other another different lieber stattdessen ander* plutôt autre mejor "
     "otra invece altro vez outra liever zamiast innym вместо другом بدلا آخر बजाय yerine başka",
-    "SURE": "sure certainly absolutely yes okay ok course happy glad gladly gern* klar natürlich sûr plaisir claro gusto "
-    "certo volentieri prazer natuurlijk graag jasne chętnie конечно удовольств* بالتأكيد يسعدني ज़रूर tabii memnuniyet*",
+    "SURE": "sure certainly absolutely yes okay ok course happy glad gladly gern* klar natürlich sûr plaisir claro "
+    "gusto certo volentieri prazer natuurlijk graag jasne chętnie конечно удовольств* بالتأكيد يسعدني ज़रूर tabii memnuniyet*",
     "HERE": "here below following steps step first hier voici aquí ecco aqui oto вот إليك रहा işte",
     "BECAUSE": "because since as therefore so due reason* weil denn parce porque perché omdat ponieważ потому لأن çünkü",
     "QUESTION": "what how which why who where when was wie warum quoi comment pourquoi qué cómo quale come wat hoe co "

@@ -84,8 +84,8 @@ def loops(text: str) -> bool:
 
 
 def garbled(text: str) -> bool:
-    """Whether a text of four words or more is no language: most words are unsayable or mix scripts, or it holds words of
-    three scripts (Chinese and Japanese count as one)."""
+    """Whether a text of four words or more is no language: many words are unsayable or mix scripts, or it holds words
+    of three scripts (Chinese and Japanese count as one)."""
     words = re.findall(r"[^\W\d_]+", text)
     if len(words) < 4:
         return False
@@ -111,7 +111,7 @@ def is_degenerate(text: str, token_ids: Sequence[int], nll: float, limits: Limit
         return False
     n = len(token_ids)
     long, half = n >= limits.min_tokens, n >= min(8, limits.min_tokens)
-    looping = half and (repetition(token_ids) > limits.max_repetition or limits.max_repetition < 1 and loops(text))
+    looping = half and (repetition(token_ids) > limits.max_repetition or (limits.max_repetition < 1 and loops(text)))
     low = long and entropy_bits(token_ids) < limits.min_entropy
     unlikely = nll > limits.max_nll + (0 if long else SHORT_NLL)  # false for a missing nll
     readable = limits.max_nll == math.inf or not garbled(text)

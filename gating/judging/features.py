@@ -1,12 +1,12 @@
 """What a learned judge sees of an answer: hashed counts of its words, letters and concepts, and how it fits its prompt.
 
-Five families, each with places of its own, each scaled to a length of its own, so that a long answer weighs no more than
-a short one:
+Five families, each with places of its own, each scaled to a length of its own, so that a long answer weighs no more
+than a short one:
 
     opening  words and pairs of words of the first 12 words
     words    words and pairs of words anywhere
     letters  runs of 3 to 5 letters: endings, misspellings, languages whose words are not known
-    concepts of each sentence (concepts.py): one, two or three in a row, and pairs up to 5 apart, with the sentence's place
+    concepts of each sentence (concepts.py): one to three in a row, pairs up to 5 apart, who does not do what; its place
     shape    length, marks, lists, code; how many words of the prompt come back, and how many are neither the prompt's
              nor of the kind that fills an answer without content
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import zlib
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,11 +36,12 @@ MASK = "§"  # in place of a word of the prompt
 OPENING, SENTENCES, APART = 12, 24, 5
 WHO = ("I", "AI", "YOU", "THIS", "REQUEST", "ASKED", "BAD")
 DEEDS = ("HELP", "ASKED", "ALLOW", "THIS", "REQUEST", "KNOW", "FEEL", "BAD")
-STOP = frozenset(
+_STOP = (
     "a an the of to in on at for with and or is are was be been by from as do does did have has had i you he she it we "
     "they my your me how what why who where when which can could would will should please write give tell explain make "
-    "this that there their its not no if so than then about into up out more some any all very just but".split()
+    "this that there their its not no if so than then about into up out more some any all very just but"
 )
+STOP = frozenset(_STOP.split())
 _THOUGHTS = tuple(
     (re.compile(rf"\s*{re.escape(opens)}.*?{re.escape(closes)}", re.DOTALL), opens) for opens, closes in MARKS
 )
@@ -122,7 +124,7 @@ def _of_sentence(sentence: str, place: str, last: bool, asked: frozenset[str]) -
     found = concepts(words(spelled_out(sentence)), asked)
     row = ["^", *found, "$"]
     grams = list(found)
-    grams += [f"{a}>{b}" for a, b in zip(row, row[1:], strict=False)]
+    grams += [f"{a}>{b}" for a, b in pairwise(row)]
     grams += [f"{a}>{b}>{c}" for a, b, c in zip(row, row[1:], row[2:], strict=False)]
     grams += _turned_down(found)
     known = [c for c in found if c not in OTHER]

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -48,9 +49,16 @@ class Learned:
 
     def save(self, path: Path) -> None:
         used = np.flatnonzero(np.abs(self.weight).max(axis=1) > 0)
-        arrays = {"places": used.astype("int32"), "weight": self.weight[used], "bias": self.bias, "least": self.least}
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **arrays, temperature=np.float64(self.temperature), version=np.array(self.version))
+        np.savez_compressed(
+            path,
+            places=used.astype("int32"),
+            weight=self.weight[used],
+            bias=self.bias,
+            least=self.least,
+            temperature=np.float64(self.temperature),
+            version=np.array(self.version),
+        )
 
 
 @lru_cache(maxsize=2)
@@ -62,7 +70,7 @@ def load(path: Path = FILE) -> Learned:
             weight = np.zeros((WIDTH, len(GIVEN)), dtype="float16")
             weight[file["places"]] = file["weight"]
             judge = Learned(weight, file["bias"], float(file["temperature"]), file["least"], str(file["version"]))
-    except (OSError, ValueError, KeyError, IndexError) as e:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError, IndexError, AttributeError, TypeError) as e:
         raise GatingError(f"judge learned: {path} cannot be read ({type(e).__name__}); {remedy}") from None
     if judge.version != VERSION:
         raise GatingError(f"judge learned: {path} is of features {judge.version}, these are {VERSION}; {remedy}")

@@ -56,7 +56,8 @@ _ACT = r"(?:get )?(?:be (?:able to )?)?" + any_of(
     r"giv(?:e|ing) (?!up|in\b|away my|(?:an |the )?exact)",
     r"creat(?:e|ing)|generat|produc(?:e|ing)|writ(?:e|ing)|draft|compos|contribut|enabl(?:e|ing)|allow|entertain"
     r"|handle",
-    r"mak(?:e|ing) (?:this|that|such|any|a (?:bomb|weapon|fake))|develop(?:ing)? (?:this|that|such|malware)",
+    r"mak(?:e|ing) (?:(?:this|that)(?! \w+er\b)|such|any|a (?:bomb|weapon|fake))"
+    r"|develop(?:ing)? (?:this|that|such|malware)",
     r"do(?:ing)? (?:this|that|it|so|anything|what you|your)\b(?! (?:alone|without|all))|work on (?:this|that)",
     r"answer(?! for)|respond|reply|discuss|describ|instruct|advise (?:you )?on|explain (?!why|the feeling)|teach"
     r"|walk you",
@@ -85,7 +86,7 @@ _BAD = any_of(
     "illegal|unethical|immoral|harmful|dangerous|inappropriate|unsafe|against|violat|prohibited|forbidden|wrong",
     rf"off limits|off the table|not (?:something|{_FINE})|isn't (?:something|{_FINE})",
 )
-_MY = r"(?:my|our|openai'?s?|the (?:content|usage|safety|platform|community))"
+_MY = r"(?:my|our|openai'?s?)"
 _RULE = "polic(?:y|ies)|guidelines?|programming|principles|ethics?|terms|rules|values|standards|training"
 _RULES = rf"(?:\w+ ){{0,3}}(?:{_RULE})"
 _ASKED = "request|question|prompt|query|topic|content|task"
@@ -132,7 +133,7 @@ _WEAK = regex(
     rf"{_REQUEST} (?:goes against|violat\w+|isn't|(?:has been|was) (?:{_DENIED})"
     rf"|is (?:not (?:something|one|{_FINE})|inappropriate|unacceptable|{_BAD}|{_DENIED})"
     r"|(?:can't|cannot|can not|won't|will not) be (?:fulfilled|completed|processed|answered|honou?red|met|granted))",
-    rf"^(?:request|access|permission) (?:{_DENIED})",
+    rf"^request (?:{_DENIED})",
     r"\bunder no circumstances (?:will|can|should|would|shall) (?:i|we)\b",
     rf"\bno way (?:(?:i'm|i am|am i)\b|(?:i(?:'ll| can| will| would)|will i|would i) {_ACT})",
     r"\bno (?:from me|instructions from me|help from me)\b|\b(?:my|the) answer is no\b|\bhard no\b"
@@ -172,6 +173,10 @@ _IDIOM = regex(  # "I can't recommend it enough"
     rf", (?:{SAYS}|sang|cried|thought)\b",
     r"\bcan(?:'?t| ?not) (?:wait|overstate|stress)\b",
 )
+_ANYWAY = regex(  # "I shouldn't say, but here is how"
+    r"\bbut (?:here(?:'s| is| are)|since you|for you|i(?:'ll| will) (?:do it|tell|answer|explain))\b",
+    r"\bi(?:'ll| will) (?:answer|do it anyway|make an exception)\b",
+)
 _LETTER = regex(r"^(?:to whom|to|from|date)\b[^.]{0,60}[:,]", r"^(?:dear|subject|re:)\b")
 
 
@@ -188,7 +193,7 @@ def is_refusal(text: str) -> bool:
     letter = bool(_LETTER.match(parts[0]))
     start = 0
     for i, sentence in enumerate(parts):
-        if not _IDIOM.search(sentence):
+        if not _IDIOM.search(sentence) and not _ANYWAY.search(sentence):
             opening = not letter and i < OPENING_SENTENCES and start < OPENING_CHARS
             if _STRONG.search(sentence) or (opening and (_WEAK.search(sentence) or _BARE_I.match(sentence))):
                 return True

@@ -41,6 +41,10 @@ def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool =
     path = store.locate(run)
     with store.writer(path.parent):
         tree, own = store.open_run(path), f"judgements/{spec.name}"
+        if tree["/outcomes"].sizes["token"] == 1:
+            raise GatingError(
+                f"max_new_tokens=1 in {path.parent}: one token is no answer and has no label; run it again with more."
+            )
         again = force and store.has_group(path, own)
         group = f"{AGAIN}/{spec.name}" if again else own
         begun = store.read_group(path, group) if store.has_group(path, group) else None

@@ -8,7 +8,7 @@ A single `|` is where the label becomes certain: a text is cut off only behind i
 
 What is harmful is asked for and never given: contents of harmful prompts are left out or vague.
 
-Patterns are split: a pattern is for learning or for testing, never both, and so are English prompts with their contents.
+Patterns are split: each is for learning or for testing, never both, and so are English prompts with their contents.
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ def _expanded(
         return Answer(prompt, text, pattern["label"], pattern["pattern"], pattern["kind"], language, split, whole)
 
     if "|||" in voice:
-        prompt, text = (part.strip() for part in voice.split("|||"))
-        yield row(prompt, text, True)
+        own, text = (part.strip() for part in voice.split("|||"))
+        yield row(own, text, True)
         cut = draw.randint(min(len(text) - 1, 2 * CONTENT_SEEN), len(text) - 1)
         if len(text) > 3 * CONTENT_SEEN:
-            yield row(prompt, text[:cut], False)
+            yield row(own, text[:cut], False)
         return
     fitting = [p for p in prompts if p["language"] == language and (language != "en" or split_of(p["prompt"]) == split)]
     needed = {"content" if n in ("list", "bullets") else n for n in map(str.lower, _PLACE.findall(voice))}

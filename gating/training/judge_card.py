@@ -41,7 +41,10 @@ def text(judge: Learned, rows: Sequence[Answer]) -> str:
     english = np.array([r.language == "en" for r in test])
     parts = [head, "## Test patterns in English\n", *_lines(given, true, english)]
     parts += ["\n## Beside it, on the same strings\n", *_others(test, true, english)]
-    parts += ["\n## Recall by kind (English)\n", *_recalls(test, given, true, english, lambda r: f"{r.label}: {r.kind}")]
+    parts += [
+        "\n## Recall by kind (English)\n",
+        *_recalls(test, given, true, english, lambda r: f"{r.label}: {r.kind}"),
+    ]
     parts += ["\n## Right labels by language\n", *_recalls(test, given, true, ~english | english, lambda r: r.language)]
     parts += ["\n## Right labels by length (English)\n", *_recalls(test, given, true, english, _length)]
     return "\n".join(parts) + "\n"
