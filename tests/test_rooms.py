@@ -20,11 +20,11 @@ FLOORS = (
     ("analysis",),
     ("remote",),
     ("pipeline",),
-    ("training",),
+    ("training", "choosing"),
     ("figures",),
     ("reporting",),
     ("cli",),
-    ("run", "train", "report", "results", "rejudge", "selection", "verify", "__main__"),
+    ("run", "train", "choose", "report", "results", "rejudge", "selection", "verify", "__main__"),
 )
 
 

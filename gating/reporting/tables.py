@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import xarray as xr
 from rich import box
 from rich.table import Table
@@ -95,4 +96,37 @@ def candidates_table(candidates: xr.Dataset) -> Table:
         out.add_row(cell(r.direction), str(r.layer), *numbers, verdict)
     if not candidates["chosen"].any():
         out.caption = "no candidate passes: the refusal direction of this model is not one that the rule accepts"
+    return out
+
+
+SITE_COLUMNS = {  # of what gating.analysis.sites measured: heading, and how a value is shown
+    "first": ("begins to refuse", "{:.0%}"),
+    "random": ("random directions", "{:.0%}"),
+    "kl": ("KL, harmless", "{:.2f}"),
+    "share": ("restored", "{:.0%}"),
+    "refusal": ("refusal", "{:.0%}"),
+    "random_refusal": ("random directions' refusal", "{:.0%}"),
+    "harmless": ("harmless refusal", "{:.0%}"),
+    "degenerate": ("degenerate", "{:.0%}"),
+    "effect": ("effect", "{:.0%}"),
+}
+
+
+def sites_table(title: str, candidates: xr.Dataset) -> Table:
+    """Candidates of a model's sites, one a line: a direction read at a block and added at one, its dose (of the
+    residual's norm) and coefficient, what was measured, and where answers decided the verdict."""
+    out = _table(title)
+    shown = {name: column for name, column in SITE_COLUMNS.items() if name in candidates}
+    shown = {name: column for name, column in shown.items() if np.isfinite(candidates[name].values).any()}
+    for heading in ("block", "read at", "dose", "coef", *(heading for heading, _ in shown.values())):
+        out.add_column(heading, justify="right")
+    if "chosen" in candidates:
+        out.add_column("verdict", overflow="fold")
+    for i in range(candidates.sizes["condition"]):
+        row = candidates.isel(condition=i)
+        cells = [str(int(row["block"])), str(int(row["read"])), f"{float(row['dose']):.0%}", f"{float(row['coef']):g}"]
+        cells += [form.format(v) if (v := float(row[name])) == v else "" for name, (_, form) in shown.items()]
+        if "chosen" in candidates:
+            cells.append("chosen" if bool(row["chosen"]) else str(row["reason"].item()) or "kept")
+        out.add_row(*cells, style="bold" if "chosen" in candidates and bool(row["chosen"]) else None)
     return out
