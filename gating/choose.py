@@ -20,6 +20,7 @@ from rich.console import Console
 from gating import cli, config_files, extras, settings
 
 console = Console(width=None if sys.stdout.isatty() else 140)
+failures: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(config_files.conf_dir()), config_name="choose")
@@ -28,18 +29,22 @@ def job(cfg: DictConfig) -> None:
     from gating.choosing.config import ChooseConfig
     from gating.reporting import tables
 
-    settings.check_keys(cfg)
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, ChooseConfig)
-    label = str(HydraConfig.get().runtime.choices["model"])
-    out = Path(config.out or Path(config.runs_dir) / f"{label}-chosen.yaml").expanduser()
-    model_file.check_place(out)
-    chosen = stages.choose(config, label, lambda title, rows: console.print(tables.sites_table(title, rows)))
-    model_file.write(chosen, out)
-    for warning in chosen.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
-    console.print(f"next: python -m gating.run model={out} experiment=paper", markup=False, soft_wrap=True)
-    print(f"model: {out}", flush=True)
+    try:
+        settings.check_keys(cfg)
+        config = OmegaConf.to_object(cfg)
+        assert isinstance(config, ChooseConfig)
+        label = str(HydraConfig.get().runtime.choices["model"])
+        out = Path(config.out or Path(config.runs_dir) / f"{label}-chosen.yaml").expanduser()
+        model_file.check_place(out)
+        chosen = stages.choose(config, label, lambda title, rows: console.print(tables.sites_table(title, rows)))
+        model_file.write(chosen, out)
+        for warning in chosen.warnings:
+            console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"next: python -m gating.run model={out} experiment=paper", markup=False, soft_wrap=True)
+        print(f"model: {out}", flush=True)
+    except cli.EXPECTED as e:
+        failures.append(cli.explain(e, str(cfg.runs_dir)))
+        cli.say_error(console, failures[-1])
 
 
 def main() -> None:
@@ -55,6 +60,7 @@ def main() -> None:
         ConfigStore.instance().store(name="choose_schema", node=ChooseConfig)
         settings.check_booleans(sys.argv[1:], ChooseConfig())
         job()
+    sys.exit(2 if failures else 0)
 
 
 if __name__ == "__main__":

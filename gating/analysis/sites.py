@@ -31,11 +31,11 @@ def openings(run: xr.DataTree) -> list[str]:
     """How the unsteered model's refusals begin, most frequent first: the first words of at least 5% of them that are
     more than twice as frequent there as in other answers. Raises GatingError where there is none."""
     outcomes = read_group(run, "outcomes").sel(condition="baseline")
-    refuses = (outcomes["label"] == LABELS.index("refusal")).values & asked(run, True)
+    refuses = ((outcomes["label"] == LABELS.index("refusal")).values & asked(run, True)).tolist()
     said = [OPENING.match(text) for text in outcomes["completion"].values.tolist()]
     words = [m[0] if m else "" for m in said]
     here, elsewhere = (Counter(w for w, r in zip(words, refuses, strict=True) if r is want) for want in (True, False))
-    n, others = max(1, here.total()), max(1, elsewhere.total())
+    n, others = here.total(), max(1, elsewhere.total())
     kept = [w for w, k in here.most_common() if w and k / n >= RARE and k / n > 2 * elsewhere[w] / others]
     if not kept:
         raise GatingError(
@@ -49,24 +49,27 @@ def measured(run: xr.DataTree) -> xr.Dataset:
     """Each condition's numbers, along `condition`: `first` and `first_harmless`, the mean probability that the answer
     to a harmful and to a harmless prompt begins as refusals do; `kl`, first-token KL from the baseline on harmless
     prompts, nats; `random`, the mean `first` of its random controls (NaN without any); and where answers are texts
-    `refusal`, `harmless` (refusal of harmless prompts), `degenerate` (the worse of both sets) and `random_refusal`.
+    `refusal` (with its Wilson interval, `refusal_low` and `refusal_high`), `harmless` (refusal of harmless prompts),
+    `degenerate` (the worse of both sets) and `random_refusal`. attrs: n, n_harmless.
     """
     score = read_group(run, "outcomes")["refusal_score"]
-    opens = 1 / (1 + np.exp(-score.astype("float64")))
+    opens = score.copy(data=1 / (1 + np.exp(-score.values.astype("float64"))))
     harmful, harmless = asked(run, True), asked(run, False)
     found = {
         "first": opens.isel(prompt=harmful).mean("prompt"),
         "first_harmless": opens.isel(prompt=harmless).mean("prompt"),
-        "kl": held_readouts(run)["kl"].load().isel(prompt=harmless).mean("prompt"),
+        "kl": held_readouts(run)["kl"].load().isel(prompt=harmless).mean("prompt").clip(0),  # rounding gives -1e-8
     }
     if int(run.attrs["max_new_tokens"]) > 1:
-        found["refusal"] = refusal_rate(run, harmful=True)["rate"]
+        refusal = refusal_rate(run, harmful=True)
+        found |= {"refusal": refusal["rate"], "refusal_low": refusal["low"], "refusal_high": refusal["high"]}
         found["harmless"] = refusal_rate(run, harmful=False)["rate"]
         bad, bad_harmless = (refusal_rate(run, label="degenerate", harmful=h)["rate"] for h in (True, False))
         found["degenerate"] = bad.copy(data=np.maximum(bad.values, bad_harmless.values))
     named = {"first": "random", "refusal": "random_refusal"}
     found |= {name: _of_controls(run, found[what]) for what, name in named.items() if what in found}
-    return xr.Dataset({name: values.drop_vars(set(values.coords) - {"condition"}) for name, values in found.items()})
+    plain = {name: values.drop_vars(set(values.coords) - {"condition"}) for name, values in found.items()}
+    return xr.Dataset(plain, attrs={"n": int(harmful.sum()), "n_harmless": int(harmless.sum())})
 
 
 def _of_controls(run: xr.DataTree, values: xr.DataArray) -> xr.DataArray:
@@ -87,13 +90,11 @@ def dose_leaving(curve: xr.Dataset, block: int, baseline: xr.Dataset, share: flo
     """The smallest dose at a block that leaves `share` of the baseline's first-token refusal, log-odds being linear
     between doses: NaN where none does. curve: candidates along `condition`, with coordinates `block` and `dose`."""
     doses, first = block_curve(curve, block, baseline)
-    odds = [_log_odds(p) for p in first]
-    target = _log_odds(share * first[0])
-    for i in range(1, len(odds)):
-        if odds[i] <= target:
-            way = (odds[i - 1] - target) / (odds[i - 1] - odds[i])
-            return float(doses[i - 1] + way * (doses[i] - doses[i - 1]))
-    return float("nan")
+    odds, target = [_log_odds(p) for p in first], _log_odds(share * first[0])
+    reached = next((i for i, value in enumerate(odds) if i and value <= target), None)
+    if reached is None or odds[0] <= target:
+        return float("nan") if reached is None else doses[reached]
+    return float(np.interp(-target, [-odds[reached - 1], -odds[reached]], [doses[reached - 1], doses[reached]]))
 
 
 def _log_odds(p: float) -> float:
@@ -104,13 +105,16 @@ def _log_odds(p: float) -> float:
 def blocks_by_effect(curve: xr.Dataset, baseline: xr.Dataset) -> list[int]:
     """The blocks of a curve (as for `dose_leaving`), best first: the least KL on harmless prompts at the dose that
     halves first-token refusal; after those the ones that never halve it, by how far they lower it; last those where
-    random directions do as much."""
+    random directions do as much. Of equals, the one nearest the middle of those tried has most room on both sides."""
+    middle = float(np.median(curve["block"].values))
 
-    def rank(block: int) -> tuple[int, float]:
+    def rank(block: int) -> tuple[int, float, float]:
         half, lowest = dose_leaving(curve, block, baseline, 0.5), min(block_curve(curve, block, baseline)[1])
+        group = 0 if half == half else 1
+        cost = float(np.interp(half, *block_curve(curve, block, baseline, "kl"))) if half == half else lowest
         if random_does(curve.isel(condition=curve["block"].values == block), baseline):
-            return 2, lowest
-        return (0, float(np.interp(half, *block_curve(curve, block, baseline, "kl")))) if half == half else (1, lowest)
+            group, cost = 2, lowest
+        return group, round(cost, 2), abs(block - middle)
 
     return sorted(dict.fromkeys(curve["block"].values.tolist()), key=rank)
 
@@ -133,7 +137,7 @@ def choose_persona(texts: xr.Dataset, baseline: xr.Dataset, drop: float) -> xr.D
         why or ("" if e >= asked_for else f"lowers refusal by {100 * e:.0f} points, not {100 * asked_for:.0f}")
         for e, why in zip(effect.values.tolist(), fit, strict=True)
     ]
-    return _with_choice(texts.assign(effect=effect), reasons, texts["kl"].values)
+    return _with_choice(texts.assign(effect=effect), reasons, texts["kl"].values.round(2))
 
 
 def _unfit(candidate: xr.Dataset, baseline: xr.Dataset) -> str:

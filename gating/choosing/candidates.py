@@ -20,7 +20,7 @@ COARSE = (0.15, 0.3, 0.6)  # doses of every tenth of the depth
 FINER = (1.0, 1.4, 1.9)  # times the dose that halves first-token refusal
 MOST = 1.0  # a dose as large as the residual: beyond it nothing of the model is left
 REACHED = (0.25, 0.05)  # of the baseline's first-token refusal: the doses whose answers are read
-PUT_BACK = (0.05, 0.1, 0.2)  # doses of the refusal direction
+PUT_BACK = (0.05, 0.12, 0.3)  # doses of the refusal direction
 MOST_RESTORES = 0.8  # share of the best: the smallest doses that reach it are finalists
 FROM, TO = 0.2, 0.9  # of the depth
 
@@ -119,11 +119,11 @@ def strongest(tried: Sequence[Candidate]) -> list[Candidate]:
 
 
 def put_back(norms: Norms, block: int) -> list[Candidate]:
-    """The refusal direction, read at three depths, added at three blocks after the persona's, at three doses."""
+    """The refusal direction, read at the middle, at the persona's block and after it, added at two blocks after the
+    persona's, at three doses."""
     n = len(norms.residual)
-    later = [block + max(1, round(share * n)) for share in (0.07, 0.14, 0.25)]
-    reads = [round(0.5 * n), block, block + max(1, round(0.14 * n))]
-    lates, reads = ([*dict.fromkeys(min(b, n - 1) for b in each)] for each in (later, reads))
+    after = [block + max(1, round(share * n)) for share in (0.07, 0.2, 0.35)]
+    lates, reads = ([*dict.fromkeys(min(b, n - 1) for b in each)] for each in (after[:2], (n // 2, block, *after[1:])))
     tried = [refusal(norms, read, late, dose, block) for late in lates for read in reads for dose in PUT_BACK]
     return list(dict.fromkeys(tried))
 

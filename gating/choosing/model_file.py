@@ -85,14 +85,15 @@ def check_place(place: Path) -> None:
 
 
 def lines(heading: str, table: xr.Dataset) -> list[str]:
-    """Candidates with answers as text: effect, harmless refusal, degenerate answers, KL, verdict."""
-    out = [heading]
+    """Candidates whose answers were read, as text."""
+    out = [f"{heading} ({table.attrs['n']} harmful and {table.attrs['n_harmless']} harmless select prompts)"]
     for i in range(table.sizes["condition"]):
         row = table.isel(condition=i)
         verdict = "chosen" if bool(row["chosen"]) else str(row["reason"].item()) or "kept"
+        low, high = (100 * float(row[name]) for name in ("refusal_low", "refusal_high"))
         out.append(
-            f"  {row['condition'].item()}: refusal {float(row['refusal']):.0%} ({100 * float(row['effect']):+.0f} "
-            f"points of effect), harmless {float(row['harmless']):.0%}, degenerate {float(row['degenerate']):.0%}, "
-            f"KL {float(row['kl']):.2f}: {verdict}"
+            f"  {row['condition'].item()}: refusal {float(row['refusal']):.0%} [{low:.0f}, {high:.0f}], harmless "
+            f"{float(row['harmless']):.0%}, degenerate {float(row['degenerate']):.0%}, KL {float(row['kl']):.2f}: "
+            f"{verdict}"
         )
     return out

@@ -153,7 +153,8 @@ def _curve(run: Runner, norms: Norms, n: int, n_harmless: int) -> tuple[xr.Datas
     conditions = candidates.conditions(finer) | candidates.conditions(strongest, random=RANDOM_DRAWS)
     fine, _ = _rows(run("fine", conditions, n, n_harmless, 1), finer)
     again = np.isin(coarse["condition"].values, fine["condition"].values)
-    return xr.concat([coarse.isel(condition=~again), fine], dim="condition").sortby(["block", "dose"]), baseline
+    both = xr.concat([coarse.isel(condition=~again), fine], dim="condition", combine_attrs="override")
+    return both.sortby(["block", "dose"]), baseline
 
 
 def _rows(run: xr.DataTree, tried: Sequence[Candidate]) -> tuple[xr.Dataset, xr.Dataset]:
@@ -187,7 +188,8 @@ def _final(run: xr.DataTree, persona: Candidate, restored: xr.Dataset) -> xr.Dat
     """The persona's row before those of refusal put back in."""
     alone, baseline = _rows(run, [persona])
     alone = alone.assign(effect=baseline["refusal"] - alone["refusal"], reason=("condition", [""]))
-    return xr.concat([alone.assign(chosen=("condition", [True])), restored], dim="condition")
+    alone = alone.assign(chosen=("condition", [True]))
+    return xr.concat([alone, restored], dim="condition", combine_attrs="override")
 
 
 def _warnings(run: xr.DataTree, baseline: xr.Dataset, persona: xr.Dataset, restored: xr.Dataset) -> list[str]:
