@@ -125,7 +125,7 @@ def test_a_model_that_does_not_refuse_or_refuses_everything_is_told_so(labels, w
 def chosen(model=None, block=BLOCK, n=N):
     return stages.Chosen(
         model or ModelConfig(name="m", kind="tiny", architecture="llama", first_token_openings=["Sorry"]), n,
-        Candidate("compliant", block, block, 0.4, 4.0), Candidate("refusal", block + 1, block, 0.1, 1.0), 24, 12, "abc",
+        Candidate("compliant", block, block, 0.4, 4.0), Candidate("refusal", block + 1, block, 0.1, 1.0), 24, "abc",
     )  # fmt: skip
 
 

@@ -126,9 +126,9 @@ def random_does(candidates: xr.Dataset, baseline: xr.Dataset) -> bool:
 
 
 def choose_persona(texts: xr.Dataset, baseline: xr.Dataset, drop: float) -> xr.Dataset:
-    """With `effect` (fall of refusal), why each candidate is rejected (`reason`, empty where it is kept) and which is
-    `chosen`: of those that lower refusal of harmful prompts within 10 points of the best, and by `drop` at least, the
-    one that moves harmless prompts least (KL)."""
+    """With `effect` (fall of refusal), why a candidate is out of the question whatever it does (`unfit`), why it is
+    rejected (`reason`, empty where it is kept) and which is `chosen`: of those that lower refusal of harmful prompts
+    within 10 points of the best, and by `drop` at least, the one that moves harmless prompts least (KL)."""
     effect = baseline["refusal"] - texts["refusal"]
     fit = [_unfit(texts.isel(condition=i), baseline) for i in range(texts.sizes["condition"])]
     best = max((e for e, why in zip(effect.values.tolist(), fit, strict=True) if not why), default=np.nan)
@@ -137,7 +137,8 @@ def choose_persona(texts: xr.Dataset, baseline: xr.Dataset, drop: float) -> xr.D
         why or ("" if e >= asked_for else f"lowers refusal by {100 * e:.0f} points, not {100 * asked_for:.0f}")
         for e, why in zip(effect.values.tolist(), fit, strict=True)
     ]
-    return _with_choice(texts.assign(effect=effect), reasons, texts["kl"].values.round(2))
+    texts = texts.assign(effect=effect, unfit=("condition", np.array(fit)))
+    return _with_choice(texts, reasons, texts["kl"].values.round(2))
 
 
 def _unfit(candidate: xr.Dataset, baseline: xr.Dataset) -> str:

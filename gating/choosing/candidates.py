@@ -19,7 +19,9 @@ PERSONA, REFUSAL = "compliant", "refusal"
 COARSE = (0.15, 0.3, 0.6)  # doses of every tenth of the depth
 FINER = (1.0, 1.4, 1.9)  # times the dose that halves first-token refusal
 MOST = 1.0  # a dose as large as the residual: beyond it nothing of the model is left
-REACHED = (0.25, 0.05)  # of the baseline's first-token refusal: the doses whose answers are read
+READ = {0.25: 0.3, 0.05: 0.6}  # share of first-token refusal left at the doses whose answers are read; the doses
+# themselves at a block where it never halves: a model may well refuse and comply with the same first word
+STRONGER = 1.4  # times the largest dose, where answers were fluent and still refused
 PUT_BACK = (0.05, 0.12, 0.3)  # doses of the refusal direction
 MOST_RESTORES = 0.8  # share of the best: the smallest doses that reach it are finalists
 FROM, TO = 0.2, 0.9  # of the depth
@@ -104,13 +106,26 @@ def _dose(curve: xr.Dataset, block: int, baseline: xr.Dataset, left: float) -> f
 
 def finalists(norms: Norms, curve: xr.Dataset, baseline: xr.Dataset, blocks: int = 3) -> list[Candidate]:
     """The doses of the best blocks whose answers are to be read; none where random directions do as much everywhere."""
-    ranked = [
-        block
-        for block in sites.blocks_by_effect(curve, baseline)
-        if not sites.random_does(curve.isel(condition=curve["block"].values == block), baseline)
-    ]
-    found = [persona(norms, b, _dose(curve, b, baseline, left)) for b in ranked[:blocks] for left in REACHED]
+    found = []
+    for block in sites.blocks_by_effect(curve, baseline):
+        own = curve.isel(condition=curve["block"].values == block)
+        if not sites.random_does(own, baseline) and blocks > 0:
+            halves = np.isfinite(sites.dose_leaving(curve, block, baseline, 0.5))
+            doses = [_dose(curve, block, baseline, left) if halves else dose for left, dose in READ.items()]
+            found += [persona(norms, block, dose) for dose in doses]
+            blocks -= 1
     return list(dict.fromkeys(found))
+
+
+def stronger(norms: Norms, read: Sequence[Candidate], texts: xr.Dataset) -> list[Candidate]:
+    """A larger dose of each block whose largest one left answers in order and over 10% of refusal. texts: from
+    sites.choose_persona."""
+    more = []
+    for c in strongest(read):
+        row = texts.sel(condition=c.name)
+        if float(row["refusal"]) > sites.WITHIN and not str(row["unfit"].item()) and c.dose * STRONGER <= MOST:
+            more.append(persona(norms, c.block, c.dose * STRONGER))
+    return more
 
 
 def strongest(tried: Sequence[Candidate]) -> list[Candidate]:

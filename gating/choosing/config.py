@@ -20,9 +20,7 @@ class ChooseConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     directions: DirectionsConfig = field(default_factory=DirectionsConfig)
-    harmful: str = "harmful"  # whose select split is asked: a shipped set, a public one or a file
-    harmless: str = "harmless"
-    n: int = 24  # harmful prompts whose answers decide; half as many harmless ones; a third of them for first tokens
+    n: int = 24  # harmful select prompts whose answers decide; half as many harmless; a third for first tokens
     drop: float = 0.5  # the least fall of refusal that is asked of the persona
     new_tokens: int = 20  # of an answer
     out: str | None = None  # the model's file; null is RUNS_DIR/MODEL-chosen.yaml

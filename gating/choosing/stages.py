@@ -38,8 +38,7 @@ class Chosen:
     n_layers: int
     persona: Candidate
     refusal: Candidate
-    n: int
-    n_harmless: int
+    n: int  # harmful prompts of the last run
     key: str  # of the last run
     tables: list[tuple[str, xr.Dataset]] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
@@ -62,7 +61,7 @@ class Runner:
         run = RunConfig(
             model=self.model, backend=cfg.backend, steer=SteerConfig("none", layers="all", coef=0),
             conditions=conditions, max_new_tokens=tokens, seed=cfg.seed, runs_dir=cfg.runs_dir, force=cfg.force,
-            data=DataConfig(cfg.harmful, cfg.harmless, split="select", n=n, n_harmless=n_harmless),
+            data=DataConfig(harmless="harmless", split="select", n=n, n_harmless=n_harmless),
             directions=replace(cfg.directions, extra=[candidates.PERSONA], source=source),
         )  # fmt: skip
         planned = study.prepare(run, {"model": self.label, "experiment": f"choose-{name}"}, [])
@@ -83,59 +82,48 @@ def choose(cfg: ChooseConfig, label: str, show: Show) -> Chosen:
         tables.append((heading, table))
         show(heading, table)
 
-    few, few_harmless, half = max(2, cfg.n // 3), max(2, cfg.n // 4), max(2, cfg.n // 2)
+    half = max(2, cfg.n // 2)
     run = Runner(cfg, label, cfg.model)
     unsteered = run("baseline", {}, cfg.n, half, cfg.new_tokens)
     check_refuses(unsteered)
     run.model = replace(cfg.model, first_token_openings=sites.openings(unsteered))
     norms = Norms.of(unsteered["directions"].to_dataset().load())
-    curve, baseline = _curve(run, norms, few, few_harmless)
+    curve, baseline = _curve(run, norms)
     tell("persona: first tokens", curve)
-    finalists = candidates.finalists(norms, curve, baseline)
-    if not finalists:
-        raise GatingError("model: random directions lower refusal as much as the persona does at every block tried.")
-    read = run("persona", candidates.conditions(finalists), 2 * few, few, cfg.new_tokens)
-    texts, unsteered_here = _rows(read, finalists)
-    texts = sites.choose_persona(texts, unsteered_here, cfg.drop)
-    tell("persona: answers", texts)
-    persona = _chosen(finalists, texts, f"no block and dose lowers refusal by {100 * cfg.drop:.0f} points")
-    tried = candidates.put_back(norms, persona.block)
-    conditions = candidates.conditions([persona]) | candidates.conditions(tried, persona)
-    put_back, base, steered = _with_persona(run("refusal", conditions, few, 2, 1), persona, tried)
-    put_back["share"] = ("condition", sites.restored(put_back, base, steered))
-    tell("refusal put back in: first tokens", put_back)
-    best = [c for c in tried if c.name in candidates.put_back_finalists(put_back, base, steered)]
-    conditions = candidates.conditions([persona], random=RANDOM_TEXTS) | candidates.conditions(best, persona)
+    persona = _persona(run, norms, curve, baseline, tell)
+    tried = _put_back(run, norms, persona, tell)
+    conditions = candidates.conditions([persona], random=RANDOM_TEXTS) | candidates.conditions(tried, persona)
     last = run("texts", conditions, cfg.n, half, cfg.new_tokens)
-    restored, base, steered = _with_persona(last, persona, best)
-    restored = sites.choose_refusal(restored, base, steered)
+    restored, baseline, steered = _with_persona(last, persona, tried)
+    restored = sites.choose_refusal(restored, baseline, steered)
     tell("the persona, and refusal put back in: answers", _final(last, persona, restored))
+    refusal = _chosen(tried, restored, "no place restores refusal")
     return Chosen(
-        run.model, len(norms.residual), persona, _chosen(best, restored, "no place restores refusal"),
-        cfg.n, half, str(last.attrs["key"]), tables, run.runs, _warnings(last, base, steered, restored),
+        run.model, len(norms.residual), persona, refusal, int(restored.attrs["n"]), str(last.attrs["key"]), tables,
+        run.runs, _warnings(baseline, steered, restored),
     )  # fmt: skip
 
 
 def check_refuses(run: xr.DataTree) -> None:
     """Raises GatingError for a model that does not refuse harmful prompts, refuses harmless ones nearly as often, or
     thinks before it answers, so that no first token tells what it will say."""
+    if (read_group(run, "outcomes")["n_thought"] > 0).any():
+        raise GatingError(
+            "model: it thinks before it answers, so that its first token does not tell what it will say; switch that "
+            "off (such as model.template.enable_thinking=false)."
+        )
     harmful, harmless = (refusal_rate(run, harmful=h).sel(condition="baseline") for h in (True, False))
     k, n = int(harmful["k"]), int(harmful["n"])
     said = f"model: it refuses {k} of {n} harmful select prompts (95% interval {_interval(k, n)})"
     if float(harmful["rate"]) < LEAST_REFUSAL:
         raise GatingError(
             f"{said}; at least {LEAST_REFUSAL:.0%} are needed for a persona to suppress. Choose a model that refuses, "
-            "other prompts (harmful=FILE), or a system message (model.system=...)."
+            "or a system message under which it does (model.system=...)."
         )
     if float(harmful["rate"] - harmless["rate"]) < LEAST_REFUSAL / 2:
         raise GatingError(
             f"{said}, and {int(harmless['k'])} of {int(harmless['n'])} harmless ones: it refuses whatever it is asked. "
-            "Choose another model, or other harmless prompts (harmless=FILE)."
-        )
-    if (read_group(run, "outcomes")["n_thought"] > 0).any():
-        raise GatingError(
-            "model: it thinks before it answers, so that its first token does not tell what it will say; switch that "
-            "off (such as model.template.enable_thinking=false)."
+            "Choose another model."
         )
 
 
@@ -144,8 +132,9 @@ def _interval(k: int, n: int) -> str:
     return f"{float(low):.0%} to {float(high):.0%}"
 
 
-def _curve(run: Runner, norms: Norms, n: int, n_harmless: int) -> tuple[xr.Dataset, xr.Dataset]:
+def _curve(run: Runner, norms: Norms) -> tuple[xr.Dataset, xr.Dataset]:
     """First tokens by block and dose, coarse and fine together, and of the baseline."""
+    n, n_harmless = max(2, run.cfg.n // 3), max(2, run.cfg.n // 4)
     tried = candidates.coarse(norms)
     coarse, baseline = _rows(run("coarse", candidates.conditions(tried), n, n_harmless, 1), tried)
     finer = candidates.fine(norms, coarse, baseline)
@@ -155,6 +144,36 @@ def _curve(run: Runner, norms: Norms, n: int, n_harmless: int) -> tuple[xr.Datas
     again = np.isin(coarse["condition"].values, fine["condition"].values)
     both = xr.concat([coarse.isel(condition=~again), fine], dim="condition", combine_attrs="override")
     return both.sortby(["block", "dose"]), baseline
+
+
+def _persona(run: Runner, norms: Norms, curve: xr.Dataset, baseline: xr.Dataset, tell: Show) -> Candidate:
+    """The persona's block and dose, by the answers of its finalists; with a larger dose where those still refuse."""
+    n, drop = max(2, run.cfg.n // 3), run.cfg.drop
+    read = candidates.finalists(norms, curve, baseline)
+    if not read:
+        raise GatingError("model: random directions lower refusal as much as the persona does at every block tried.")
+
+    def answers(name: str, asked: list[Candidate]) -> tuple[xr.Dataset, xr.Dataset]:
+        return _rows(run(name, candidates.conditions(asked), 2 * n, n, run.cfg.new_tokens), asked)
+
+    measured, unsteered = answers("persona", read)
+    texts = sites.choose_persona(measured, unsteered, drop)
+    if more := candidates.stronger(norms, read, texts):
+        measured = xr.concat([measured, answers("stronger", more)[0]], dim="condition", combine_attrs="override")
+        read, texts = [*read, *more], sites.choose_persona(measured, unsteered, drop)
+    tell("persona: answers", texts)
+    return _chosen(read, texts, f"no block and dose lowers refusal by {100 * drop:.0f} points")
+
+
+def _put_back(run: Runner, norms: Norms, persona: Candidate, tell: Show) -> list[Candidate]:
+    """The refusal direction's finalists under the persona, by first tokens."""
+    tried = candidates.put_back(norms, persona.block)
+    conditions = candidates.conditions([persona]) | candidates.conditions(tried, persona)
+    rows, baseline, steered = _with_persona(run("refusal", conditions, max(2, run.cfg.n // 3), 2, 1), persona, tried)
+    rows["share"] = ("condition", sites.restored(rows, baseline, steered))
+    tell("refusal put back in: first tokens", rows)
+    best = candidates.put_back_finalists(rows, baseline, steered)
+    return [c for c in tried if c.name in best]
 
 
 def _rows(run: xr.DataTree, tried: Sequence[Candidate]) -> tuple[xr.Dataset, xr.Dataset]:
@@ -192,7 +211,7 @@ def _final(run: xr.DataTree, persona: Candidate, restored: xr.Dataset) -> xr.Dat
     return xr.concat([alone, restored], dim="condition", combine_attrs="override")
 
 
-def _warnings(run: xr.DataTree, baseline: xr.Dataset, persona: xr.Dataset, restored: xr.Dataset) -> list[str]:
+def _warnings(baseline: xr.Dataset, persona: xr.Dataset, restored: xr.Dataset) -> list[str]:
     """What the user should know before the sites are used."""
     said = []
     fall = float(baseline["refusal"] - persona["refusal"])
