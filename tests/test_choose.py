@@ -1,6 +1,7 @@
 """Choosing a model's sites: a known truth is found, what cannot be chosen is said, and the file works as a model."""
 
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -45,6 +46,12 @@ def world(tried, random_does=0.0, garbles=9.0):
 
 def searched(**truth):
     """The whole search for the persona in a made-up world: finalists, and what was measured of their answers."""
+    finalists, texts, baseline = _searched(**truth)
+    return finalists, texts.copy(deep=True), baseline
+
+
+@cache
+def _searched(**truth):
     curve, baseline = world(candidates.coarse(NORMS), **truth)
     finer, _ = world(candidates.fine(NORMS, curve, baseline), **truth)
     fresh = ~np.isin(curve["condition"].values, finer["condition"].values)
@@ -82,6 +89,17 @@ def test_blocks_where_random_directions_do_as_much_are_not_read():
     assert not found["chosen"].any() and "random directions do as much" in found["reason"].values.tolist()
 
 
+def test_a_larger_dose_is_tried_where_the_largest_left_fluent_answers_that_refuse():
+    finalists, texts, baseline = searched()
+    assert candidates.stronger(NORMS, finalists, sites.choose_persona(texts, baseline, 0.5)) == []
+    texts["refusal"][:] = 0.6
+    more = candidates.stronger(NORMS, finalists, sites.choose_persona(texts, baseline, 0.5))
+    largest = {c.block: c.dose for c in candidates.strongest(finalists)}
+    assert {c.block for c in more} == set(largest) and all(c.dose > 1.3 * largest[c.block] for c in more)
+    texts["degenerate"][:] = 0.2
+    assert candidates.stronger(NORMS, finalists, sites.choose_persona(texts, baseline, 0.5)) == []
+
+
 def test_a_missing_number_is_no_reason_to_choose():
     _, texts, baseline = searched()
     texts["refusal"][:] = np.nan
@@ -97,9 +115,11 @@ def test_refusal_is_put_back_after_the_persona_by_the_smallest_dose_that_restore
     persona["refusal"] = persona["first"] = baseline["first"] * 0 + 0.1
     rows["refusal"][:] = rows["first"][:] = np.where(rows["dose"] < 0.08, 0.3, 0.95)
     best = candidates.put_back_finalists(rows, baseline, persona)
-    assert len(best) == 2 and (rows["dose"].sel(condition=best) == 0.1).all()
+    assert len(best) == 2 and (rows["dose"].sel(condition=best) == 0.12).all()
+    nothing = rows.assign(first=rows["first"] * 0)
+    assert len(candidates.put_back_finalists(nothing, baseline, persona)) == 2  # answers may tell what tokens do not
     found = sites.choose_refusal(rows, baseline, persona)
-    assert found["dose"].values[found["chosen"].values].tolist() == [0.1]
+    assert found["dose"].values[found["chosen"].values].tolist() == [0.12]
     assert "restores 20 points" in found["reason"].values.tolist()
 
 

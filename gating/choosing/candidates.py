@@ -146,10 +146,10 @@ def put_back(norms: Norms, block: int) -> list[Candidate]:
 def put_back_finalists(curve: xr.Dataset, baseline: xr.Dataset, steered: xr.Dataset, k: int = 2) -> list[str]:
     """The conditions with the smallest doses that restore nearly as much as the best does, at different blocks where
     there are several."""
-    share = sites.restored(curve, baseline, steered)
-    if not np.isfinite(share).any():
-        return curve["condition"].values[:k].tolist()
-    enough = np.flatnonzero(share >= MOST_RESTORES * min(1.0, np.nanmax(share)))
+    share = np.nan_to_num(sites.restored(curve, baseline, steered), nan=-np.inf)
+    if share.max() <= 0:  # none restores anything there: the answers may still tell
+        return curve["condition"].values[np.argsort(-share, kind="stable")[:k]].tolist()
+    enough = np.flatnonzero(share >= MOST_RESTORES * min(1.0, share.max()))
     ranked = sorted(enough.tolist(), key=lambda i: (round(float(curve["dose"][i]), 2), -share[i]))
     first_of = {int(curve["block"][i]): i for i in reversed(ranked)}
     best = [i for i in ranked if first_of[int(curve["block"][i])] == i]
