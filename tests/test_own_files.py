@@ -8,7 +8,8 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 import gating
-from gating import train
+from gating import cli, train
+from gating.errors import GatingError
 
 MINE = {
     "name": "mine", "kind": "tiny", "architecture": "llama", "max_new_tokens": 2, "first_token_openings": ["No"],
@@ -16,16 +17,19 @@ MINE = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def mine(tmp_path):
+@pytest.fixture(autouse=True)
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "conf/model").mkdir(parents=True)
     (tmp_path / "conf/experiment").mkdir()
     for path in ("mine.yaml", "it's, mine.yaml", "smollm.yaml", "conf/model/other.yaml"):
         (tmp_path / path).write_text(yaml.safe_dump(MINE))
     (tmp_path / "conf/experiment/short.yaml").write_text("# @package _global_\ndata: {n: 1}\n")
+    yield
+    cli.words([])  # the folders of this command line are no other's
 
 
-def test_a_models_file_is_a_choice_of_the_model_group(mine, command):
+def test_a_models_file_is_a_choice_of_the_model_group(command):
     small = ("data.n=2", "directions.n=4", "directions.questions=2", "controls.random=0")
     code, lines = command("model=./mine.yaml", *small)
     assert code == 0, lines
@@ -36,20 +40,23 @@ def test_a_models_file_is_a_choice_of_the_model_group(mine, command):
     assert json.loads(run.attrs["choices"])["model"] == "mine"
 
 
+def test_a_folder_of_choices_is_known_with_its_models_and_experiments(command):
+    code, lines = command("--config-dir", "conf", "model=other", "experiment=short", "dry_run=true")
+    assert code == 0, lines
+    assert lines[-1].startswith("store: runs/other-short-") and any("rows: 16 = 2 prompts" in line for line in lines)
+
+
 @pytest.mark.parametrize(
-    ("words", "folder"),
+    ("words", "become"),
     [
-        (("model=it's, mine.yaml",), "it-s--mine-compliant"),  # a path's commas and quotes are its own
-        (("model=smollm.yaml",), "smollm-file-compliant"),  # not the shipped one of that name
-        (("--config-dir", "conf", "model=other", "experiment=short"), "other-short"),
-        (("-cd=conf", "model=other"), "other-compliant"),
-        (("-m", "model=mine.yaml,tiny-qwen"), "tiny-qwen-compliant"),
+        (["model=it's, mine.yaml"], ["model=it-s--mine"]),  # a path's commas and quotes are its own
+        (["model=smollm.yaml"], ["model=smollm-file"]),  # not the shipped one of that name
+        (["-m", "model=mine.yaml,tiny-qwen"], ["-m", "model=mine,tiny-qwen"]),
+        (["-cd", "conf", "model=other"], ["--config-dir=conf", "model=other"]),
     ],
 )
-def test_paths_and_folders_are_taken_as_they_are_written(mine, command, words, folder):
-    code, lines = command(*words, "dry_run=true")
-    assert code == 0, lines
-    assert lines[-1].startswith(f"store: runs/{folder}-")
+def test_paths_and_folders_are_taken_as_they_are_written(words, become):
+    assert cli.words(words) == become
 
 
 @pytest.mark.parametrize(
@@ -57,25 +64,30 @@ def test_paths_and_folders_are_taken_as_they_are_written(mine, command, words, f
     [
         ("- 1\n", ["model=bad.yaml"], "the file must hold settings"),
         ("name: [\n", ["model=bad.yaml"], "not valid YAML"),
-        ("kind: tiny\nlayer: 3\n", ["model=bad.yaml"], "model.layer is not a setting"),
         ("", ["model=absent.yaml"], "there is no file absent.yaml"),
         ("", ["--config-dir", "absent"], "there is no folder absent"),
         ("", ["--config-dir", "conf", "model=absent"], "or tiny-qwen"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path, mine, command, content, words, why):
+def test_what_cannot_be_read_is_named(tmp_path, content, words, why):
     (tmp_path / "bad.yaml").write_text(content)
-    code, lines = command(*words, "dry_run=true")
-    assert code == 2 and why in " ".join(" ".join(lines).split())
+    with pytest.raises(GatingError, match=why):
+        cli.words(words)
 
 
-def test_a_folders_choice_with_a_shipped_name_is_refused(tmp_path, mine, command):
+def test_a_key_of_the_file_that_nothing_reads_is_refused(tmp_path, command):
+    (tmp_path / "bad.yaml").write_text("kind: tiny\nlayer: 3\n")
+    code, lines = command("model=bad.yaml", "dry_run=true")
+    assert code == 2 and "model.layer is not a setting" in " ".join(lines)
+
+
+def test_a_folders_choice_with_a_shipped_name_is_refused(tmp_path):
     (tmp_path / "conf/model/smollm.yaml").write_text(yaml.safe_dump(MINE))
-    code, lines = command("--config-dir", "conf", "dry_run=true")
-    assert code == 2 and "there is a model=smollm already" in " ".join(lines)
+    with pytest.raises(GatingError, match="there is a model=smollm already"):
+        cli.words(["--config-dir", "conf"])
 
 
-def test_training_takes_a_models_file_too(mine, command, monkeypatch, capsys):
+def test_training_takes_a_models_file_too(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gating.train", "model=mine.yaml", "blocks=[99]"])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as stop:

@@ -20,7 +20,7 @@ class ChooseConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     directions: DirectionsConfig = field(default_factory=DirectionsConfig)
-    n: int = 24  # harmful select prompts whose answers decide; half as many harmless; a third for first tokens
+    n: int = 24  # harmful select prompts whose answers decide; a third of them for first tokens; fewer harmless ones
     drop: float = 0.5  # the least fall of refusal that is asked of the persona
     new_tokens: int = 20  # of an answer
     out: str | None = None  # the model's file; null is RUNS_DIR/MODEL-chosen.yaml

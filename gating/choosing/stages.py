@@ -25,7 +25,7 @@ from gating.pipeline.config import DataConfig, RunConfig, SteerConfig
 
 LEAST_REFUSAL = 0.5  # of harmful prompts, and more than of harmless ones: else there is nothing to suppress
 RANDOM_DRAWS = 2  # of first tokens, at the strongest dose of each block
-RANDOM_TEXTS = 3  # of the chosen persona's answers
+RANDOM_TEXTS = 2  # of the chosen persona's answers
 Show = Callable[[str, xr.Dataset], None]  # a heading, and candidates with what was measured of them
 
 
@@ -82,9 +82,8 @@ def choose(cfg: ChooseConfig, label: str, show: Show) -> Chosen:
         tables.append((heading, table))
         show(heading, table)
 
-    half = max(2, cfg.n // 2)
     run = Runner(cfg, label, cfg.model)
-    unsteered = run("baseline", {}, cfg.n, half, cfg.new_tokens)
+    unsteered = run("baseline", {}, cfg.n, max(2, cfg.n // 2), cfg.new_tokens)
     check_refuses(unsteered)
     run.model = replace(cfg.model, first_token_openings=sites.openings(unsteered))
     norms = Norms.of(unsteered["directions"].to_dataset().load())
@@ -93,7 +92,7 @@ def choose(cfg: ChooseConfig, label: str, show: Show) -> Chosen:
     persona = _persona(run, norms, curve, baseline, tell)
     tried = _put_back(run, norms, persona, tell)
     conditions = candidates.conditions([persona], random=RANDOM_TEXTS) | candidates.conditions(tried, persona)
-    last = run("texts", conditions, cfg.n, half, cfg.new_tokens)
+    last = run("texts", conditions, cfg.n, max(2, cfg.n // 3), cfg.new_tokens)
     restored, baseline, steered = _with_persona(last, persona, tried)
     restored = sites.choose_refusal(restored, baseline, steered)
     tell("the persona, and refusal put back in: answers", _final(last, persona, restored))
@@ -169,7 +168,7 @@ def _put_back(run: Runner, norms: Norms, persona: Candidate, tell: Show) -> list
     """The refusal direction's finalists under the persona, by first tokens."""
     tried = candidates.put_back(norms, persona.block)
     conditions = candidates.conditions([persona]) | candidates.conditions(tried, persona)
-    rows, baseline, steered = _with_persona(run("refusal", conditions, max(2, run.cfg.n // 3), 2, 1), persona, tried)
+    rows, baseline, steered = _with_persona(run("refusal", conditions, max(2, run.cfg.n // 4), 2, 1), persona, tried)
     rows["share"] = ("condition", sites.restored(rows, baseline, steered))
     tell("refusal put back in: first tokens", rows)
     best = candidates.put_back_finalists(rows, baseline, steered)
