@@ -1,15 +1,14 @@
 """Settings of a user's own: a model's file named by its path, and a folder of them given as --config-dir."""
 
-import json
 import sys
 
 import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 
-import gating
 from gating import cli, train
 from gating.errors import GatingError
+from tests.conftest import compose
 
 MINE = {
     "name": "mine", "kind": "tiny", "architecture": "llama", "max_new_tokens": 2, "first_token_openings": ["No"],
@@ -29,15 +28,11 @@ def mine(tmp_path, monkeypatch):
     cli.words([])  # the folders of this command line are no other's
 
 
-def test_a_models_file_is_a_choice_of_the_model_group(command):
-    small = ("data.n=2", "directions.n=4", "directions.questions=2", "controls.random=0")
-    code, lines = command("model=./mine.yaml", *small)
-    assert code == 0, lines
-    run = gating.open_run(lines[-1].removeprefix("store: "))
-    config = yaml.safe_load(run.attrs["config"])
-    assert config["model"]["first_token_openings"] == ["No"] and config["model"]["architecture"] == "llama"
-    assert run["conditions"]["iv_layers"].sel(condition="compliant").values.tolist() == ["1"]
-    assert json.loads(run.attrs["choices"])["model"] == "mine"
+def test_a_models_file_is_a_choice_of_the_model_group():
+    run, chosen, _ = compose(*cli.words(["model=./mine.yaml"]))
+    assert chosen["model"] == "mine"
+    assert run.model.first_token_openings == ["No"] and run.model.architecture == "llama"
+    assert (run.steer.layers, run.model.steer.coef, run.model.batch_rows) == (1, 3.0, 64)
 
 
 def test_a_folder_of_choices_is_known_with_its_models_and_experiments(command):
