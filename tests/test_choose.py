@@ -15,7 +15,6 @@ from gating.choosing import candidates, model_file, stages
 from gating.choosing.candidates import Candidate, Norms
 from gating.choosing.config import ChooseConfig
 from gating.errors import GatingError
-from gating.judging.labels import COMPLIANCE, REFUSAL
 from gating.models import ModelConfig
 from tests import synthetic
 from tests.conftest import compose
@@ -188,32 +187,30 @@ def test_a_bad_setting_is_named(go, word, why):
     assert code == 2 and why in said
 
 
-def test_the_file_of_a_choice_is_a_model_on_which_the_paper_runs(tmp_path, go, command, monkeypatch):
-    """A tiny random model that "refuses" wherever its answer is likely without steering."""
-    firsts = [5]
-
-    def first_tokens(run):
-        firsts[:] = sorted(set(run["outcomes"]["token_ids"].values[0, :, 0].tolist()))
-        return ["I", "No"]
-
-    monkeypatch.setattr("gating.judging.rule.label", lambda text, ids, nll, limits: REFUSAL if nll < 1 else COMPLIANCE)
-    monkeypatch.setattr("gating.choosing.stages.check_refuses", lambda run: None)
-    monkeypatch.setattr("gating.analysis.sites.RANDOM", 99.0)  # in a random model no direction is special
-    monkeypatch.setattr("gating.analysis.sites.openings", first_tokens)
-    monkeypatch.setattr("gating.pipeline.prompt_batches.opening_ids", lambda study, backend: firsts)
-    code, said = go(*SMALL, "drop=0.01")
+def test_the_sites_of_a_known_truth_are_found_and_the_file_is_a_model_on_which_the_paper_runs(tmp_path, go, command):
+    words = ("model=planted", "n=6", "directions.n=8", "directions.questions=2", "new_tokens=6", "out=mine.yaml")
+    code, said = go(*words)
     assert code == 0, said
-    written = (tmp_path / "mine.yaml").read_text()
-    again, _ = go(*SMALL, "drop=0.01")
-    assert again == 0 and (tmp_path / "mine.yaml").read_text() == written
-    runs = sorted(tmp_path.glob("runs/tiny-llama-choose-*"))
-    stages_run = {"baseline", "coarse", "fine", "persona", "refusal", "texts"}
-    assert stages_run <= {r.name.split("-")[3] for r in runs}
+    content = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    found = content["sites"]
+    assert found["persona"] <= 3 and found["late"] >= 3  # written at block 3, refusal comes to be at block 4
+    assert found["refusal_read"] >= 4 and found["chosen"].startswith("select split, n = 6")
+    assert content["first_token_openings"] == ["No"] and content["architecture"] == "gated"
+    runs = sorted(tmp_path.glob("runs/planted-choose-*"))
+    assert {r.name.split("-")[2] for r in runs} >= {"baseline", "coarse", "fine", "persona", "refusal", "texts"}
     assert all(store.open_run(r).attrs["status"] == "complete" for r in runs)
-    content = yaml.safe_load(written)
-    assert content["first_token_openings"] == ["I", "No"] and content["sites"]["chosen"].startswith("select split")
     code, lines = command("model=mine.yaml", "experiment=paper", "dry_run=true")
     assert code == 0 and not any("never chosen" in line for line in lines)
+
+
+def test_where_no_persona_gates_refusal_nothing_is_written(tmp_path, go):
+    small = ("n=6", "directions.n=8", "directions.questions=2", "new_tokens=6", "out=mine.yaml")
+    code, said = go("model=planted", "model.architecture=keyword", *small)
+    assert code == 2 and "no block and dose lowers refusal by 50 points on the select split" in said
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_a_run_whose_claims_speak_of_sites_that_were_never_chosen_says_what_to_do(command):
     code, lines = command("model=tiny-llama", "experiment=paper", "dry_run=true")
     assert code == 0 and any("python -m gating.choose model=tiny-llama" in line for line in lines)
 
