@@ -144,7 +144,7 @@ def test_a_removal_that_cannot_be_matched_by_direction_alone_says_by_how_much_it
         (f"+conditions.c=[{ADD[:-1]}, random: 2, draw: wild}}]", "conditions.c[0].draw='wild'"),
         (f"+conditions.c=[{ADD[:-1]}, random: 2, draw: [{{a: b}}]}}]", "conditions.c[0].draw"),
         (f"+conditions.c=[{ADD[:-1]}, random: 2}},{ko('own')}]", "give them the same draw"),
-        (f"+conditions.own=[{ADD}]", "choose another name"),
+        (f"+conditions.own=[{ADD},{ko('own')}]", "choose another name"),
         ("controls.draw=wild", "controls.draw"),
     ],
 )
