@@ -13,7 +13,7 @@ from gating import cli, store
 from gating.analysis import claims
 from gating.analysis.claims import Family
 from gating.reporting import page, tables
-from gating.reporting.rows import own_claims, verdict_rows
+from gating.reporting.rows import own_claims, registered, verdict_rows
 
 
 def _print_verdicts(
@@ -25,6 +25,8 @@ def _print_verdicts(
     sections = [(path, verdict_rows(decided[path], family)) for path, family in given.items()]
     if sections:
         console.print(tables.verdict_table(sections, _title(list(given.values()), post_hoc)))
+        for words in dict.fromkeys(registered(each) for each in decided.values()):
+            print(words)
 
 
 def _title(families: Sequence[Family], post_hoc: bool) -> str:

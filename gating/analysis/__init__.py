@@ -4,7 +4,8 @@ Everything counts prompts that are `done` and have a label; what is missing is l
 other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
-from gating.analysis.contrasts import contrast, controlled, random_null
+from gating.analysis.contrasts import contrast, controlled, draws, random_null
+from gating.analysis.direction_variants import effect_over_directions, stability
 from gating.analysis.interchange import Route, routes
 from gating.analysis.label_rates import rates, refusal_rate
 from gating.analysis.mediation import by_block, mediation
@@ -17,6 +18,7 @@ from gating.analysis.reading import (
     shown_names,
     strengths,
     undisturbed,
+    whole_directions,
     written_blocks,
 )
 
@@ -28,6 +30,8 @@ __all__ = [
     "conditions_of_kind",
     "contrast",
     "controlled",
+    "draws",
+    "effect_over_directions",
     "held_readouts",
     "mediation",
     "random_null",
@@ -36,7 +40,9 @@ __all__ = [
     "refusal_rate",
     "routes",
     "shown_names",
+    "stability",
     "strengths",
     "undisturbed",
+    "whole_directions",
     "written_blocks",
 ]

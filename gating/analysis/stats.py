@@ -155,7 +155,12 @@ class Mean:
     @property
     def sd(self) -> float:
         """Standard deviation of one prompt that the wider standard error amounts to."""
-        return max((s for s, _ in self._scales()), default=np.nan) * float(np.sqrt(self.n + 2))
+        return self.se * float(np.sqrt(self.n + 2))
+
+    @property
+    def se(self) -> float:
+        """The wider standard error; NaN where the values do not vary at all."""
+        return max((s for s, _ in self._scales()), default=np.nan)
 
     def _scales(self) -> list[tuple[float, float]]:
         """Standard errors with their degrees of freedom; one of zero says nothing (all values, or all clusters,

@@ -24,7 +24,7 @@ from gating.figures import gallery
 from gating.judging.labels import LABELS
 from gating.reporting import effects
 from gating.reporting.headline import headline
-from gating.reporting.rows import Row, Verdict, folded, headline_set, own_claims, rows, verdict_rows
+from gating.reporting.rows import Row, Verdict, folded, headline_set, own_claims, registered, rows, verdict_rows
 
 PROMPT_WORDS, HARMLESS_WORDS, HARMFUL_WORDS = 6, 12, 4
 SAMPLES = 12  # prompts
@@ -37,6 +37,7 @@ class DecidedFamily(NamedTuple):
     post_hoc: bool  # named after the run
     decided: xr.Dataset
     rows: list[Verdict]
+    registered: str  # which claims and which code, in words
 
 
 class OutcomesTable(NamedTuple):
@@ -112,7 +113,7 @@ def decided_families(run: xr.DataTree, post_hoc: Family | None) -> list[DecidedF
         if family:
             decided = claims.evaluate(run, family)
             decided.attrs["post_hoc"] = later
-            out.append(DecidedFamily(family, later, decided, verdict_rows(decided, family)))
+            out.append(DecidedFamily(family, later, decided, verdict_rows(decided, family), registered(decided)))
     return out
 
 

@@ -14,7 +14,7 @@ from gating.analysis import claims
 from gating.foreign import cell
 from gating.judging.labels import LABELS, TABLE
 from gating.reporting import effects
-from gating.reporting.rows import Verdict, folded, headline_set, own_claims, rows, shown, verdict_rows
+from gating.reporting.rows import Verdict, folded, headline_set, own_claims, registered, rows, shown, verdict_rows
 
 COLUMNS = ("n", *(label.heading for label in TABLE), "vs baseline", "p")
 STYLES = {"random": "dim", "steered": "bold"}
@@ -55,7 +55,8 @@ def verdicts(run: xr.DataTree) -> list[Table]:
     family = own_claims(run)
     if not family:
         return []
-    return [verdict_table([("", verdict_rows(claims.evaluate(run, family), family))], family["family"])]
+    decided = claims.evaluate(run, family)
+    return [verdict_table([("", verdict_rows(decided, family))], f"{family['family']} ({registered(decided)})")]
 
 
 def verdict_table(sections: Sequence[tuple[str, Sequence[Verdict]]], title: str) -> Table:
