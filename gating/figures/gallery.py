@@ -11,8 +11,7 @@ from gating.figures import dose, geometry, maps, mediation, nulls, prompts, rate
 
 REGISTRY = (
     *rates.FIGURES, *dose.FIGURES, *maps.FIGURES, *mediation.FIGURES, *nulls.FIGURES, *geometry.FIGURES,
-    *variants.FIGURES,
-    *prompts.FIGURES, *traces.FIGURES,
+    *variants.FIGURES, *prompts.FIGURES, *traces.FIGURES,
 )  # fmt: skip
 
 
