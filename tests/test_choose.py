@@ -114,7 +114,7 @@ def test_refusal_is_put_back_after_the_persona_by_the_smallest_dose_that_restore
     persona["refusal"] = persona["first"] = baseline["first"] * 0 + 0.1
     rows["refusal"][:] = rows["first"][:] = np.where(rows["dose"] < 0.08, 0.3, 0.95)
     best = candidates.put_back_finalists(rows, baseline, persona)
-    assert len(best) == 2 and (rows["dose"].sel(condition=best) == 0.12).all()
+    assert rows["dose"].sel(condition=best).values.tolist() == [0.12, 0.3]
     nothing = rows.assign(first=rows["first"] * 0)
     assert len(candidates.put_back_finalists(nothing, baseline, persona)) == 2  # answers may tell what tokens do not
     found = sites.choose_refusal(rows, baseline, persona)

@@ -23,7 +23,7 @@ READ = {0.25: 0.3, 0.05: 0.6}  # share of first-token refusal left at the doses 
 # themselves at a block where it never halves: a model may well refuse and comply with the same first word
 STRONGER = 1.4  # times the largest dose, where answers were fluent and still refused
 PUT_BACK = (0.05, 0.12, 0.3)  # doses of the refusal direction
-MOST_RESTORES = 0.8  # share of the best: the smallest doses that reach it are finalists
+MOST_RESTORES = 0.8  # share of the best: the smallest dose that reaches it is a finalist
 FROM, TO = 0.2, 0.9  # of the depth
 
 
@@ -143,17 +143,20 @@ def put_back(norms: Norms, block: int) -> list[Candidate]:
     return list(dict.fromkeys(tried))
 
 
-def put_back_finalists(curve: xr.Dataset, baseline: xr.Dataset, steered: xr.Dataset, k: int = 2) -> list[str]:
-    """The conditions with the smallest doses that restore nearly as much as the best does, at different blocks where
-    there are several."""
+def put_back_finalists(curve: xr.Dataset, baseline: xr.Dataset, steered: xr.Dataset) -> list[str]:
+    """Two conditions: the smallest dose that restores nearly as much as the best does, and the largest dose at the same
+    place, since answers may go on to comply where the first token refuses. Where that is the same, or where none
+    restores anything, the two that restore most."""
     share = np.nan_to_num(sites.restored(curve, baseline, steered), nan=-np.inf)
-    if share.max() <= 0:  # none restores anything there: the answers may still tell
-        return curve["condition"].values[np.argsort(-share, kind="stable")[:k]].tolist()
-    enough = np.flatnonzero(share >= MOST_RESTORES * min(1.0, share.max()))
-    ranked = sorted(enough.tolist(), key=lambda i: (round(float(curve["dose"][i]), 2), -share[i]))
-    first_of = {int(curve["block"][i]): i for i in reversed(ranked)}
-    best = [i for i in ranked if first_of[int(curve["block"][i])] == i]
-    return [str(curve["condition"].values[i]) for i in (best + [i for i in ranked if i not in best])[:k]]
+    names, most = curve["condition"].values, np.argsort(-share, kind="stable")[:2]
+    if share.max() <= 0:
+        return names[most].tolist()
+    dose, place = curve["dose"].values.round(2), list(zip(curve["block"].values, curve["read"].values, strict=True))
+    enough = np.flatnonzero(share >= MOST_RESTORES * min(1.0, share.max())).tolist()
+    best = min(enough, key=lambda i: (dose[i], -share[i]))
+    largest = max((i for i in range(len(place)) if place[i] == place[best]), key=lambda i: dose[i])
+    both = [best, largest] if largest != best else [best, *(i for i in most.tolist() if i != best)][:2]
+    return names[both].tolist()
 
 
 def conditions(tried: Sequence[Candidate], before: Candidate | None = None, random: int = 0) -> dict[str, Any]:
