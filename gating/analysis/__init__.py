@@ -20,6 +20,7 @@ from gating.analysis.reading import (
     whole_directions,
     written_blocks,
 )
+from gating.analysis.samples import sampled_rates
 
 __all__ = [
     "asked",
@@ -34,6 +35,7 @@ __all__ = [
     "rates",
     "read_group",
     "refusal_rate",
+    "sampled_rates",
     "shown_names",
     "stability",
     "strengths",
