@@ -27,7 +27,7 @@ import yaml
 
 from gating.analysis import stats
 from gating.analysis.claim_conditions import Kinds, members, weights
-from gating.analysis.claim_files import PROMPTS, Claim, Family, check, check_conditions, load
+from gating.analysis.claim_files import PROMPTS, Claim, Family, check, check_conditions, digest, load
 from gating.analysis.reading import asked, read_group
 from gating.analysis.verdicts import Evidence, decide, testable
 from gating.errors import GatingError
@@ -40,6 +40,7 @@ __all__ = [
     "check",
     "check_conditions",
     "contrast_of",
+    "digest",
     "evaluate",
     "evaluate_many",
     "load",
@@ -72,9 +73,15 @@ def evaluate_many(runs: Mapping[str, xr.DataTree], families: Mapping[str, Family
             [e for e, (owner, _) in zip(evidence, asked_of, strict=True) if owner == name],
             families[name],
             _untested_sites(runs[name], families[name]),
-        )
+        ).assign_attrs(_provenance(runs[name], families[name]))
         for name in runs
     }
+
+
+def _provenance(run: xr.DataTree, family: Family) -> dict[str, object]:
+    """The digests of the family and of the code that made the run, and whether the run was begun with this family."""
+    own = digest(family)
+    return {"digest": own, "registered": run.attrs.get("claims_digest") == own, "code": run.attrs.get("code", "")}
 
 
 def _alpha(family: Family) -> float:
@@ -201,7 +208,10 @@ def _permuted(evidence: Evidence, claim: Claim, contrast: Contrast, kinds: Kinds
     null = (values.sel(condition=drawn) - base).mean("prompt").values
     sign = -1.0 if claim["expect"] == "below" else 1.0
     scale, digits, unit = (1, 2, claim["measure"]) if claim.get("measure") else (100, 0, "points")
-    reason = f"random directions: {scale * null.min():+.{digits}f} to {scale * null.max():+.{digits}f} {unit}"
+    reason = (
+        f"{len(drawn)} random directions: {scale * null.min():+.{digits}f} to {scale * null.max():+.{digits}f} {unit}, "
+        f"p at least {1 / (len(drawn) + 1):.2g}"
+    )
     nearest = evidence.low if claim["expect"] == "above" else -evidence.high
     p = stats.permutation_p(sign * evidence.estimate, sign * null)
     return replace(evidence, k=len(drawn), p=p, reason=reason, clears=bool(nearest > evidence.margin))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,12 +113,8 @@ class Mean:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided interval of the mean, within its bounds; NaN where the values do not vary at all."""
-        ends = [
-            (middle - reach, middle + reach)
-            for scale, df in self._scales()
-            for middle in (self.centre, self.estimate)
-            for reach in [scale * float(t.ppf((1 + level) / 2, df))]
-        ]
+        reaches = [scale * float(t.ppf((1 + level) / 2, df)) for scale, df in self._scales()]
+        ends = [(middle - reach, middle + reach) for reach in reaches for middle in (self.centre, self.estimate)]
         if not ends:
             return np.nan, np.nan
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
@@ -189,6 +186,20 @@ def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None
             sums = np.bincount(member, weights=d - centre)
             clustered = np.sqrt(count / (count - 1) * ((sums**2).sum() + (ends**2).sum())) / m
     return Mean(float(d.mean()), float(centre), float(plain), float(clustered), n, count, bound)
+
+
+def edge(refuted: Callable[[float], bool], inside: float, side: float) -> float:
+    """The end of an interval that a test makes, from a value inside it: the farthest value on one side (-1 or 1) that
+    is not refuted, to a thousandth of its distance; infinite where none is."""
+    low, high = 0.0, 1e-3
+    while not refuted(inside + side * high):
+        low, high = high, 2 * high
+        if high > 1e6:
+            return side * np.inf
+    while high - low > 1e-3 * high and high > 1e-12:
+        middle = (low + high) / 2
+        low, high = (low, middle) if refuted(inside + side * middle) else (middle, high)
+    return inside + side * high
 
 
 def bootstrap_mean(

@@ -40,6 +40,7 @@ class ControlsConfig:
     """Controls of every grid point."""
 
     random: int = 5  # seeds of a norm-matched random direction
+    draw: Any = "isotropic"  # how it is drawn, or several: isotropic, covariance, permuted (add), matched (ablate)
     reverse: bool = True  # the same direction with the opposite sign
 
 
@@ -146,6 +147,7 @@ BACKENDS = ("local", "ndif", "simulation")
 # Settings that say where and how a run is done, not what comes out of it: no part of its key.
 NOT_IN_KEY = ("runs_dir", "force", "dry_run", "full_text")
 CALIBRATION_PROMPTS = 16  # of the select split, for steer.iso_kl
+MATCHING_PROMPTS = 32  # of each select split, harmful and harmless, for draw=matched
 NOT_IN_KEY_OF_BACKEND = ("host", "deploy", "in_flight", "deadline", "outage", "unknown", "stalled", "attempts")
 
 
