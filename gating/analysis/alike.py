@@ -45,9 +45,7 @@ def _compared(one: xr.DataTree, other: xr.DataTree) -> Iterator[tuple[str, objec
     experiments = [json.loads(run.attrs["choices"]).get("experiment") for run in (one, other)]
     yield ("experiment", *experiments)
     prompts = [_prompts(run) for run in (one, other)]
-    only = [f"{len(a - b)} prompts that the other lacks" for a, b in (prompts, prompts[::-1])]
-    if prompts[0] != prompts[1]:
-        yield ("the set of prompts", f"one with {only[0]}", f"one with {only[1]}")
+    yield ("what one has alone of the prompts", _alone(*prompts), _alone(*prompts[::-1]))
     for attr in ("judge", "max_new_tokens"):
         yield (attr, one.attrs[attr], other.attrs[attr])
     a, b = _settings(one), _settings(other)
@@ -60,6 +58,14 @@ def _prompts(run: xr.DataTree) -> set[tuple[str, bool]]:
     """The prompts' hashes, with whether each counts as harmful."""
     prompts = read_group(run, "prompts")
     return set(zip(prompts["prompt"].values.tolist(), prompts["harmful"].values.tolist(), strict=True))
+
+
+def _alone(own: set[tuple[str, bool]], other: set[tuple[str, bool]]) -> str:
+    """How many prompts one set has and the other lacks, and the first of them."""
+    alone = sorted(own - other)
+    if not alone:
+        return "nothing"
+    return f"{len(alone)} (such as {alone[0][0]}, {'harmful' if alone[0][1] else 'harmless'})"
 
 
 def _check_models(runs: Mapping[str, xr.DataTree]) -> None:
