@@ -59,15 +59,10 @@ def test_a_killed_run_goes_on_with_the_samples_that_it_would_have_drawn(whole, t
     assert again.equals(whole["samples"].to_dataset().load())
 
 
-def test_a_server_would_draw_the_same_samples_and_greedy_answers_are_as_without(whole, tmp_path):
+def test_a_server_would_draw_the_same_samples(whole, tmp_path):
     made = planned(tmp_path, *SPLIT, "backend=simulation")
     execute.execute(made)
     assert gating.open_run(made.store)["samples"]["token_ids"].equals(whole["samples"]["token_ids"])
-    bare = planned(tmp_path, *SPLIT, "sampling.n=0")
-    execute.execute(bare)
-    run = gating.open_run(bare.store)
-    assert "samples" not in run.children
-    assert run["outcomes"]["token_ids"].equals(whole["outcomes"]["token_ids"])
 
 
 @pytest.mark.parametrize("word", ["sampling.n=-1", "sampling.n=1001", "sampling.temperature=0"])
@@ -128,6 +123,14 @@ def test_missing_samples_are_left_out_and_a_prompt_without_any_does_not_count():
     own = analysis.sampled_rates(sampled({"baseline": gone}, greedy={"baseline": [0, 0, 1, 1]})).isel(condition=0)
     assert int(own["n"]) == 3 and int(own["answers"]) == 5
     assert float(own["rate"]) == pytest.approx(2 / 3) and float(own["greedy"]) == pytest.approx(1 / 3)
+
+
+def test_a_joined_multirun_is_taken_apart_first(whole):
+    joined = whole.copy()
+    joined.attrs["axes"] = ["seed"]
+    for analysed in (analysis.sampled_rates, analysis.stability, analysis.effect_over_directions):
+        with pytest.raises(GatingError, match="joined over seed; open its runs one by one"):
+            analysed(joined)
 
 
 def test_a_run_without_samples_says_how_to_have_them_and_one_with_them_draws_them(whole):

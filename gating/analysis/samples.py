@@ -11,7 +11,7 @@ import xarray as xr
 
 from gating.analysis import stats
 from gating.analysis.label_rates import described, hits, with_names
-from gating.analysis.reading import asked, read_group
+from gating.analysis.reading import asked, check_single, read_group
 from gating.errors import GatingError
 from gating.judging.labels import LABELS, MISSING
 
@@ -39,6 +39,7 @@ def sampled_rates(
     Intervals are those of a claim's contrast (stats.mean_of: two pseudo-prompts; the difference's is the wider of
     plain and category-clustered). Raises GatingError for a run without samples, and as `refusal_rate` does.
     """
+    check_single(run)
     if "samples" not in run.children:
         raise GatingError("this run has no sampled answers; give it sampling.n=5, say, to draw five a prompt.")
     greedy, _ = hits(run, label, harmful)
