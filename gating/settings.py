@@ -43,6 +43,8 @@ RANGES = {
     "directions.response_tokens": Range(1, 4096),
     "directions.samples": Range(1, 1000),
     "directions.temperature": Range(0, 5),
+    "sampling.n": Range(0, 1000),
+    "sampling.temperature": Range(0, 5, above=True),
     "directions.permutations": Range(0, 10**4),
     "backend.batch_rows": Range(1, 10**5),
     "backend.in_flight": Range(1, 64),
