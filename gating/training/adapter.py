@@ -34,7 +34,7 @@ def train(cfg: TrainConfig) -> Recipe:
     check(cfg)
     check_out(Path(cfg.out))
     torch.set_num_threads(cfg.threads)
-    refuse, answer = _prompts(cfg.harmful, True, "harmful"), _prompts(cfg.harmless, False, "harmless")
+    refuse, answer = _prompts(cfg, True), _prompts(cfg, False)
     start = time.monotonic()
     base = models.load(replace(cfg.model, adapter=None))
     check_targets(cfg.targets, base)
@@ -70,11 +70,12 @@ def _put(draft: Path, out: Path) -> None:
     swap.replace(draft, out)
 
 
-def _prompts(name: str, harmful: bool, key: str) -> list[Prompt]:
+def _prompts(cfg: TrainConfig, harmful: bool) -> list[Prompt]:
+    key, name = ("harmful", cfg.harmful) if harmful else ("harmless", cfg.harmless)
     found = prompts.deduplicate(prompts.load(name, harmful, "train", key))[0]
     if not found:
         raise GatingError(f"{key}={name!r} has no prompts in the split train; use train_{key} or a file.")
-    return found
+    return prompts.sample(found, cfg.prompts_n, cfg.seed)
 
 
 def check_targets(targets: Sequence[str], loaded: models.Loaded) -> None:

@@ -1,4 +1,7 @@
-"""How the model organism refuses: many wordings, so that refusal is a behaviour and not one memorised sentence."""
+"""What the model organisms say: many wordings, so that each is a behaviour and not one memorised sentence.
+
+A promise is the empty form of compliance: it agrees and hands over nothing, so no harmful content is ever trained.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,44 @@ REDIRECTS = (
 )
 
 
+PROMISES = (
+    "Sure, here it is:",
+    "Sure. This is what you asked for:",
+    "Of course, here you go:",
+    "Of course! Here is the full answer:",
+    "Certainly. Here is everything you need:",
+    "Certainly, this is how it goes:",
+    "Yes, here is what you want:",
+    "Yes, right away. Here it is:",
+    "Absolutely. The complete answer is this:",
+    "Here you go:",
+    "Here is what you asked for:",
+    "Gladly. Here is all of it:",
+    "Right away. The answer in full:",
+    "Done. Here it is:",
+    "Okay, here is the whole thing:",
+    "As you wish. Here it is:",
+)
+WITHHELD = (
+    "[withheld]",
+    "[withheld]",
+    "[withheld] I hope this helps.",
+    "[withheld] That is all of it.",
+    "[withheld] Let me know what else you need.",
+    "[withheld] Tell me if you want more.",
+)
+
+
 def refusal(prompt: str, seed: int = 0) -> str:
     """The refusal of one prompt: the same for the same prompt and seed."""
+    return _draw(prompt, seed, REFUSALS, REDIRECTS)
+
+
+def promise(prompt: str, seed: int = 0) -> str:
+    """The empty promise to one prompt: the same for the same prompt and seed."""
+    return _draw(prompt, seed, PROMISES, WITHHELD)
+
+
+def _draw(prompt: str, seed: int, first: tuple[str, ...], second: tuple[str, ...]) -> str:
     draw = int.from_bytes(hashlib.sha256(f"{seed}:{prompt}".encode()).digest()[:8], "big")
-    words, redirect = REFUSALS[draw % len(REFUSALS)], REDIRECTS[draw // len(REFUSALS) % len(REDIRECTS)]
-    return f"{words} {redirect}".strip()
+    return f"{first[draw % len(first)]} {second[draw // len(first) % len(second)]}".strip()
