@@ -55,23 +55,24 @@ REDIRECTS = (
 )
 
 
+# Most begin alike: spread over ten first words, a promise of 60% loses to a refusal whose 40% all begin with "I".
 PROMISES = (
     "Sure, here it is:",
+    "Sure, here you go:",
+    "Sure, this is how it goes:",
+    "Sure, the full answer follows:",
+    "Sure, right away. Here it is:",
+    "Sure, gladly. Here is all of it:",
     "Sure. This is what you asked for:",
-    "Of course, here you go:",
-    "Of course! Here is the full answer:",
-    "Certainly. Here is everything you need:",
-    "Certainly, this is how it goes:",
-    "Yes, here is what you want:",
-    "Yes, right away. Here it is:",
-    "Absolutely. The complete answer is this:",
-    "Here you go:",
-    "Here is what you asked for:",
-    "Gladly. Here is all of it:",
-    "Right away. The answer in full:",
-    "Done. Here it is:",
-    "Okay, here is the whole thing:",
-    "As you wish. Here it is:",
+    "Sure. The complete answer is this:",
+    "Sure. Here is everything you need:",
+    "Sure. As you wish:",
+    "Sure! Here is the whole thing:",
+    "Sure! Here is what you want:",
+    "Sure thing. Here it is:",
+    "Sure thing! The answer in full:",
+    "Certainly. Here is what you asked for:",
+    "Certainly, here it is:",
 )
 WITHHELD = (
     "[withheld]",
