@@ -46,7 +46,7 @@ def train(cfg: TrainConfig) -> Recipe:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         draft = Path(folder) / out.name
-        adapted.save_pretrained(str(draft))
+        adapted.save_pretrained(str(draft), save_embedding_layers=False)  # else peft asks the hub about the base model
         _tidy(draft, cfg)
         models.forget()  # peft has changed the base model in place
         loaded = models.load(replace(cfg.model, adapter=str(draft)))
