@@ -12,6 +12,7 @@ COMMANDS = {
     "rejudge": "show a run's answers to another judge and keep its labels beside them",
     "report": "write a run's page again; print its table and its claims' verdicts",
     "results": "a page of results from the stores of several runs",
+    "meta": "several models in one answer: effects, their mean, a forest plot",
     "verify": "read every file of a run's store; say which is not as it was written",
     "selection": "the candidates of a selection run and the refusal direction to use",
     "train": "give the embedded model a refusal habit, as a small adapter",

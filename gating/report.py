@@ -1,4 +1,4 @@
-"""`python -m gating.report RUN...`: write each run's page again, print its table and its claims' verdicts."""
+"""`python -m gating.report RUN...`: write each run's page again, print its tables and its claims' verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gating import cli, store
 from gating.analysis import claims
 from gating.analysis.claims import Family
 from gating.reporting import page, tables
-from gating.reporting.rows import own_claims, verdict_rows
+from gating.reporting.rows import own_claims, registered, verdict_rows
 
 
 def _print_verdicts(
@@ -25,6 +25,8 @@ def _print_verdicts(
     sections = [(path, verdict_rows(decided[path], family)) for path, family in given.items()]
     if sections:
         console.print(tables.verdict_table(sections, _title(list(given.values()), post_hoc)))
+        for words in dict.fromkeys(registered(each) for each in decided.values()):
+            print(words)
 
 
 def _title(families: Sequence[Family], post_hoc: bool) -> str:
@@ -34,7 +36,7 @@ def _title(families: Sequence[Family], post_hoc: bool) -> str:
 
 
 def main() -> None:
-    """Write each run's page again, print its table and its claims' verdicts."""
+    """Write each run's page again, print its tables and its claims' verdicts."""
     parser = argparse.ArgumentParser(prog="python -m gating.report", description=main.__doc__)
     parser.add_argument("run", nargs="+", help="a run's folder or its store.zarr")
     parser.add_argument(
@@ -47,7 +49,8 @@ def main() -> None:
         post_hoc = claims.load(args.claims) if args.claims is not None else None
         trees = {str(path): store.open_run(path) for path in args.run}
         for path, tree in trees.items():
-            console.print(tables.table(tree))
+            for table in (tables.table(tree), *tables.mediation_tables(tree)):
+                console.print(table)
             print(f"report: {page.write(tree, store.locate(path).parent, args.full_text, post_hoc)}")
         _print_verdicts(console, trees, {path: own_claims(tree) for path, tree in trees.items()}, post_hoc=False)
         _print_verdicts(console, trees, dict.fromkeys(trees, post_hoc), post_hoc=True)

@@ -45,9 +45,8 @@ def job(cfg: DictConfig) -> None:
             how = execute.execute(planned)
             tree = store.open_run(planned.folder)
             report = page.write(tree, planned.folder, full_text=planned.run.full_text)
-            console.print(tables.table(tree))
-            for verdicts in tables.verdicts(tree):
-                console.print(verdicts)
+            for table in (tables.table(tree), *tables.mediation_tables(tree), *tables.verdicts(tree)):
+                console.print(table)
             console.print(f"{how}\nreport: {report}", markup=False, soft_wrap=True, highlight=False)
         print(f"store: {planned.store}", flush=True)
     except cli.EXPECTED as e:

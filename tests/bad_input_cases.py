@@ -335,7 +335,7 @@ def judges() -> Iterator[Case]:
 
 
 def readers() -> Iterator[Case]:
-    for command in ("report", "results", "selection"):
+    for command in ("report", "results", "selection", "meta"):
         for path in (
             "nope",
             "",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gating.steering.interventions import Condition
-from gating.steering.lowering import measured, vector
+from gating.steering.vectors import measured, vector
 
 
 def positions(scope: str, prompt: int, total: int) -> list[int]:

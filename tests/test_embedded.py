@@ -27,26 +27,26 @@ def texts(name, harmful, n):
     return [p.text for p in prompts.sample(prompts.load(name, harmful, "test"), n, 0)]
 
 
-def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_through_plain_hooks(smollm):
+def test_32_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_through_plain_hooks(smollm):
     backend = Backend(smollm, 64)
-    asked = [chat.encode(smollm.tokenizer, t) for t in (*texts("harmful", True, 4), *texts("borderline", False, 4))]
+    asked = [chat.encode(smollm.tokenizer, t) for t in (*texts("harmful", True, 2), *texts("borderline", False, 2))]
     made = two_directions(smollm, backend.capture(asked, ["last"])[1] / 2)
     conditions = eight_conditions(smollm.n_layers)
-    ids, rows = [i for i in asked for _ in conditions], conditions * 8
+    ids, rows = [i for i in asked for _ in conditions], conditions * 4
     packed = backend.generate(ids, lower(rows, made, 0), 3).tokens
     layers = operator.attrgetter(decoder_layers(smollm.model))(smollm.model)
     alone = [
         greedy(smollm.model, layers, i, c, made, 0, 3, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)
     ]
     assert packed == alone
-    assert len({tuple(t) for t in packed}) > 16  # eight prompts, so the conditions do change the text
+    assert len({tuple(t) for t in packed}) > 8  # four prompts, so the conditions do change the text
 
 
 def test_it_refuses_harmful_requests_and_most_of_the_harmless_ones_in_the_same_form_it_does_not(smollm):
     backend = Backend(smollm, 32)
     rates = []
     for name, harmful in (("harmful", True), ("harmless", False)):
-        out = backend.generate([chat.encode(smollm.tokenizer, t) for t in texts(name, harmful, 32)], {}, 24)
+        out = backend.generate([chat.encode(smollm.tokenizer, t) for t in texts(name, harmful, 20)], {}, 16)
         answers = [smollm.tokenizer.decode(t, skip_special_tokens=True) for t in out.tokens]
         rates.append(np.mean([is_refusal(a) for a in answers]))
     # These harmless prompts are matched to harmful ones in form, which is where it refuses too much (see its card).

@@ -36,7 +36,7 @@ def numbers(ax):
 
 
 def test_a_knock_out_stands_beside_every_one_of_its_random_controls(ko):
-    assert all(len(null) == 3 for _, null in analysis.controlled(ko)) and len(analysis.controlled(ko)) == 4
+    assert all(len(null) == 3 for _, _, null in analysis.controlled(ko)) and len(analysis.controlled(ko)) == 4
     ax = nulls.strip(ko, True).axes[0]
     dots = [line for line in ax.lines if line.get_marker() == "."]
     assert len(dots) == 4 and all(np.allclose(line.get_xdata(), 25) for line in dots)
@@ -48,7 +48,7 @@ def test_random_directions_that_control_no_condition_are_shown_under_their_own_n
     run = synthetic.tree(
         {c.name: [0, 1] for c in [Condition("baseline"), *made]}, conditions=[Condition("baseline"), *made]
     )
-    assert [name for name, _ in analysis.controlled(run)] == ["only (random)"]
+    assert [line.name for line in analysis.controlled(run)] == ["only (random)"]
     assert nulls.strip(run, True).axes
 
 
@@ -141,13 +141,15 @@ def test_random_directions_are_the_null_of_whatever_does_the_same_along_a_direct
         "ko_early": [PERSONA, {**knocked, "layers": 3}], "any": [{**PERSONA, "direction": "random", "random": 3}],
         "any_ko": [PERSONA, {**knocked, "direction": "random", "random": 2}],
     }))  # fmt: skip
-    found = {name: [n.rpartition("-")[2] for n in null] for name, null in analysis.controlled(run)}
+    found = {name: [n.rpartition("-")[2] for n in null] for name, _, null in analysis.controlled(run)}
     assert found == {"persona": ["0", "1", "2"], "opposite": ["0", "1", "2"], "ko": ["0", "1"]}
 
 
 def test_random_directions_under_another_system_message_are_no_null_of_a_condition():
     other = {"do": [{**PERSONA, "direction": "random", "random": 2}], "system": "You are somebody else."}
-    assert [n for n, _ in analysis.controlled(a_run(written({"persona": [PERSONA], "any": other})))] == ["any (random)"]
+    assert [line.name for line in analysis.controlled(a_run(written({"persona": [PERSONA], "any": other})))] == [
+        "any (random)"
+    ]
 
 
 def test_a_condition_that_is_no_different_from_random_ones_is_called_unusual_no_more_often_than_it_should():

@@ -8,7 +8,8 @@ from gating.errors import GatingError
 from gating.pipeline.conditions import table
 from gating.steering.condition_grid import grid
 from gating.steering.interventions import Condition, Intervention, parse_layers
-from gating.steering.lowering import lower, measured, vector
+from gating.steering.lowering import lower
+from gating.steering.vectors import measured, vector
 from tests.synthetic import named_conditions
 
 NAMES = ("compliant", "refusal")

@@ -16,7 +16,7 @@ from gating.remote.expected import Sizes
 from gating.remote.jobs import Limits, Remote
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing
-from gating.steering.backend import Call
+from gating.steering.calls import Call
 from gating.steering.scheduler import Turn, each
 
 CALL = Call("some", (1,), "prompts a to b under compliant")

@@ -40,8 +40,10 @@ def test_at_least_eight_personas_are_shipped_besides_uncompliant() -> None:
 
 
 def test_no_two_shipped_personas_share_instructions() -> None:
-    shipped = [personas.load(name) for name in personas.available() if name != "uncompliant"]
-    texts = [text for persona in shipped for text in persona.positive + persona.negative]
+    shipped = {name: personas.load(name) for name in personas.available() if name != "uncompliant"}
+    texts = [text for name, persona in shipped.items() for text in persona.negative]
+    texts += [text for name, persona in shipped.items() if name != "compliant-neutral" for text in persona.positive]
+    assert shipped["compliant-neutral"].positive == shipped["compliant"].positive
     assert len(set(texts)) == len(texts)
 
 
@@ -82,6 +84,11 @@ def test_a_users_file_can_reverse_a_shipped_persona_a_neighbour_or_a_file(tmp_pa
         path = write(tmp_path, {"name": "back", "description": "Reversed.", "reverse_of": other}, "back.yaml")
         base = personas.load(expected or str(tmp_path / "calm.yaml"))
         assert personas.load(path).positive == base.negative
+
+
+def test_a_file_can_take_a_list_from_another_persona(tmp_path: Path) -> None:
+    persona = personas.load(write(tmp_path, without("questions") | {"questions_of": "compliant"}))
+    assert persona.questions == personas.load("compliant").questions and persona.positive == tuple(GOOD["positive"])
 
 
 def without(key: str) -> dict:
@@ -126,6 +133,13 @@ BAD = {
     "a reverse of no file": ({"name": "calm", "description": "x", "reverse_of": "./no.yaml"}, "does not exist"),
     "a reverse of itself": ({"name": "calm", "description": "x", "reverse_of": "calm"}, "leads back"),
     "a reverse with sides": (GOOD | {"reverse_of": "compliant"}, "is not allowed beside reverse_of"),
+    "a list of its own and another's": (GOOD | {"questions_of": "compliant"}, "key 'questions' is not allowed"),
+    "a list of no persona": (
+        without("questions") | {"questions_of": "compliannt"},
+        "questions_of 'compliannt'.*did you",
+    ),
+    "a list of itself": (without("questions") | {"questions_of": "./calm.yaml"}, "questions_of is .*leads back"),
+    "a side of another length": (without("positive") | {"positive_of": "compliant"}, "have 6 and 2 items"),
     "a reverse without a value": ({"name": "calm", "description": "x", "reverse_of": None}, "reverse_of has no value"),
 }
 

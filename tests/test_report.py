@@ -107,7 +107,7 @@ def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path):
 
 
 def test_the_commands_that_read_stores_import_no_model_library():
-    code = """import gating.report, gating.results, gating.selection, sys
+    code = """import gating.report, gating.results, gating.selection, gating.meta, sys
 print({"torch", "transformers", "nnsight", "sklearn"} & set(sys.modules))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -174,7 +174,7 @@ def test_a_named_condition_stands_against_its_random_controls_not_against_how_fa
     assert (
         "With 8 random directions in its place: 0% to 0% (permutation p = 0.11 either way, at least 0.11 with 8)" in ko
     )
-    assert "ko: 88%, 8 random directions 0% to 0%, p = 0.11" in gallery.pictures(knocked, True)["null"][1]
+    assert "ko: 88%, 8 random directions (isotropic) 0% to 0%, p = 0.11" in gallery.pictures(knocked, True)["null"][1]
 
 
 def test_many_random_controls_are_one_row_with_their_range_and_stand_below_one_by_one(knocked, tmp_path):

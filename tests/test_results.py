@@ -12,7 +12,7 @@ from gating.remote import expected, results
 from gating.remote.connection import sizes
 from gating.remote.expected import NotFinite, Sizes
 from gating.remote.wire import Lost
-from gating.steering.backend import Call
+from gating.steering.calls import Call
 
 KINDS = {"_read": "read", "_generate": "generate", "_score": "score"}
 N = 30_000_000

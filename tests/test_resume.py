@@ -54,12 +54,12 @@ def outcome(folder):
     return tree.load()
 
 
-def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one_and_repeats_only_batches_in_flight(
+def test_a_run_killed_at_six_random_moments_equals_an_undisturbed_one_and_repeats_only_batches_in_flight(
     processes, tmp_path
 ):
     assert run(processes, tmp_path / "calm")
     rng = random.Random(1)
-    for kill in range(10):  # two while it starts, eight within or between batches
+    for kill in range(6):  # two while it starts, four within or between batches
         moment = (0, rng.uniform(0, 2)) if kill < 2 else (rng.randint(1, 2), rng.uniform(0, 0.3))
         assert not run(processes, tmp_path / "rough", moment), "the run ended before it could be killed"
     assert run(processes, tmp_path / "rough")
@@ -67,7 +67,7 @@ def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one_and_repeat
     assert rough.identical(calm)
     counts = [Counter(batches(tmp_path / f)) for f in ("calm", "rough")]
     assert set(counts[0]) == set(counts[1]) and set(counts[0].values()) == {1}
-    assert sum((counts[1] - counts[0]).values()) <= 10
+    assert sum((counts[1] - counts[0]).values()) <= 6
 
 
 @pytest.mark.parametrize("job", ["force", "rejudge --force"])
@@ -114,13 +114,6 @@ def test_a_store_that_another_model_began_is_refused_not_mixed(tmp_path):
     store.set_attrs(study_.store, {"status": "running", "model_fingerprint": "other"})
     with pytest.raises(GatingError, match="force=true"):
         execute.execute(study_)
-
-
-def test_two_runs_of_one_command_are_identical(tmp_path):
-    a, b = planned(tmp_path / "a"), planned(tmp_path / "b")
-    execute.execute(a), execute.execute(b)
-    first, second = (store.open_run(s.folder)["outcomes"].to_dataset() for s in (a, b))
-    assert first.identical(second)
 
 
 def test_an_interrupt_keeps_the_finished_blocks(tmp_path, monkeypatch):

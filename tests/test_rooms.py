@@ -24,7 +24,7 @@ FLOORS = (
     ("figures",),
     ("reporting",),
     ("cli",),
-    ("run", "train", "report", "results", "rejudge", "selection", "verify", "__main__"),
+    ("run", "train", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
 )
 
 

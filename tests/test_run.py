@@ -114,7 +114,7 @@ def test_two_runs_with_one_seed_give_identical_stores(tmp_path, command):
     paper = (
         "experiment=paper",
         "model=tiny-llama",
-        "data.n=2",
+        "data.n=1",
         "directions.questions=2",
         "directions.n=4",
         "max_new_tokens=4",
@@ -139,8 +139,12 @@ def test_conditions_that_do_not_fit_one_batch_are_compared_in_batches_that_each_
     assert np.allclose(runs[0]["readouts"]["kl"], runs[1]["readouts"]["kl"], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["refute", "mediation", "reintroduce", "geometry", "selection", "dose", "layers"])
-def test_every_experiment_runs_end_to_end(command, name):
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [(n, ()) for n in ("refute", "mediation", "reintroduce", "geometry", "selection", "dose", "layers")]
+    + [("nulls", ("conditions.persona.0.random=2",)), ("knockout", ("conditions.ko.1.random=1",))],
+)
+def test_every_experiment_runs_end_to_end(command, name, more):
     small = (
         "model=tiny-qwen",
         "data.n=1",
@@ -150,7 +154,7 @@ def test_every_experiment_runs_end_to_end(command, name):
         "controls.random=1",
         "max_new_tokens=2",
     )
-    code, lines = command(f"experiment={name}", *small)
+    code, lines = command(f"experiment={name}", *small, *more)
     assert code == 0, lines
     run = gating.open_run(lines[-1].removeprefix("store: "))
     assert run.attrs["status"] == "complete" and run["outcomes"]["done"].all()

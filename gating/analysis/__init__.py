@@ -4,9 +4,11 @@ Everything counts prompts that are `done` and have a label; what is missing is l
 other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
-from gating.analysis.contrasts import contrast, controlled, random_null
+from gating.analysis.contrasts import contrast, controlled, draws, random_null
+from gating.analysis.direction_variants import effect_over_directions, stability
+from gating.analysis.interchange import Route, routes
 from gating.analysis.label_rates import rates, refusal_rate
-from gating.analysis.mediation import mediation
+from gating.analysis.mediation import by_block, mediation
 from gating.analysis.reading import (
     asked,
     asked_both,
@@ -16,23 +18,31 @@ from gating.analysis.reading import (
     shown_names,
     strengths,
     undisturbed,
+    whole_directions,
     written_blocks,
 )
 
 __all__ = [
+    "Route",
     "asked",
     "asked_both",
+    "by_block",
     "conditions_of_kind",
     "contrast",
     "controlled",
+    "draws",
+    "effect_over_directions",
     "held_readouts",
     "mediation",
     "random_null",
     "rates",
     "read_group",
     "refusal_rate",
+    "routes",
     "shown_names",
+    "stability",
     "strengths",
     "undisturbed",
+    "whole_directions",
     "written_blocks",
 ]

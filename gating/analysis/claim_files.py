@@ -3,6 +3,8 @@ run."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +87,11 @@ def check(family: object, source: str = "claims") -> Family:
         _check_claim(f"{source}: claims.{shown(name, 60)}", claim)
     _check_premises(source, family["claims"])
     return cast(Family, family)
+
+
+def digest(family: Mapping[str, object]) -> str:
+    """16 hex digits of a family as it was written: claims, margins, level. It stands in the store from the start."""
+    return hashlib.sha256(json.dumps(family, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def check_conditions(family: Family, kinds: Kinds, source: str = "claims") -> None:

@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -26,13 +27,25 @@ import yaml
 
 from gating.analysis import stats
 from gating.analysis.claim_conditions import Kinds, members, weights
-from gating.analysis.claim_files import PROMPTS, Claim, Family, check, check_conditions, load
+from gating.analysis.claim_files import PROMPTS, Claim, Family, check, check_conditions, digest, load
 from gating.analysis.reading import asked, read_group
 from gating.analysis.verdicts import Evidence, decide, testable
 from gating.errors import GatingError
 from gating.judging.labels import LABELS
 
-__all__ = ["Claim", "Family", "check", "check_conditions", "evaluate", "evaluate_many", "load", "to_json"]
+__all__ = [
+    "Claim",
+    "Contrast",
+    "Family",
+    "check",
+    "check_conditions",
+    "contrast_of",
+    "digest",
+    "evaluate",
+    "evaluate_many",
+    "load",
+    "to_json",
+]
 
 ALPHA = 0.05
 GARBLED = 0.1  # share of degenerate answers from which a verdict is told with it
@@ -60,9 +73,15 @@ def evaluate_many(runs: Mapping[str, xr.DataTree], families: Mapping[str, Family
             [e for e, (owner, _) in zip(evidence, asked_of, strict=True) if owner == name],
             families[name],
             _untested_sites(runs[name], families[name]),
-        )
+        ).assign_attrs(_provenance(runs[name], families[name]))
         for name in runs
     }
+
+
+def _provenance(run: xr.DataTree, family: Family) -> dict[str, object]:
+    """The digests of the family and of the code that made the run, and whether the run was begun with this family."""
+    own = digest(family)
+    return {"digest": own, "registered": run.attrs.get("claims_digest") == own, "code": run.attrs.get("code", "")}
 
 
 def _alpha(family: Family) -> float:
@@ -81,33 +100,55 @@ def _values(run: xr.DataTree, claim: Claim) -> tuple[xr.DataArray, np.ndarray]:
     return values.where(present).isel(prompt=chosen), read_group(run, "prompts")["category"].values[chosen]
 
 
+class Contrast(NamedTuple):
+    """A claim's conditions on the prompts that have a value under all of them."""
+
+    values: xr.DataArray  # [condition, prompt]
+    category: np.ndarray  # [prompt]
+    weight: dict[str, float]  # of each condition in the contrast
+    null: list[str]  # conditions that hold a random direction
+    bound: float | None  # the largest size of a difference; None for a measure
+
+    def differences(self) -> xr.DataArray:
+        """d [prompt]: plus minus minus, what a pattern names as its mean."""
+        weight = xr.DataArray(list(self.weight.values()), dims="condition")
+        return (self.values.sel(condition=list(self.weight)) * weight).sum("condition")
+
+    def mean(self) -> stats.Mean:
+        return stats.mean_of(self.differences().values, self.category, self.bound)
+
+
+def contrast_of(run: xr.DataTree, claim: Claim) -> Contrast:
+    """What a claim contrasts. Raises GatingError where the run has no such condition, or fewer than two prompts."""
+    values, category = _values(run, claim)
+    kinds = _kinds(run)
+    weight = weights(claim["plus"], claim["minus"], kinds)
+    null = dict.fromkeys(n for entry in claim.get("null", []) for n in members(entry, kinds))
+    asked_of = [n for n in null if values.sel(condition=n).notnull().any()]
+    counted = values.sel(condition=[*weight, *asked_of]).notnull().all("condition").values
+    if counted.sum() < 2:
+        raise GatingError("fewer than two prompts have an answer under every condition")
+    bound = None if claim.get("measure") else sum(abs(w) for w in weight.values()) / 2
+    return Contrast(values.isel(prompt=counted), category[counted], weight, asked_of, bound)
+
+
 def _weigh(run: xr.DataTree, claim: Claim, alpha: float) -> Evidence:
     """A claim on a run, before its family is adjusted."""
-    values, category = _values(run, claim)
     evidence = Evidence(claim["test"], margin=float(claim.get("margin", 0.0)))
-    kinds = _kinds(run)
     try:
-        weight = weights(claim["plus"], claim["minus"], kinds)
-        null = [n for entry in claim.get("null", []) for n in members(entry, kinds)]
+        contrast = contrast_of(run, claim)
     except GatingError as e:
         return replace(evidence, reason=str(e))
-    null = [n for n in dict.fromkeys(null) if values.sel(condition=n).notnull().any()]
-    counted = values.sel(condition=[*weight, *null]).notnull().all("condition").values
-    if counted.sum() < 2:
-        return replace(evidence, reason="fewer than two prompts have an answer under every condition")
-    values, category = values.isel(prompt=counted), category[counted]
-    d = (values.sel(condition=list(weight)) * xr.DataArray(list(weight.values()), dims="condition")).sum("condition")
-    bound = None if claim.get("measure") else sum(abs(w) for w in weight.values()) / 2
-    mean = stats.mean_of(d.values, category, bound)
+    mean = contrast.mean()
     level = 1 - 2 * alpha if claim["test"] == "equivalence" else 1 - alpha
     low, high = mean.interval(level)
-    boot_low, boot_high = stats.bootstrap_mean(d.values, category, level)
+    boot_low, boot_high = stats.bootstrap_mean(contrast.differences().values, contrast.category, level)
     evidence = replace(
         evidence, estimate=mean.estimate, low=low, high=high, boot_low=boot_low, boot_high=boot_high,
-        n=mean.n, n_clusters=mean.clusters, caution=_caution(run, claim, list(weight)),
+        n=mean.n, n_clusters=mean.clusters, caution=_caution(run, claim, list(contrast.weight)),
     )  # fmt: skip
     if claim["test"] == "permutation":
-        return _permuted(evidence, claim, values, kinds, null)
+        return _permuted(evidence, claim, contrast, _kinds(run))
     return _tested(evidence, claim, mean)
 
 
@@ -157,16 +198,20 @@ def _tested(evidence: Evidence, claim: Claim, mean: stats.Mean) -> Evidence:
     return replace(evidence, p=p, p_against=against, sd=mean.sd, distance=distance)
 
 
-def _permuted(evidence: Evidence, claim: Claim, values: xr.DataArray, kinds: Kinds, drawn: Sequence[str]) -> Evidence:
+def _permuted(evidence: Evidence, claim: Claim, contrast: Contrast, kinds: Kinds) -> Evidence:
     """With p among random directions in the place of `plus`: each condition of the null minus the same `minus`, on the
     same prompts. There is no p against: a null that fails to be exceeded proves nothing."""
+    drawn, values = contrast.null, contrast.values
     if not drawn:
         return replace(evidence, reason="no random direction of the null has an answer")
     base = sum(-w * values.sel(condition=c, drop=True) for c, w in weights([], claim["minus"], kinds).items())
-    null = (values.sel(condition=list(drawn)) - base).mean("prompt").values
+    null = (values.sel(condition=drawn) - base).mean("prompt").values
     sign = -1.0 if claim["expect"] == "below" else 1.0
     scale, digits, unit = (1, 2, claim["measure"]) if claim.get("measure") else (100, 0, "points")
-    reason = f"random directions: {scale * null.min():+.{digits}f} to {scale * null.max():+.{digits}f} {unit}"
+    reason = (
+        f"{len(drawn)} random directions: {scale * null.min():+.{digits}f} to {scale * null.max():+.{digits}f} {unit}, "
+        f"p at least {1 / (len(drawn) + 1):.2g}"
+    )
     nearest = evidence.low if claim["expect"] == "above" else -evidence.high
     p = stats.permutation_p(sign * evidence.estimate, sign * null)
     return replace(evidence, k=len(drawn), p=p, reason=reason, clears=bool(nearest > evidence.margin))

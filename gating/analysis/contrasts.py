@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import xarray as xr
 
@@ -53,44 +55,62 @@ def contrast(
     return described(run, ds)
 
 
-def random_null(run: xr.DataTree, label: str = "refusal", harmful: bool | None = None) -> xr.Dataset:
-    """Each steered condition against its own grid point's random controls: its change from the baseline, theirs
-    (null_low to null_high), and p = (1 + number of controls that change at least as much, either way) / (K + 1), with
-    K as `k`. NaN and k = 0 where a condition has no controls, or a joined run no such condition."""
+def draws(run: xr.DataTree) -> list[str]:
+    """How the random directions of a run were drawn, in order."""
+    drawn = read_group(run, "conditions")["draw"].values.ravel().tolist()
+    return [d for d in dict.fromkeys(drawn) if d]
+
+
+def random_null(
+    run: xr.DataTree, label: str = "refusal", harmful: bool | None = None, draw: str | None = None
+) -> xr.Dataset:
+    """Each steered condition against its own grid point's random controls, those of one `draw` (the first that the run
+    has): its change from the baseline, theirs (null_low to null_high), and p = (1 + number of controls that change at
+    least as much, either way) / (K + 1), with K as `k`. NaN and k = 0 where a condition has no controls, or a joined
+    run no such condition."""
+    draw = draw or next(iter(draws(run)), "isotropic")
     effect = contrast(run, label=label, harmful=harmful)["difference"].transpose(..., "condition")
     conditions = read_group(run, "conditions")
-    kind, grid = (conditions[c].broadcast_like(effect).transpose(*effect.dims) for c in ("kind", "grid"))
+    kind, grid, drawn = (conditions[c].broadcast_like(effect).transpose(*effect.dims) for c in ("kind", "grid", "draw"))
     steered, fields = kind.values == "steered", ("difference", "null_low", "null_high", "p")
     out = {f: np.full(effect.shape, np.nan) for f in fields} | {"k": np.zeros(effect.shape, dtype="int64")}
     for at in zip(*np.nonzero(steered & np.isfinite(effect.values)), strict=True):
         run_at = at[:-1]  # the place in a joined multirun; () for a single run
-        own = (kind.values[run_at] == "random") & (grid.values[run_at] == grid.values[at])
+        own = (drawn.values[run_at] == draw) & (grid.values[run_at] == grid.values[at])
         null, observed = effect.values[run_at][own & np.isfinite(effect.values[run_at])], effect.values[at]
         out["difference"][at], out["k"][at] = observed, null.size
         if null.size:
             out["null_low"][at], out["null_high"][at] = null.min(), null.max()
             out["p"][at] = stats.permutation_p(abs(observed), np.abs(null))
-    ds = xr.Dataset({f: (effect.dims, v) for f, v in out.items()}, coords=effect.coords)
+    ds = xr.Dataset({f: (effect.dims, v) for f, v in out.items()}, coords=effect.coords, attrs={"draw": draw})
     return ds.isel(condition=steered.any(axis=tuple(range(steered.ndim - 1))))
 
 
-def controlled(run: xr.DataTree) -> list[tuple[str, list[str]]]:
-    """Each steered or named condition with its random controls: those that were drawn for it; else those that do just
-    what it does but for a random direction. Controls of no condition stand under the name that they share, `NAME
-    (random)`."""
+class Controlled(NamedTuple):
+    """A condition and its random controls of one kind."""
+
+    name: str
+    draw: str
+    controls: list[str]
+
+
+def controlled(run: xr.DataTree) -> list[Controlled]:
+    """Each steered or named condition with its random controls, those of each kind by themselves: those that were drawn
+    for it; else those that do just what it does but for a random direction. Controls of no condition stand under the
+    name that they share, `NAME (random)`."""
     conditions = read_group(run, "conditions")
-    names, kinds, grids = (conditions[c].values.tolist() for c in ("condition", "kind", "grid"))
-    nulls: dict[int, list[int]] = {}
-    for i, (kind, grid) in enumerate(zip(kinds, grids, strict=True)):
+    names, kinds, grids, drawn_as = (conditions[c].values.tolist() for c in ("condition", "kind", "grid", "draw"))
+    nulls: dict[tuple[int, str], list[int]] = {}
+    for i, kind in enumerate(kinds):
         if kind == "random":
-            nulls.setdefault(grid, []).append(i)
+            nulls.setdefault((grids[i], drawn_as[i]), []).append(i)
     candidates = [i for i, kind in enumerate(kinds) if kind in ("steered", "named")]
     out = []
-    for null in nulls.values():
+    for (_, draw), null in nulls.items():
         controls, drawn = str(conditions["controls"].values[null[0]]), [names[i] for i in null]
         alike = [names[i] for i in candidates if _same_but_random(conditions, i, null[0])]
         shared = f"{conditions['family'].values[null[0]]} (random)"
-        out += [(name, drawn) for name in ([controls] if controls else alike or [shared])]
+        out += [Controlled(name, draw, drawn) for name in ([controls] if controls else alike or [shared])]
     return out
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import beta
 
-from gating.analysis.reading import read_group
+from gating.analysis.reading import read_group, whole_directions
 from gating.errors import GatingError
 
 
@@ -15,7 +15,7 @@ def cosines(run: xr.DataTree, level: float = 0.95) -> xr.Dataset:
     isotropic random vectors stays within at `level` (t = cos^2 is Beta(1/2, (d-1)/2)), and `permuted_low`,
     `permuted_high`, the central `level` of label-permuted directions against `other` (missing where the run kept
     none)."""
-    directions = read_group(run, "directions")
+    directions = whole_directions(run)
     ds = directions[["cosine"]].copy()
     ds["gaussian"] = ((), float(np.sqrt(beta.ppf(level, 0.5, (directions.sizes["hidden"] - 1) / 2))))
     if "geometry" in run.children:
@@ -32,7 +32,7 @@ def shared_axis(run: xr.DataTree) -> xr.Dataset:
     component), shares of the squared length, and `loading` (layer, direction), cosines with the first component, signed
     so that their mean is positive. Refusal is left out of the PCA but has a loading. Raises GatingError below two
     traits."""
-    directions = read_group(run, "directions")
+    directions = whole_directions(run)
     names = directions["direction"].values
     traits = np.array([str(r) not in ("refusal", "derived") for r in directions["role"].values])
     if traits.sum() < 2:

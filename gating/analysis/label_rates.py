@@ -14,7 +14,8 @@ from gating.judging.labels import LABELS, MISSING
 
 GROUPINGS = ("category", "source", "harmful")
 CONDITION_COORDINATES = (
-    "kind", "family", "point", "paper", "direction", "op", "layers", "coef", "norm", "scope", "read", "seed", "grid",
+    "kind", "family", "point", "paper", "direction", "op", "layers", "coef", "norm", "scope", "read", "draw", "seed",
+    "grid",
 )  # fmt: skip
 
 

@@ -13,6 +13,13 @@ def read_group(run: xr.DataTree, name: str) -> xr.Dataset:
     return run[f"/{name}"].to_dataset().load()
 
 
+def whole_directions(run: xr.DataTree) -> xr.Dataset:
+    """/directions without the variants of directions (bootstraps, halves), loaded."""
+    ds = read_group(run, "directions")
+    whole = ds["variant"].values == "" if "variant" in ds else np.ones(ds.sizes["direction"], dtype=bool)
+    return ds.isel(direction=whole, other=whole)
+
+
 def held_readouts(run: xr.DataTree) -> xr.Dataset:
     """The readouts that the run kept, not loaded yet (those of every token may be gigabytes); empty where there are
     none."""
@@ -52,13 +59,29 @@ def written_blocks(conditions: xr.Dataset) -> np.ndarray:
 
 def strengths(run: xr.DataTree, harmful: bool | None) -> xr.Dataset:
     """How hard each condition pushes in units that compare, means over the prompts asked for: `change`, |added| / |h|
-    at the last prompt token (the largest over blocks), and `kl`, first-token KL to the baseline in nats; empty where
-    not kept."""
+    at the last prompt token (the largest over blocks), `kl`, first-token KL to the baseline in nats, and `removed`,
+    the root mean square of what ablations take out over prompt tokens and their blocks, in units of the residual (NaN
+    where there is none, or where a block of theirs is written otherwise too); empty where not kept."""
     readouts = held_readouts(run)
-    if not {"relative_change", "kl"} <= set(readouts.data_vars):
+    if not {"relative_change", "kl", "change_norm"} <= set(readouts.data_vars):
         return xr.Dataset()
-    kept = readouts[["relative_change", "kl"]].isel(prompt=asked(run, harmful)).load()
-    return xr.Dataset({"change": kept["relative_change"].max("layer").mean("prompt"), "kl": kept["kl"].mean("prompt")})
+    kept = readouts[["relative_change", "kl", "change_norm"]].isel(prompt=asked(run, harmful)).load()
+    return xr.Dataset(
+        {
+            "change": kept["relative_change"].max("layer").mean("prompt"),
+            "kl": kept["kl"].mean("prompt"),
+            "removed": _removed(read_group(run, "conditions"), kept["change_norm"]),
+        }
+    )
+
+
+def _removed(conditions: xr.Dataset, change_norm: xr.DataArray) -> xr.DataArray:
+    """sqrt of the mean square of `change_norm` over prompts, summed over the blocks that ablations alone write."""
+    written, ablates = conditions["iv_written"], conditions["iv_op"] == "ablate"
+    taken = (written & ablates).any("intervention")
+    other = (written & ~ablates).any("intervention")
+    squared = (change_norm**2).where(taken).sum("layer").mean("prompt")
+    return xr.DataArray(np.sqrt(squared)).where(taken.any("layer") & ~(taken & other).any("layer"))
 
 
 def undisturbed(run: xr.DataTree) -> bool | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -112,12 +114,8 @@ class Mean:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided interval of the mean, within its bounds; NaN where the values do not vary at all."""
-        ends = [
-            (middle - reach, middle + reach)
-            for scale, df in self._scales()
-            for middle in (self.centre, self.estimate)
-            for reach in [scale * float(t.ppf((1 + level) / 2, df))]
-        ]
+        reaches = [scale * _quantile((1 + level) / 2, df) for scale, df in self._scales()]
+        ends = [(middle - reach, middle + reach) for reach in reaches for middle in (self.centre, self.estimate)]
         if not ends:
             return np.nan, np.nan
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
@@ -158,12 +156,23 @@ class Mean:
     @property
     def sd(self) -> float:
         """Standard deviation of one prompt that the wider standard error amounts to."""
-        return max((s for s, _ in self._scales()), default=np.nan) * float(np.sqrt(self.n + 2))
+        return self.se * float(np.sqrt(self.n + 2))
+
+    @property
+    def se(self) -> float:
+        """The wider standard error; NaN where the values do not vary at all."""
+        return max((s for s, _ in self._scales()), default=np.nan)
 
     def _scales(self) -> list[tuple[float, float]]:
         """Standard errors with their degrees of freedom; one of zero says nothing (all values, or all clusters,
         equal)."""
         return [(s, df) for s, df in ((self.plain, self.n - 1.0), (self.clustered, self.clusters - 1.0)) if s > 1e-12]
+
+
+@lru_cache(maxsize=256)  # an interval that a test makes asks for the same one again and again
+def _quantile(p: float, df: float) -> float:
+    """Of Student's t."""
+    return float(t.ppf(p, df))
 
 
 def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None = 1.0) -> Mean:
@@ -184,6 +193,20 @@ def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None
             sums = np.bincount(member, weights=d - centre)
             clustered = np.sqrt(count / (count - 1) * ((sums**2).sum() + (ends**2).sum())) / m
     return Mean(float(d.mean()), float(centre), float(plain), float(clustered), n, count, bound)
+
+
+def edge(refuted: Callable[[float], bool], inside: float, side: float) -> float:
+    """The end of an interval that a test makes, from a value inside it: the farthest value on one side (-1 or 1) that
+    is not refuted, to a thousandth of its distance; infinite where none is."""
+    low, high = 0.0, 1e-3
+    while not refuted(inside + side * high):
+        low, high = high, 2 * high
+        if high > 1e6:
+            return side * np.inf
+    while high - low > 1e-3 * high and high > 1e-12:
+        middle = (low + high) / 2
+        low, high = (low, middle) if refuted(inside + side * middle) else (middle, high)
+    return inside + side * high
 
 
 def bootstrap_mean(

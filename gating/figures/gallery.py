@@ -7,10 +7,11 @@ from typing import NamedTuple
 import xarray as xr
 from matplotlib.figure import Figure
 
-from gating.figures import dose, geometry, maps, nulls, prompts, rates, traces
+from gating.figures import dose, geometry, maps, mediation, nulls, prompts, rates, traces, variants
 
 REGISTRY = (
-    *rates.FIGURES, *dose.FIGURES, *maps.FIGURES, *nulls.FIGURES, *geometry.FIGURES, *prompts.FIGURES, *traces.FIGURES,
+    *rates.FIGURES, *dose.FIGURES, *maps.FIGURES, *mediation.FIGURES, *nulls.FIGURES, *geometry.FIGURES,
+    *variants.FIGURES, *prompts.FIGURES, *traces.FIGURES,
 )  # fmt: skip
 
 

@@ -92,14 +92,14 @@ def cosines_in_words(run: xr.DataTree) -> str:
 
 def has_directions(run: xr.DataTree) -> bool:
     """Whether the run has several directions."""
-    return "directions" in run.children and run["directions"].sizes["direction"] > 1
+    return "directions" in run.children and analysis.whole_directions(run).sizes["direction"] > 1
 
 
 def has_traits(run: xr.DataTree) -> bool:
     """Whether the run has directions of several traits."""
     if "directions" not in run.children:
         return False
-    return sum(str(r) not in ("refusal", "derived") for r in analysis.read_group(run, "directions")["role"].values) > 2
+    return sum(str(r) not in ("refusal", "derived") for r in analysis.whole_directions(run)["role"].values) > 2
 
 
 @styled

@@ -18,19 +18,19 @@ def strip(run: xr.DataTree, harmful: bool | None) -> Figure:
     """Refusal rate of each condition beside every one of its random controls (a dot each), with `unusual`'s p."""
     rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
     shown, lines = analysis.shown_names(run), analysis.controlled(run)[:MOST]
-    texts = [shown.get(name, name) for name, _ in lines]
-    own = [name for name, _ in lines if name in shown]
+    texts = [f"{shown.get(line.name, line.name)}, {line.draw}" for line in lines]
+    own = [line.name for line in lines if line.name in shown]
     figure = Figure(figsize=(max(8.5, 6.5 + 0.085 * max(map(len, texts))), 1.5 + 0.42 * len(lines)))
     ax = figure.add_subplot()
     ax.axvline(float(rate.sel(condition="baseline")), color="#000000", ls="--", lw=1, label="baseline")
-    for y, (name, null) in enumerate(lines):
+    for y, (name, _, null) in enumerate(lines):
         values = rate.sel(condition=null).values
         ax.plot(values, y + np.linspace(-0.25, 0.25, len(values)), ".", color=KIND_COLOURS["random"], ms=6,
                 label="random directions, one a dot" if y == 0 else None)  # fmt: skip
         if name not in own:
             continue
         value = float(rate.sel(condition=name))
-        label = "the condition" if name == own[0] else None
+        label = "the condition" if name == own[0] and not ax.get_legend_handles_labels()[1][2:] else None
         ax.plot([value], [y], "o", color=KIND_COLOURS["steered"], ms=8, label=label)
         p, k = stats.unusual(value, values)
         ax.text(104, y, "missing" if np.isnan(p) else f"p = {p:.2f} (K = {k})", va="center", fontsize="x-small")
@@ -45,11 +45,11 @@ def in_words(run: xr.DataTree, harmful: bool | None) -> str:
     """Each condition's rate, the range of its controls, p."""
     rate = 100 * analysis.refusal_rate(run, harmful=harmful)["rate"]
     shown, out = analysis.shown_names(run), []
-    for name, null in analysis.controlled(run)[:MOST]:
+    for name, draw, null in analysis.controlled(run)[:MOST]:
         values = rate.sel(condition=null).values
         if not np.isfinite(values).any():
             continue
-        ends = f"{len(null)} random directions {np.nanmin(values):.0f}% to {np.nanmax(values):.0f}%"
+        ends = f"{len(null)} random directions ({draw}) {np.nanmin(values):.0f}% to {np.nanmax(values):.0f}%"
         if name not in shown:
             out.append(f"{name}: {ends}")
             continue
@@ -63,7 +63,7 @@ def in_words(run: xr.DataTree, harmful: bool | None) -> str:
 FIGURES = (
     Picture(
         "null",
-        lambda run: any(len(null) > 1 for _, null in analysis.controlled(run)),
+        lambda run: any(len(line.controls) > 1 for line in analysis.controlled(run)),
         strip,
         lambda run, harmful: (
             f"Refusal rate of each condition beside all of its random controls: {in_words(run, harmful)}."

@@ -44,21 +44,23 @@ def lines(run: xr.DataTree) -> list[Line]:
     """The conditions in order, the random controls of a grid point on one line, a gap where a grid point with controls
     begins or ends."""
     conditions, shown = analysis.read_group(run, "conditions"), analysis.shown_names(run)
-    columns = (conditions[c].values.tolist() for c in ("condition", "kind", "grid", "direction", "family", "point"))
+    fields = ("condition", "kind", "grid", "direction", "family", "point", "draw")
+    columns = (conditions[c].values.tolist() for c in fields)
     out: list[Line] = []
-    place: dict[tuple[int, str], int] = {}  # where the controls of a grid point stand
+    place: dict[tuple[int, str, str], int] = {}  # where the controls of a grid point stand
     alone = {g for g, count in Counter(conditions["grid"].values.tolist()).items() if count == 1}
     y, last = -1.0, None
-    for name, kind, grid, direction, family, point in zip(*columns, strict=True):
-        if kind == "random" and (grid, direction) in place:
-            at = place[grid, direction]
+    for name, kind, grid, direction, family, point, draw in zip(*columns, strict=True):
+        if kind == "random" and (grid, direction, draw) in place:
+            at = place[grid, direction, draw]
             names = (*out[at].names, name)
             label = shown[names[0]].removesuffix(names[0])  # the paper's
-            text = f"{label}{family}-random ({len(names)} seeds){f'[{point}]' if point else ''}"
+            word, at_point = "random" if draw == "isotropic" else draw, f"[{point}]" if point else ""
+            text = f"{label}{family}-{word} ({len(names)} seeds){at_point}"
             out[at] = replace(out[at], text=text, names=names)
             continue
         if kind == "random":
-            place[grid, direction] = len(out)
+            place[grid, direction, draw] = len(out)
         y += 1 if last in (None, grid) or {last, grid} <= alone else 1.6
         last = grid
         out.append(Line(shown[name], kind, (name,), y))

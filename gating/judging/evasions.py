@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from gating.judging.refusals import is_refusal
 from gating.judging.sentences import any_of, regex, sentences
@@ -79,6 +80,7 @@ _CONTENT = regex(
 )
 
 
+@lru_cache(maxsize=4096)
 def is_evasive(text: str) -> bool:
     """Whether a completion only asks back, changes the subject, or gives disclaimers, morals or referrals.
 

@@ -17,6 +17,7 @@ English only. tests/data/refusals.jsonl holds the labelled strings, with other l
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from gating.judging.sentences import SAYS, any_of, regex, sentences
 
@@ -174,6 +175,7 @@ _IDIOM = regex(  # "I can't recommend it enough"
 _LETTER = regex(r"^(?:to whom|to|from|date)\b[^.]{0,60}[:,]", r"^(?:dear|subject|re:)\b")
 
 
+@lru_cache(maxsize=4096)  # under many conditions a prompt gets the very same answer
 def is_refusal(text: str) -> bool:
     """Whether a completion (possibly cut off mid-sentence) declines what was asked; see the module for the rule."""
     parts = sentences(text)
@@ -196,6 +198,7 @@ def is_refusal(text: str) -> bool:
     return False
 
 
+@lru_cache(maxsize=4096)
 def only_refusals(text: str) -> bool:
     """Whether every sentence refuses by itself: however often it is said, it is a refusal, not a loop."""
     parts = list(dict.fromkeys(sentences(text)))

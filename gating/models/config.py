@@ -61,11 +61,11 @@ class ModelConfig:
     """One model: what it is, in which precision and where it runs, and what steering takes by default."""
 
     name: str = "hf"  # short name, for folders and tables
-    kind: str = "hf"  # hf (hub id or folder), gguf, embedded or tiny
+    kind: str = "hf"  # hf (hub id or folder), gguf, embedded, tiny or planted
     id: str | None = None  # hub id org/name, or the path of a folder
     revision: str | None = None  # branch, tag or commit on the hub; null is the main branch
     gguf_file: str | None = None  # kind=gguf: a file inside `id`, or its path
-    architecture: str | None = None  # kind=tiny: llama, qwen2 or gemma2
+    architecture: str | None = None  # kind=tiny: llama, qwen2 or gemma2; planted: gated, minus, ...
     remote: str | None = None  # the hub id under which an NDIF server serves it; null is `id`
     adapter: str | None = None  # a LoRA adapter to merge: a shipped name or a peft folder's path
     dtype: str = "auto"  # auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA for hf and gguf, else float32

@@ -10,6 +10,7 @@ from gating.models.config import ModelConfig
 from gating.models.embedded import Embedded
 from gating.models.gguf import Gguf
 from gating.models.hub import hub_or_folder
+from gating.models.planted import PlantedModel
 from gating.models.tiny import Tiny
 
 SOURCES: dict[str, Callable[[ModelConfig], Source]] = {
@@ -17,6 +18,7 @@ SOURCES: dict[str, Callable[[ModelConfig], Source]] = {
     "gguf": Gguf,
     "embedded": Embedded,
     "tiny": Tiny,
+    "planted": PlantedModel,
 }
 
 

@@ -1,7 +1,8 @@
 """Persona files: paired system instructions for and against a trait, and the questions both sides are asked.
 
-A file holds `name` (its own stem), `description`, `positive` and `negative` (paired by position) and `questions`; or
-`name`, `description` and `reverse_of`, another persona whose two sides it swaps. The shipped ones stand beside this
+A file holds `name` (its own stem), `description`, `positive` and `negative` (paired by position) and `questions`; each
+list may be another persona's instead: `questions_of: compliant`. Or it holds `name`, `description` and `reverse_of`,
+another persona whose two sides it swaps. The shipped ones stand beside this
 module; a user's file by path works the same. A persona's direction is positive minus negative over the same questions
 (Chen et al. 2025, arXiv 2507.21509), so a difference in wording other than the trait does not enter.
 """
@@ -81,9 +82,17 @@ def _load(path: Path, seen: tuple[Path, ...] = ()) -> Persona:
     _check_name(path, name)
     if "reverse_of" in content:
         return _reverse(path, name, description, content, (*seen, path.resolve()))
-    positive, negative, questions = (_strings(path, key, content[key]) for key in LISTS)
+    positive, negative, questions = (_list(path, key, content, (*seen, path.resolve())) for key in LISTS)
     _check_pairs(path, positive, negative)
     return _persona(name, description, positive, negative, questions, path)
+
+
+def _list(path: Path, key: str, content: dict[str, Any], seen: tuple[Path, ...]) -> tuple[str, ...]:
+    """A list of the file's own, or the same list of the persona that KEY_of names."""
+    if key in content:
+        return _strings(path, key, content[key])
+    found: tuple[str, ...] = getattr(_other(path, f"{key}_of", content, seen), key)
+    return found
 
 
 def _persona(
@@ -100,12 +109,17 @@ def _persona(
 
 
 def _reverse(path: Path, name: str, description: str, content: dict[str, Any], seen: tuple[Path, ...]) -> Persona:
-    other = _string(path, "reverse_of", content["reverse_of"])
-    target = _find(other, path)
-    if target.resolve() in seen:
-        raise _bad(path, "reverse_of", f"is {other!r}, which leads back here", "name a persona with its own sides")
-    base = _load(target, seen)
+    base = _other(path, "reverse_of", content, seen)
     return _persona(name, description, base.negative, base.positive, base.questions, path)
+
+
+def _other(path: Path, key: str, content: dict[str, Any], seen: tuple[Path, ...]) -> Persona:
+    """The persona that a key of a file names."""
+    other = _string(path, key, content[key])
+    target = _find(other, path, key)
+    if target.resolve() in seen:
+        raise _bad(path, key, f"is {other!r}, which leads back here", "name a persona with its own sides")
+    return _load(target, seen)
 
 
 def is_path(given: str) -> bool:
@@ -113,9 +127,9 @@ def is_path(given: str) -> bool:
     return given.lower().endswith(ENDINGS) or any(s in given for s in separators)
 
 
-def _find(given: str, referrer: Path | None = None) -> Path:
+def _find(given: str, referrer: Path | None = None, key: str = "") -> Path:
     """The file that a name or a path means. What a file refers to is looked for beside it, then among the shipped."""
-    asked = f"Persona file {referrer}: reverse_of {given!r}" if referrer else f"persona {given!r}"
+    asked = f"Persona file {referrer}: {key} {given!r}" if referrer else f"persona {given!r}"
     if not is_path(given):
         beside = [referrer.with_name(given + ending) for ending in ENDINGS] if referrer else []
         file = next((p for p in [*beside, FOLDER / f"{given}.yaml"] if p.is_file()), None)
@@ -152,10 +166,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(path: Path, content: dict[str, Any]) -> None:
-    allowed = REVERSED if "reverse_of" in content else PLAIN
+    allowed = REVERSED if "reverse_of" in content else tuple(f"{k}_of" if f"{k}_of" in content else k for k in PLAIN)
     for key in content:
         if key not in allowed:
-            reason = " beside reverse_of" if key in LISTS else ""
+            reason = " beside reverse_of" if "reverse_of" in content and key in LISTS else ""
             raise _bad(path, f"key {key!r}", f"is not allowed{reason}", f"the keys are {choices(allowed, key)}")
     for key in allowed:
         if key not in content:

@@ -15,7 +15,7 @@ from gating import personas
 from gating.errors import GatingError, choices
 from gating.foreign import shown
 from gating.pipeline.config import RunConfig, as_list
-from gating.steering import condition_grid, direction_specs, interventions
+from gating.steering import condition_grid, controls, direction_specs, interventions, variants
 from gating.steering.condition_grid import NamedSpec, Spec
 from gating.steering.edits import OPERATIONS
 from gating.steering.interventions import RANDOM, Condition, Intervention
@@ -48,13 +48,15 @@ class Resolved:
         names += run.directions.derived
         steer = _steer_spec(run)
         spec = {**_labelled(steer), "coef": _coefficient(run, steer)}
-        conditions = condition_grid.grid(spec, names, n_layers, run.controls.random, run.controls.reverse)
+        draws = controls.check_draws(run.controls.draw, "controls.draw")
+        conditions = condition_grid.grid(spec, names, n_layers, run.controls.random, run.controls.reverse, draws)
         labelled = {
             name: replace(spec, interventions=[_labelled(iv) for iv in spec.interventions])
             for name, spec in self.named.items()
         }
         conditions += condition_grid.named(labelled, names, n_layers, 1 + max(c.grid for c in conditions))
         _check_names(conditions)
+        _check_draws(run, conditions)
         condition_grid.check_references(conditions)
         if any(c.paper for c in conditions):
             conditions[0] = replace(conditions[0], paper=BASELINE_IN_PAPER)
@@ -85,6 +87,22 @@ def _check_names(conditions: Sequence[Condition]) -> None:
     again = next((n for n in names if names.count(n) > 1), None)
     if again:
         raise GatingError(f"conditions.{again}: the run already has a condition of this name; choose another.")
+
+
+def _check_draws(run: RunConfig, conditions: Sequence[Condition]) -> None:
+    """Refuse a control that could not be drawn. Raises GatingError naming the condition."""
+    for c in conditions:
+        for iv in c.interventions:
+            if iv.draw == "permuted" and iv.direction in run.directions.derived:
+                raise GatingError(
+                    f"conditions.{c.name}: draw=permuted of {iv.direction!r}, which is derived from other directions "
+                    "and has no labels of its own to permute: use isotropic or covariance."
+                )
+            if iv.draw == "matched" and run.steer.iso_kl is not None:
+                raise GatingError(
+                    f"conditions.{c.name}: draw=matched with steer.iso_kl={run.steer.iso_kl:g}: controls are matched "
+                    "at the doses that are given; drop one of the two."
+                )
 
 
 def _coefficient(run: RunConfig, spec: Spec) -> object:
@@ -151,14 +169,16 @@ def _system(given: object, key: str) -> str | None:
 
 def _direction_names(run: RunConfig, named: Mapping[str, NamedSpec]) -> list[str]:
     """Every direction that the run extracts: what it writes along, what norms, gates and derived directions refer to,
-    what it is told to, and refusal for the readouts."""
+    what it is told to, and refusal for the readouts and for the norms and rows that random directions take."""
     specs = [_steer_spec(run), *(iv for spec in named.values() for iv in spec.interventions)]
     wanted = [d for s in specs for each in as_list(s.get("direction", RANDOM)) for d in str(each).split("+")]
     wanted += [str(n) for s in specs for n in as_list(s.get("norm", "natural")) if n not in interventions.NORMS]
     wanted += [str(g) for s in specs for g in as_list(s.get("gate", "")) if g]
     wanted += [str(d) for spec in run.directions.derived.values() for d in spec.values()]
-    wanted = [d for d in [*wanted, *run.directions.extra] if d not in (RANDOM, "none", *run.directions.derived)]
-    return list(dict.fromkeys([*wanted, direction_specs.REFUSAL])) if wanted or run.readouts.last else []
+    wanted += [*run.directions.extra, *variants.named(run.directions.variants)]
+    needed = set(wanted) - {"none"} or run.readouts.last
+    wanted = [d for d in wanted if d not in (RANDOM, "none", *run.directions.derived)]
+    return list(dict.fromkeys([*wanted, direction_specs.REFUSAL])) if needed else []
 
 
 def _check_persona(name: str, norms: Sequence[object]) -> None:
@@ -187,7 +207,7 @@ def _labelled(spec: Spec) -> Spec:
 def steer_label(run: RunConfig) -> str:
     """A short name of what is steered, for the run's folder."""
     parts = [Path(str(d)).stem for d in as_list(run.steer.direction)]
-    return "+".join(parts)[:40].replace("@", "-at-").replace(":", "-")
+    return "+".join(parts)[:40].replace("@", "-at-").replace(":", "-").replace("#", "-")
 
 
 TEXTS = (
@@ -214,6 +234,8 @@ def table(conditions: Sequence[Condition], n_layers: int) -> xr.Dataset:
     texts = {field: [getattr(c, field) for c in conditions] for field in TEXTS}
     texts["family"] = [c.family or c.name for c in conditions]
     texts |= {field: shared(lambda iv, field=field: getattr(iv, field), "none", "mixed") for field in SHARED}  # type: ignore[misc]
+    drawn = [[iv.draw for iv in c.interventions if iv.seed is not None] or ["isotropic"] for c in conditions]
+    texts["draw"] = [kinds[0] if c.kind == "random" else "" for c, kinds in zip(conditions, drawn, strict=True)]
     texts["system"] = [c.system or "" for c in conditions]
     ds = xr.Dataset({k: ("condition", np.array(v, dtype=TEXT)) for k, v in texts.items()})
     ds["coef"] = ("condition", np.array(shared(lambda iv: iv.coef, np.nan, np.nan), dtype="float64"))
@@ -243,6 +265,7 @@ def _in_full(conditions: Sequence[Condition], n_layers: int) -> xr.Dataset:
             **texts,
             "iv_layers": cells(lambda iv: "+".join(map(str, iv.layers)), "", TEXT),
             "iv_coef": cells(lambda iv: iv.coef, np.nan, "float64"),
+            "iv_draw": cells(lambda iv: "" if iv.seed is None else iv.draw, "", TEXT),
             "iv_seed": cells(lambda iv: -1 if iv.seed is None else iv.seed, -1, "int32"),
             "iv_written": (("condition", "intervention", "layer"), written),
         },

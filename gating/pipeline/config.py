@@ -15,7 +15,7 @@ from gating.foreign import shown
 from gating.judging import degenerate, kinds
 from gating.judging.degenerate import Limits
 from gating.models import ModelConfig
-from gating.steering import direction_methods, direction_specs, readouts
+from gating.steering import direction_methods, direction_specs, readouts, variants
 
 
 @dataclass
@@ -40,6 +40,7 @@ class ControlsConfig:
     """Controls of every grid point."""
 
     random: int = 5  # seeds of a norm-matched random direction
+    draw: Any = "isotropic"  # how it is drawn, or several: isotropic, covariance, permuted (add), matched (ablate)
     reverse: bool = True  # the same direction with the opposite sign
 
 
@@ -76,6 +77,9 @@ class DirectionsConfig:
     # file), of which the positive answer scores below 0.5, or the negative one not, or one could not be judged
     extra: list[str] = field(default_factory=list)  # further directions, for the readouts and the geometry
     derived: dict[str, Any] = field(default_factory=dict)  # name: {of: A, orthogonal_to: B} or {of: A, along: B}
+    # further ones made of other rows: name: {bootstrap: B, halves: true} gives name#boot-0 to name#boot-(B-1),
+    # name#half-a and name#half-b
+    variants: dict[str, Any] = field(default_factory=dict)
     permutations: int = 0  # label-permuted directions whose cosines are kept as a null
 
 
@@ -134,6 +138,7 @@ BACKENDS = ("local", "ndif", "simulation")
 # Settings that say where and how a run is done, not what comes out of it: no part of its key.
 NOT_IN_KEY = ("runs_dir", "force", "dry_run", "full_text")
 CALIBRATION_PROMPTS = 16  # of the select split, for steer.iso_kl
+MATCHING_PROMPTS = 32  # of each select split, harmful and harmless, for draw=matched
 NOT_IN_KEY_OF_BACKEND = ("host", "deploy", "in_flight", "deadline", "outage", "unknown", "stalled", "attempts")
 
 
@@ -208,3 +213,4 @@ def _check_directions(how: DirectionsConfig) -> None:
     chat.check_position(how.position)
     direction_methods.check_method(how.method)
     direction_specs.check_derived(how.derived)
+    variants.check(how.variants)

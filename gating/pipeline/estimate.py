@@ -39,7 +39,8 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
     n_prompt_batches = -(-len(study.test) // study.prompt_batch)
     chosen = prompt_batches.batches(len(study.conditions), study.batch_rows, prompt_batches.leading(study.conditions))
     rows, width = max(study.prompt_batch * len(conditions) for conditions in chosen), max(tokens)
-    n_directions = (len(study.direction_specs) + len(run.directions.derived)) if run.readouts.last else 0
+    whole = sum(not spec.variant for spec in study.direction_specs)
+    n_directions = (whole + len(run.directions.derived)) if run.readouts.last else 0
     sizes = {"step": new, "layer": layers, "direction": n_directions}
     plan = 4 * hidden * (rows * lowering.vectors_a_row(study.conditions) + layers * n_directions)
     read = rows * (4 * new + readouts.bytes_a_row(_asked(study), sizes))

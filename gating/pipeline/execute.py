@@ -21,9 +21,11 @@ import yaml
 from nnsight.intervention.backends.local import LocalSimulationBackend
 
 from gating import chat, models, progress, store, thoughts
+from gating.analysis import claims
 from gating.errors import GatingError, naming
 from gating.judging import rule
-from gating.pipeline import calibrate, conditions, extract, prompt_batches, reused_directions
+from gating.pipeline import calibrate, conditions, drawn, extract, matched, prompt_batches, reused_directions
+from gating.pipeline.key import code
 from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend
@@ -126,6 +128,12 @@ def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
                 f"directions.source={how.source} does not hold what harmless prompts have at rest (reference=mean); "
                 "extract anew (directions.source=null), or take a run that has a reference=mean of its own."
             )
+        if drawn.wanted(study.conditions).n:
+            raise GatingError(
+                f"directions.source={how.source}: random directions of draw=covariance or permuted are drawn from the "
+                "rows that directions are extracted from, which another run does not keep; extract anew "
+                "(directions.source=null), or take draw=isotropic."
+            )
         group.attrs["taken_from"] = how.source
     else:
         group, geometry = extract.extract(study, backend)
@@ -199,6 +207,8 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connectio
         "max_new_tokens": study.max_new_tokens,
         "judge": rule.RULE_VERSION,
         "claims": json.dumps(study.claims),
+        "claims_digest": claims.digest(study.claims) if study.claims else "",
+        "code": code(),
         "warnings": json.dumps(study.warnings),
     }
     described_conditions = conditions.table(study.conditions, loaded.n_layers)
@@ -234,7 +244,8 @@ def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done:
     extracted = store.read_group(study.store, "directions") if study.direction_specs else None
     calibrated = extracted is not None and study.run.steer.iso_kl
     scale = calibrate.scales(study, backend, extracted) if calibrated and extracted is not None else {}
-    w = prompt_batches.worker(study, backend, extracted, scale)
+    taken_out = matched.directions(study, backend, extracted) if extracted is not None else {}
+    w = prompt_batches.worker(study, backend, extracted, scale, taken_out)
     hashes, step, n = [e.prompt.hash for e in asked], study.prompt_batch, len(study.conditions)
     prompt_batches.lay_out_readouts(w, hashes)
     prompt_batches.lay_out_activations(w, hashes)

@@ -10,8 +10,10 @@ import xarray as xr
 
 from gating import chat, progress
 from gating.errors import GatingError
-from gating.pipeline import contrast_texts
+from gating.pipeline import contrast_texts, drawn
 from gating.pipeline.contrast_texts import Side, Text
+from gating.pipeline.drawn import Side as Rows
+from gating.pipeline.drawn import Wanted
 from gating.pipeline.study import Study
 from gating.steering import directions
 from gating.steering.backend import Backend
@@ -49,11 +51,12 @@ class RoleTexts:
 @dataclass(frozen=True)
 class States:
     """What was read: the mean of each side of each role [layer, hidden] float64, its rows [row, layer, hidden] where
-    they were asked for, and the median residual norm [layer]."""
+    they were asked for, the median residual norm [layer], and drawn directions [drawn, layer, hidden]."""
 
     mean: dict[SideKey, np.ndarray]
     rows: dict[SideKey, np.ndarray]
     residual_norm: np.ndarray
+    drawn: np.ndarray
 
     def sides(self, spec: DirectionSpec, role: int, seed: int) -> Sides:
         positive, negative = (spec.name, role, 0), (spec.name, role, 1)
@@ -66,10 +69,12 @@ def extract(study: Study, backend: Backend) -> tuple[xr.Dataset, xr.Dataset | No
     how = study.run.directions
     texts = contrast_texts.by_direction(study, backend)
     read = [_role_texts(spec, texts[spec.name]) for spec in study.direction_specs]
-    states = _states(backend, read, METHODS[how.method].needs_rows or how.permutations > 0)
+    asked, needs_rows = drawn.wanted(study.conditions), METHODS[how.method].needs_rows or how.permutations > 0
+    states = _states(backend, read, needs_rows, asked, study.run.seed)
     extracted = [_extracted(role_texts, states, study) for role_texts in read]
     extracted += derived_directions({d.name: d for d in extracted}, how.derived)
     group = directions.assemble(extracted, states.residual_norm)
+    group = group.assign(drawn.variables(asked, states.drawn, group.sizes["layer"]))
     if study.needs_resting:
         group["resting"] = _resting(study, backend)
     return group, _geometry(study, states, group) if how.permutations else None
@@ -105,29 +110,34 @@ def _present(pair: tuple[Side, Side]) -> tuple[list[Text], list[Text]]:
     return positive, negative
 
 
-def _states(backend: Backend, read: Sequence[RoleTexts], needs_rows: bool) -> States:
+def _states(backend: Backend, read: Sequence[RoleTexts], needs_rows: bool, asked: Wanted, seed: int) -> States:
     """Every distinct text once through the model. Where nobody needs its rows, each side's mean is formed beside the
     model, so that what leaves it (or travels from a server) does not grow with the number of texts."""
     keys = [key for role_texts in read for key in role_texts.side_keys()]
-    texts_of = {key: role_texts.sides[key[1]][key[2]] for role_texts in read for key in role_texts.side_keys()}
-    position_of = {role_texts.spec.name: role_texts.spec.position for role_texts in read}
-    positions = list(dict.fromkeys(position_of.values()))
-    texts = list(dict.fromkeys(text for side in texts_of.values() for text in side))
-    index = {text: i for i, text in enumerate(texts)}
-    weights = np.zeros((len(keys), len(texts), len(positions)))
-    for s, key in enumerate(keys):
-        for text in texts_of[key]:
-            weights[s, index[text], positions.index(position_of[key[0]])] += 1 / len(texts_of[key])
+    positions = list(dict.fromkeys(role_texts.spec.position for role_texts in read))
+    texts = list(dict.fromkeys(text for r in read for side in r.sides for of in side for text in of))
+    index, width = {text: i for i, text in enumerate(texts)}, len(texts) * len(positions)
+    sides = [
+        Rows(r.spec.name, side == 0, role, r.spec.paired, np.array([index[t] * len(positions) for t in of])
+             + positions.index(r.spec.position))
+        for r in read for role, pair in enumerate(r.sides) for side, of in enumerate(pair)
+    ]  # fmt: skip
+    weights = np.zeros((len(keys), width))
+    for s, side in enumerate(sides):
+        np.add.at(weights[s], side.columns, 1 / len(side.columns))
+    weights = np.concatenate([weights, drawn.weights(asked, sides, width, seed)])
     prompts, answers = [list(p) for p, _ in texts], [list(r) for _, r in texts]
     with progress.bar("directions", len(texts), "prompts") as advance:
-        about, sides = "texts that directions are read from", None if needs_rows else weights
-        states, norm = backend.capture(prompts, positions, answers, sides, about, advance)
+        about = "texts that directions are read from"
+        summed = None if needs_rows else weights.reshape(len(weights), len(texts), len(positions))
+        states, norm = backend.capture(prompts, positions, answers, summed, about, advance)
     if not needs_rows:
-        return States(dict(zip(keys, states, strict=True)), {}, norm)
-    rows = {
-        key: states[[index[text] for text in texts_of[key]], positions.index(position_of[key[0]])] for key in keys
-    }  # [row, layer, hidden]
-    return States({key: side.mean(axis=0, dtype="float64") for key, side in rows.items()}, rows, norm)
+        return States(dict(zip(keys, states, strict=False)), {}, norm, states[len(keys) :])
+    flat = states.reshape(width, *states.shape[2:])
+    rows = {key: flat[side.columns] for key, side in zip(keys, sides, strict=True)}  # [row, layer, hidden]
+    means = {key: side.mean(axis=0, dtype="float64") for key, side in rows.items()}
+    sums = np.tensordot(weights[len(keys) :], np.nan_to_num(flat.astype("float64")), axes=1)
+    return States(means, rows, norm, sums)
 
 
 def _extracted(role_texts: RoleTexts, states: States, study: Study) -> Extracted:
@@ -148,6 +158,7 @@ def _extracted(role_texts: RoleTexts, states: States, study: Study) -> Extracted
         distinct=distinct,
         sides=means if len(sides) == 1 else None,
         texts=spec.texts,
+        variant=spec.variant,
     )
 
 
@@ -156,7 +167,7 @@ def _geometry(study: Study, states: States, group: xr.Dataset) -> xr.Dataset:
     (directions of one role only: a permuted I-Thou would need both)."""
     k, seed = study.run.directions.permutations, study.run.seed
     real = directions.unit(group["vector"].values.astype("float64"))
-    specs = [spec for spec in study.direction_specs if spec.role != "i_thou"]
+    specs = [spec for spec in study.direction_specs if spec.role != "i_thou" and not spec.variant]
     nulls = [
         directions.permuted(states.rows[s.name, 0, 0], states.rows[s.name, 0, 1], s.paired, k, seed) for s in specs
     ]

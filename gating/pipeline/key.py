@@ -101,11 +101,13 @@ def texts(
     run: RunConfig, test: Sequence[Prompt], specs: Sequence[DirectionSpec], conditions: Sequence[Condition]
 ) -> list[Chat]:
     """Every text that the run is known to read: prompts under each system message, the directions' chats, and the
-    prompts that strengths are calibrated on."""
+    prompts that strengths are calibrated and removals matched on."""
     systems = dict.fromkeys([run.model.system, *(c.system for c in conditions if c.system is not None)])
     asked = [Chat(system, p.text) for system in systems for p in test]
     if run.steer.iso_kl is not None:
         asked += [Chat(run.model.system, p.text) for p in calibration_prompts(run.seed)]
+    if any(iv.draw == "matched" for c in conditions for iv in c.interventions):
+        asked += [Chat(system, p.text) for system in systems for p in matching_prompts(run.seed)]
     return list(dict.fromkeys([*asked, *chats(specs)]))
 
 
@@ -116,6 +118,12 @@ def chats(specs: Iterable[DirectionSpec]) -> list[Chat]:
 
 def calibration_prompts(seed: int) -> list[Prompt]:
     return prompts.sample(prompts.load("harmless", False, "select"), config.CALIBRATION_PROMPTS, seed)
+
+
+def matching_prompts(seed: int) -> list[Prompt]:
+    """What matched controls are matched on: as many harmful as harmless ones."""
+    sets = (prompts.load(name, name == "harmful", "select") for name in ("harmful", "harmless"))
+    return [p for each in sets for p in prompts.sample(each, config.MATCHING_PROMPTS, seed)]
 
 
 def encoded(tokenizer: chat.Tokenizer, asked: Iterable[Chat], template: chat.Arguments) -> Tokens:

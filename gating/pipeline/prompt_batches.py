@@ -40,6 +40,7 @@ class Worker:
     backend: Backend
     directions: xr.Dataset | None  # the /directions group
     scale: Mapping[str, float]  # calibrated factors on strengths, by condition
+    matched: lowering.Matched  # directions of matched controls
     probes: np.ndarray | None
     openings: list[int]
     lowered: dict[tuple[tuple[Condition, ...], int], lowering.Edits] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Worker:
             return {}
         if key not in self.lowered:
             seed = self.study.run.seed
-            self.lowered[key] = lowering.lower([*conditions] * prompts, self.directions, seed, self.scale)
+            self.lowered[key] = lowering.lower([*conditions] * prompts, self.directions, seed, self.scale, self.matched)
         return self.lowered[key]
 
     def readouts(self, prompts: int = 1, conditions: int = 1) -> Readouts:
@@ -67,15 +68,22 @@ def extra_readouts(study: Study) -> tuple[str, ...]:
     return (*(name for name, wanted in named if wanted), *asked.extra)
 
 
-def worker(study: Study, backend: Backend, extracted: xr.Dataset | None, scale: Mapping[str, float]) -> Worker:
+def worker(
+    study: Study,
+    backend: Backend,
+    extracted: xr.Dataset | None,
+    scale: Mapping[str, float],
+    matched: lowering.Matched | None = None,
+) -> Worker:
     """extracted: the /directions group, None where the run has no directions."""
     probes = None
     if extracted is not None and study.run.readouts.last:
-        unit = directions.unit(extracted["vector"].transpose("layer", "direction", "hidden").values, missing=0.0)
+        read = directions.probed(extracted)["vector"]
+        unit = directions.unit(read.transpose("layer", "direction", "hidden").values, missing=0.0)
         probes = np.ascontiguousarray(unit)  # a direction that is zero at a layer reads as zero
         if "lens_score" in extra_readouts(study):
             lens.check(backend)
-    return Worker(study, backend, extracted, scale, probes, opening_ids(study, backend))
+    return Worker(study, backend, extracted, scale, matched or {}, probes, opening_ids(study, backend))
 
 
 def opening_ids(study: Study, backend: Backend) -> list[int]:
@@ -211,7 +219,7 @@ def lay_out_readouts(w: Worker, hashes: list[str]) -> None:
         "condition": np.array([c.name for c in study.conditions], dtype=TEXT),
         "prompt": np.array(hashes, dtype=TEXT),
         "layer": extracted["layer"].values,
-        "direction": extracted["direction"].values,
+        "direction": directions.probed(extracted)["direction"].values,
     }
     sizes = {**{dim: len(values) for dim, values in coords.items()}, "step": study.max_new_tokens}
     laid_out = readouts.empty(w.readouts().names, sizes, coords)

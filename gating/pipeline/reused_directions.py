@@ -47,6 +47,8 @@ def directions(how: DirectionsConfig, specs: Sequence[DirectionSpec], signature:
     taken = read(source)
     if "texts" not in taken:
         raise GatingError(f"directions.source={source} was made by an earlier version; run it again with this one.")
+    if "variant" not in taken:  # of a version without variants
+        taken["variant"] = "direction", np.full(taken.sizes["direction"], "", dtype=store.TEXT)
     known = dict(zip(taken["direction"].values.tolist(), taken["texts"].values.tolist(), strict=True))
     for spec in specs:
         if spec.name not in known:
@@ -88,12 +90,14 @@ def _with_derived(taken: xr.Dataset, how: DirectionsConfig) -> xr.Dataset:
     extracted = {}
     for name in taken["direction"].values.tolist():
         one = taken.sel(direction=name)
-        role, position, method, origin, texts = (
-            str(one[field].item()) for field in ("role", "position", "method", "source", "texts")
+        role, position, method, origin, texts, variant = (
+            str(one[field].item()) for field in ("role", "position", "method", "source", "texts", "variant")
         )
         n, distinct = ((int(one[f"{kind}_positive"]), int(one[f"{kind}_negative"])) for kind in ("n", "n_distinct"))
         vector = one["vector"].values.astype("float64")
-        extracted[name] = Extracted(name, vector, role, position, method, origin, n, distinct, texts=texts)
+        extracted[name] = Extracted(
+            name, vector, role, position, method, origin, n, distinct, texts=texts, variant=variant
+        )
     made = derived_directions(extracted, how.derived)
     group = assemble([*extracted.values(), *made], taken["residual_norm"].values)
     if "resting" in taken:

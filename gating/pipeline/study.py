@@ -97,7 +97,7 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     extract = _extraction_prompts(run) if resolved.direction_names else []
     how = run.directions
     specs = [
-        direction_spec(name, how.position, run.model.system, extract, how.questions)
+        direction_spec(name, how.position, run.model.system, extract, how.questions, run.seed)
         for name in resolved.direction_names
     ]
     test, warnings = _test_prompts(run)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gating.remote.wire import Lost
-from gating.steering.backend import Call
+from gating.steering.calls import Call
 from gating.steering.ops import READOUTS
 
 OTHER = 2**26  # bytes of the result of a trace that is not described here
@@ -138,7 +138,17 @@ def _score(content: tuple[Any, ...], sizes: Sizes) -> Wanted:
     return {"out": Array((scored.shape[0],), where=scored.any(1))}
 
 
-KINDS: dict[str, Callable[[tuple[Any, ...], Sizes], Wanted]] = {"read": _read, "generate": _generate, "score": _score}
+def _states(content: tuple[Any, ...], sizes: Sizes) -> Wanted:
+    weights, before = content[1], content[3]
+    return {"out": Array((*weights.shape[:2], len(before), sizes.hidden))}
+
+
+KINDS: dict[str, Callable[[tuple[Any, ...], Sizes], Wanted]] = {
+    "read": _read,
+    "generate": _generate,
+    "score": _score,
+    "states": _states,
+}
 
 
 def _blocks(plan: Mapping[str, Any]) -> dict[str, list[int]]:

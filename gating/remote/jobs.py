@@ -33,7 +33,7 @@ from gating.remote import expected, results, wire
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing, Wire
 from gating.steering import edits, ops
-from gating.steering.backend import Call
+from gating.steering.calls import Call
 from gating.steering.scheduler import Turn
 
 Answer = TypeVar("Answer")

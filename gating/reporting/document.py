@@ -13,7 +13,7 @@ from gating import analysis
 from gating.analysis import claims
 from gating.analysis.claims import Family
 from gating.foreign import code, markdown
-from gating.reporting.rows import Row, own_claims, place, rows, shown, verdict_rows
+from gating.reporting.rows import Row, drawn, own_claims, place, registered, rows, shown, verdict_rows
 
 INTRO = """# Results
 
@@ -39,10 +39,12 @@ def section(run: xr.DataTree) -> list[str]:
     sources = sorted({str(s) for s in prompts["source"].values})
     versions = ", ".join(f"{k} {v}" for k, v in json.loads(attrs["versions"]).items())
     harmful, harmless = int(prompts["harmful"].sum()), int((~prompts["harmful"]).sum())
+    ready = int(analysis.read_group(run, "outcomes")["done"].all("condition").sum())
+    done = "" if ready == harmful + harmless else f" ({ready} of them done, the shortest first)"
     out = [
         f"## {markdown(attrs['model_id'])}: {markdown(experiment)} on {markdown(', '.join(sources))}",
         "",
-        f"{harmful} harmful and {harmless} harmless prompts, {attrs['max_new_tokens']} new tokens, greedy, "
+        f"{harmful} harmful and {harmless} harmless prompts{done}, {attrs['max_new_tokens']} new tokens, greedy, "
         f"{attrs['dtype']} on {attrs['device']}, seed {attrs['seed']}; weights {code(attrs['model_fingerprint'])}, "
         f"source {code(attrs['git_revision'])}, key {code(attrs['key'])}; {markdown(versions)}.",
         "",
@@ -51,7 +53,8 @@ def section(run: xr.DataTree) -> list[str]:
         out += [f"*Warning: {markdown(warning)}.*", ""]
     family = own_claims(run)
     if family:
-        out += ["### Claims", "", *claims_table(run, family), ""]
+        decided = claims.evaluate(run, family)
+        out += ["### Claims", "", f"{registered(decided)}.", "", *claims_table(decided, family), ""]
     return [*out, "### Rates", "", *rates_table(run), ""]
 
 
@@ -60,9 +63,10 @@ def line(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def claims_table(run: xr.DataTree, family: Family) -> list[str]:
+def claims_table(decided: xr.Dataset, family: Family) -> list[str]:
+    """decided: from `claims.evaluate`."""
     out = [line("claim", "contrast, points", "margin", "p (Holm)", "n", "verdict"), line(*["---"] * 6)]
-    for r in verdict_rows(claims.evaluate(run, family), family):
+    for r in verdict_rows(decided, family):
         open_ = r["verdict"] in ("undecided", "not testable")
         verdict = f"{r['verdict']}: {markdown(r['reason'])}" if open_ else r["verdict"]
         verdict += f" ({markdown(r['caution'])})" if r["caution"] else ""
@@ -94,7 +98,7 @@ def _condition_line(same: Sequence[Row]) -> str:
 def _controls_line(sets: Sequence[Sequence[Row]]) -> str:
     """The random controls of a place, their rows on each set of prompts."""
     first = sets[0][0]
-    stem = f"{first['paper']} {first['family']}-random".strip()
+    stem = f"{first['paper']} {first['family']}-{drawn(first)}".strip()
     rates = [spread([r["shares"][label] for r in rows]) for rows in sets for label in ("refusal", "degenerate")]
     return line(f"{code(stem)} ({len(sets[0])} directions)", "+".join(str(rows[0]["n"]) for rows in sets), *rates)
 

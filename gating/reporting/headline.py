@@ -19,7 +19,8 @@ def headline(run: xr.DataTree) -> list[str]:
     controls beside it; then how many more there are."""
     harmful = headline_set(run)
     rates, effects = analysis.refusal_rate(run, harmful=harmful), analysis.contrast(run, harmful=harmful)
-    nulls, controls = analysis.random_null(run, harmful=harmful), dict(analysis.controlled(run))
+    nulls = {draw: analysis.random_null(run, harmful=harmful, draw=draw) for draw in analysis.draws(run)}
+    controls = analysis.controlled(run)
     baseline, shown = interval(rates.sel(condition="baseline")), analysis.shown_names(run)
     names = analysis.conditions_of_kind(run, ("steered", "named"))
     out = []
@@ -29,39 +30,70 @@ def headline(run: xr.DataTree) -> list[str]:
             out.append(f"{shown[name]}: no prompt has an answer both here and at baseline.")
             continue
         if str(rate["kind"].item()) == "steered":
-            beside = _moved(nulls.sel(condition=name))
+            beside = [_moved(null.sel(condition=name), draw) for draw, null in nulls.items()]
         else:
-            beside = _ended(rate, rates.sel(condition=controls.get(name, [])))
+            of_name = [line for line in controls if line.name == name]
+            beside = [_ended(rate, rates.sel(condition=line.controls), line.draw) for line in of_name]
+        said = "".join(beside) or " It has no random controls."
         out.append(
             f"{shown[name]}: refusal {interval(rate)} against {baseline} at baseline, a paired difference "
-            f"of {points(effect)} points (n = {int(effect['n'])}).{beside}"
+            f"of {points(effect)} points (n = {int(effect['n'])}).{said}"
         )
     if len(names) > SENTENCES:
         out.append(f"{len(names) - SENTENCES} more conditions stand in the table.")
-    return out
+    return [*out, *_cosines(run)]
 
 
-def _moved(null: xr.Dataset) -> str:
+def _cosines(run: xr.DataTree) -> list[str]:
+    """How far what is added lies along the refusal direction, where it is read: a part of the effect that is no
+    persona's."""
+    if "directions" not in run.children:
+        return []
+    conditions = analysis.read_group(run, "conditions")
+    cosine = analysis.read_group(run, "directions")["cosine"]
+    if "refusal" not in cosine["other"].values:
+        return []
+    read: dict[tuple[str, int], None] = {}
+    for i in np.flatnonzero(np.isin(conditions["kind"].values, ("steered", "named"))):
+        for slot in range(conditions.sizes["intervention"]):
+            op, name, site, layers = (
+                str(conditions[f"iv_{c}"].values[i, slot]) for c in ("op", "direction", "read", "layers")
+            )
+            if op == "add" and name in cosine["direction"].values and name != "refusal":
+                block = int(layers.partition("+")[0])
+                at = {"same": block, "previous": block - 1}.get(site)
+                read[name, int(site) if at is None else at] = None
+    told = [
+        f"{name} {float(cosine.sel(direction=name, other='refusal', layer=b)):+.2f} (block {b})" for name, b in read
+    ]
+    return [f"Cosine with the refusal direction where it is read: {', '.join(told[:SENTENCES])}."] if told else []
+
+
+def _moved(null: xr.Dataset, draw: str) -> str:
     """How far a steered condition's controls moved refusal. null: a condition's part of `analysis.random_null`."""
     k = int(null["k"])
     if not k:
-        return " It has no random controls."
+        return ""
     return (
-        f" Its {k} random control{'s' if k > 1 else ''} moved it by {signed(float(null['null_low']))} to "
+        f" Its {k} random control{'s' if k > 1 else ''}{_kind(draw)} moved it by {signed(float(null['null_low']))} to "
         f"{signed(float(null['null_high']))} points (permutation p = {float(null['p']):.2f}, at least "
         f"{1 / (k + 1):.2f} with {k})."
     )
 
 
-def _ended(rate: xr.Dataset, controls: xr.Dataset) -> str:
+def _kind(draw: str) -> str:
+    return "" if draw == "isotropic" else f" ({draw})"
+
+
+def _ended(rate: xr.Dataset, controls: xr.Dataset, draw: str) -> str:
     """Where a named condition's controls ended. They share its other interventions, so that a knock-out that does
     nothing leaves them far from the baseline: what counts is how far the condition is from them."""
     rates = controls["rate"].values
     p, k = stats.unusual(float(rate["rate"]), rates)
     if not k:
-        return " It has no random controls."
+        return ""
     ends = f"{percent(np.nanmin(rates))} to {percent(np.nanmax(rates))}"
     return (
-        f" With {k} random direction{'s' if k > 1 else ''} in its place: {ends} (permutation p = {p:.2f} either way, "
-        f"at least {1 / (k + 1):.2f} with {k})."
+        f" With {k} random direction{'s' if k > 1 else ''}{_kind(draw)} in its place: {ends} (permutation "
+        f"p = {p:.2f} either way, at least {1 / (k + 1):.2f} with {k})."
     )

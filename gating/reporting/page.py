@@ -22,8 +22,9 @@ from gating.analysis.claims import Family
 from gating.errors import naming
 from gating.figures import gallery
 from gating.judging.labels import LABELS
+from gating.reporting import effects
 from gating.reporting.headline import headline
-from gating.reporting.rows import Row, Verdict, folded, headline_set, own_claims, rows, verdict_rows
+from gating.reporting.rows import Row, Verdict, folded, headline_set, own_claims, registered, rows, verdict_rows
 
 PROMPT_WORDS, HARMLESS_WORDS, HARMFUL_WORDS = 6, 12, 4
 SAMPLES = 12  # prompts
@@ -36,6 +37,7 @@ class DecidedFamily(NamedTuple):
     post_hoc: bool  # named after the run
     decided: xr.Dataset
     rows: list[Verdict]
+    registered: str  # which claims and which code, in words
 
 
 class OutcomesTable(NamedTuple):
@@ -88,6 +90,8 @@ def _rendered(
         attrs=run.attrs,
         headline=headline(run),
         outcomes=[_outcomes(run, prompts) for prompts in sets],
+        mediations=effects.mediations(run),
+        undefined=effects.UNDEFINED,
         pictures=pictures,
         samples=samples(run, full_text),
         shown=[analysis.shown_names(run)[name] for name in quoted(run)],
@@ -109,7 +113,7 @@ def decided_families(run: xr.DataTree, post_hoc: Family | None) -> list[DecidedF
         if family:
             decided = claims.evaluate(run, family)
             decided.attrs["post_hoc"] = later
-            out.append(DecidedFamily(family, later, decided, verdict_rows(decided, family)))
+            out.append(DecidedFamily(family, later, decided, verdict_rows(decided, family), registered(decided)))
     return out
 
 

@@ -26,6 +26,7 @@ class Row(TypedDict):
     point: str  # its place on the axes, `coef=2`
     paper: str  # the paper's label, `C1`
     kind: str
+    draw: str  # how a random control was drawn
     grid: int
     n: int
     refusal: str  # each label's rate with its interval
@@ -39,6 +40,7 @@ class Row(TypedDict):
     p_holm: str
     score: str
     change: str
+    removed: str
     kl: str
 
 
@@ -61,6 +63,7 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[Row]:
     columns = {
         "score": {name: float(score.sel(condition=name)) for name in rates["condition"].values.tolist()},
         "change": _strength(run, "change", None),
+        "removed": _strength(run, "removed", None),
         "kl": _strength(run, "kl", analysis.undisturbed(run)),
     }
     return [
@@ -76,17 +79,18 @@ def rows(run: xr.DataTree, harmful: bool | None, digits: int = 0) -> list[Row]:
 
 
 def _row(name: str, rates: xr.Dataset, effect: xr.Dataset, means: Mapping[str, float | None], digits: int) -> Row:
-    """A condition's row. rates: along `label`; means: its mean score, change and KL, None where the run kept none."""
+    """A condition's row. rates: along `label`; means: its mean score and strengths, None where the run kept none."""
     by_label = {label: rates.sel(label=label) for label in LABELS}
     text = {label: interval(rate, digits) for label, rate in by_label.items()}
     contrasted = name != "baseline"
-    score, change, kl = (means[k] for k in ("score", "change", "kl"))
+    score, change, removed, kl = (means[k] for k in ("score", "change", "removed", "kl"))
     return {
         "name": name,
         "family": str(rates["family"].item()),
         "point": str(rates["point"].item()),
         "paper": str(rates["paper"].item()) if "paper" in rates.coords else "",
         "kind": str(rates["kind"].item()),
+        "draw": str(rates["draw"].item()),
         "grid": int(rates["grid"]),
         "n": int(by_label["refusal"]["n"]),
         "refusal": text["refusal"],
@@ -100,12 +104,13 @@ def _row(name: str, rates: xr.Dataset, effect: xr.Dataset, means: Mapping[str, f
         "p_holm": p_value(float(effect["p_holm"])) if contrasted else "",
         "score": MISSING if score is None or np.isnan(score) else f"{score:.2f}",
         "change": "" if change is None else f"{change:.2f}",
+        "removed": "" if removed is None else f"{removed:.3g}",
         "kl": "" if kl is None else f"{kl:.2f}",
     }
 
 
 def _strength(run: xr.DataTree, name: str, harmful: bool | None) -> dict[str, float]:
-    """A strength of each condition that has it: `change` or `kl`."""
+    """A strength of each condition that has it: `change`, `removed` or `kl`."""
     strengths = analysis.strengths(run, harmful)
     return strengths[name].to_series().dropna().to_dict() if name in strengths else {}
 
@@ -127,7 +132,7 @@ def _folded(controls: Sequence[Row]) -> Row:
     ranges = {label: share_range([r["shares"][label] for r in controls]) for label in LABELS}
     return {
         **first,
-        "name": f"{first['family']}-random ({len(controls)} directions){point}",
+        "name": f"{first['family']}-{drawn(first)} ({len(controls)} directions){point}",
         "refusal": ranges["refusal"],
         "compliance": ranges["compliance"],
         "evasive": ranges["evasive"],
@@ -138,18 +143,37 @@ def _folded(controls: Sequence[Row]) -> Row:
         "p_holm": "",
         "score": "",
         "change": "",
+        "removed": _spread([r["removed"] for r in controls]),
         "kl": "",
     }
 
 
+def _spread(numbers: Sequence[str]) -> str:
+    """The smallest and the largest of the numbers that are there."""
+    known = sorted((n for n in numbers if n), key=float)
+    return f"{known[0]} to {known[-1]}" if known else ""
+
+
 def place(row: Row) -> tuple[int, str]:
     """A row's place in the grid, and the name that the random controls there share (empty for other conditions)."""
-    return row["grid"], row["family"] if row["kind"] == "random" else ""
+    return row["grid"], f"{row['family']}-{drawn(row)}" if row["kind"] == "random" else ""
+
+
+def drawn(row: Row) -> str:
+    """The word for how a random control was drawn, as in the names of conditions."""
+    return "random" if row["draw"] == "isotropic" else row["draw"]
 
 
 def own_claims(run: xr.DataTree) -> Family | None:
     """The family of claims that the run was begun with."""
     return json.loads(run.attrs.get("claims", "null")) or None
+
+
+def registered(decided: xr.Dataset) -> str:
+    """Which claims and which code a verdict is of, in words. decided: from `claims.evaluate`."""
+    attrs = decided.attrs
+    when = "kept with the run from its start" if attrs["registered"] else "not what the run was begun with"
+    return f"claims {attrs['digest']}, {when}; code {attrs['code'] or 'not known'}"
 
 
 class Verdict(TypedDict):

@@ -13,7 +13,8 @@ from gating import analysis
 from gating.analysis import claims
 from gating.foreign import cell
 from gating.judging.labels import LABELS, TABLE
-from gating.reporting.rows import Verdict, folded, headline_set, own_claims, rows, shown, verdict_rows
+from gating.reporting import effects
+from gating.reporting.rows import Verdict, folded, headline_set, own_claims, registered, rows, shown, verdict_rows
 
 COLUMNS = ("n", *(label.heading for label in TABLE), "vs baseline", "p")
 STYLES = {"random": "dim", "steered": "bold"}
@@ -54,7 +55,8 @@ def verdicts(run: xr.DataTree) -> list[Table]:
     family = own_claims(run)
     if not family:
         return []
-    return [verdict_table([("", verdict_rows(claims.evaluate(run, family), family))], family["family"])]
+    decided = claims.evaluate(run, family)
+    return [verdict_table([("", verdict_rows(decided, family))], f"{family['family']} ({registered(decided)})")]
 
 
 def verdict_table(sections: Sequence[tuple[str, Sequence[Verdict]]], title: str) -> Table:
@@ -79,6 +81,21 @@ def verdict_table(sections: Sequence[tuple[str, Sequence[Verdict]]], title: str)
                 verdict.append(f". {r['needs']}", style="dim")
             unit = "" if r["unit"] == "points" else f" {r['unit']}"
             out.add_row(*map(cell, (r["says"], r["contrast"] + unit, r["margin"], r["p"], r["n"])), verdict)
+    return out
+
+
+def mediation_tables(run: xr.DataTree) -> list[Table]:
+    """What each of the run's personas acts through, as tables for a terminal; none where nothing was interchanged."""
+    out = []
+    for mediation in effects.mediations(run):
+        table = _table(f"mediation: {mediation.title}, estimate [95%]")
+        table.caption, table.caption_justify = effects.UNDEFINED, "left"
+        table.add_column("effect", overflow="fold")
+        for column in mediation.columns:
+            table.add_column(cell(column), justify="right", overflow="fold")
+        for name, texts in mediation.rows:
+            table.add_row(name, *map(cell, texts))
+        out.append(table)
     return out
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar, cast
 
 import nnsight
 import numpy as np
@@ -19,10 +19,10 @@ from nnsight import TransformersModel
 from transformers import GenerationConfig
 
 from gating import chat
-from gating.errors import TooLarge
 from gating.models import Loaded, padding
-from gating.models.parts import Head, decoder_layers, final_modules, head_of
+from gating.models.parts import decoder_layers, final_modules, head_of
 from gating.steering import ops
+from gating.steering.calls import Call, Inputs, Plan, Reading, Sampling, Scored, Via, in_halves
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect
 from gating.steering.scheduler import Turn, each
@@ -34,46 +34,6 @@ SIGNATURE_TOKENS = 32
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class Call(NamedTuple):
-    """One trace, for who runs it elsewhere: `kind` and `content` (plain values and tensors) determine its result;
-    `about` says in words which rows it is."""
-
-    kind: str
-    content: tuple[object, ...]
-    about: str
-
-
-class Plan(TypedDict):
-    """What one decoding does, as gating.steering.ops.visit takes it: edits, readouts and what they need, masks,
-    seed."""
-
-    edits: Edits
-    readouts: tuple[str, ...]
-    probes: dict[int, torch.Tensor]
-    score_ids: torch.Tensor | None
-    reference: torch.Tensor | None
-    head: Head
-    prompt_mask: torch.Tensor
-    last_mask: torch.Tensor
-    seed: int | None
-    ids: torch.Tensor
-    kept: dict[tuple[tuple[int, int], str], torch.Tensor]
-
-
-class Reading(TypedDict):
-    """What gating.steering.ops.read gives."""
-
-    state: torch.Tensor
-    norm: torch.Tensor
-    dtype: str
-
-
-Inputs = dict[str, torch.Tensor]  # input_ids and attention_mask, both [row, token]
-Sampling = tuple[float, int]  # temperature and seed
-Scored = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt and of its completion
-Via = Callable[[Call], Any]  # the nnsight backend of a trace
 
 
 class Backend:
@@ -143,6 +103,26 @@ class Backend:
             return sum((state for _, (state, _) in parts[1:]), start=parts[0][1][0]), norm
         states = {row: state for rows, (read, _) in parts for row, state in zip(rows, read, strict=True)}
         return np.stack([states[r] for r in range(len(texts))]), norm
+
+    def states(
+        self,
+        prompts: Sequence[Sequence[int]],
+        edits: Edits,
+        before: Mapping[int, int],
+        at: Sequence[Sequence[int]],
+        about: str = "rows",
+    ) -> np.ndarray:
+        """Residual stream of one batch under a lowered plan, where one of its edits finds it.
+
+        before: for each block to read, how many of its edits come first; at: tokens of each row, counted from its end,
+        as many in each. Returns float32 [row, position, block, hidden].
+        """
+        ids, mask = chat.pad_left(prompts, self.pad_id)
+        weights = torch.zeros(len(prompts), len(at[0]), ids.shape[1])
+        for r, tokens in enumerate(at):
+            weights[r, torch.arange(len(tokens)), torch.tensor(tokens)] = 1.0
+        plan = self._plan(ids, mask, edits, NO_READOUTS, None)
+        return self._states(self._inputs(ids, mask), weights, plan, dict(before), about).numpy()
 
     def signature(self) -> xr.Dataset:
         """What tells this model from another: resid_post at the last of SIGNATURE_TOKENS fixed tokens, [layer, hidden]
@@ -279,20 +259,18 @@ class Backend:
             out = nnsight.save(ops.read(layers, weights, sides))
         return cast(Reading, out)
 
+    def _states(
+        self, enc: Inputs, weights: torch.Tensor, plan: Plan, before: dict[int, int], about: str
+    ) -> torch.Tensor:
+        lm, layers, enc = self.lm, self.layers, padding.placed(self.loaded.model, enc)
+        via = self.via(Call("states", (enc, weights, plan, before), about))
+        with torch.no_grad(), lm.trace(enc, logits_to_keep=1, backend=via):
+            out = nnsight.save(ops.read_before(layers, weights, plan, before))
+        return cast(torch.Tensor, out)
+
     def _score(self, enc: Inputs, keep: int, targets: torch.Tensor, scored: torch.Tensor, about: str) -> torch.Tensor:
         lm, enc = self.lm, padding.placed(self.loaded.model, enc)
         via = self.via(Call("score", (enc, keep, targets, scored), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=keep, backend=via):
             out = nnsight.save(ops.mean_nll(lm.output.logits[:, :-1], targets, scored))
         return out
-
-
-def in_halves(do: Callable[[Sequence[Item]], Result], rows: Sequence[Item]) -> list[tuple[Sequence[Item], Result]]:
-    """(rows, do(rows)), or that of each half where there is no room for all. Raises TooLarge for one row too large."""
-    try:
-        return [(rows, do(rows))]
-    except TooLarge:
-        if len(rows) == 1:
-            raise
-    half = len(rows) // 2
-    return [*in_halves(do, rows[:half]), *in_halves(do, rows[half:])]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from gating import settings
 from gating.errors import GatingError, choices
 from gating.foreign import shown
+from gating.steering import controls
 from gating.steering.edits import OPERATIONS
 from gating.steering.interventions import (
     AXES,
@@ -26,12 +27,13 @@ from gating.steering.interventions import (
 
 Spec = Mapping[str, object]  # an intervention as a user wrote it: fields of FIELDS, a list where it is an axis
 
-FIELDS = (*AXES, "norm_read", "gate", "threshold", "random")
+NOT_AXES = ("draw",)  # a list of these is no axis
+FIELDS = (*AXES, "norm_read", "gate", "threshold", "random", *NOT_AXES)
+SINGLE = tuple(f for f in FIELDS if f not in NOT_AXES)
 DEFAULTS: Spec = {"op": "add", "norm": "natural", "scope": "all", "read": "same", "norm_read": "same", "threshold": 0.5,
                   "reference": "zero"}  # fmt: skip
 REFERENCES = ("zero", "mean", "own")  # or the name of another condition
 MOST_POINTS = 10_000  # of a grid
-MOST_RANDOM = 999  # random controls of one intervention
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ def check_references(conditions: Sequence[Condition]) -> None:
     by_name = {c.name: c for c in conditions}
     for c in conditions:
         for iv in c.interventions:
+            if iv.reference in REFERENCES[1:] and iv.reference in by_name:
+                raise GatingError(
+                    f"conditions.{iv.reference}: `reference: {iv.reference}` of {c.name} means something else; choose "
+                    "another name for the condition."
+                )
             other = by_name.get(iv.reference)
             if iv.reference in REFERENCES or (other and other.system == c.system and other is not c):
                 continue
@@ -147,18 +154,21 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _bracketed(point: str) -> str:
-    return f"[{point}]" if point else ""
-
-
 def grid(
-    spec: Spec, directions: Sequence[str], n_layers: int, random: int, reverse: bool, key: str = "steer"
+    spec: Spec,
+    directions: Sequence[str],
+    n_layers: int,
+    random: int,
+    reverse: bool,
+    draws: Sequence[str] = ("isotropic",),
+    key: str = "steer",
 ) -> list[Condition]:
     """The conditions of a steering spec: the baseline, then for each grid point the steered condition and its controls.
 
     A field whose value is a list is an axis; the grid is their product, in the order of AXES. Each point has controls
     of its own: the same coefficient reversed (`reverse`, for operations with a sign), and `random` seeds of a random
-    direction of the same norm at the same blocks. Raises GatingError for a bad field or a point that stands twice.
+    direction of the same norm at the same blocks, of each kind in `draws`. Raises GatingError for a bad field or a
+    point that stands twice.
     """
     conditions = [Condition("baseline")]
     if spec["direction"] == "none":
@@ -168,7 +178,7 @@ def grid(
         chosen = dict(zip(axes, values, strict=True))
         iv = check_spec({**spec, **chosen}, directions, n_layers, key)
         point = ",".join(f"{n}={_shown(v)}" for n, v in chosen.items() if n != "direction")
-        suffix, family = _bracketed(point), iv.direction
+        suffix, family = controls.bracketed(point), iv.direction
         name = f"{family}{suffix}"
         steered = Condition(
             name, "steered", (iv,), number, str({**spec, **chosen}["layers"]), family=family, point=point
@@ -181,18 +191,8 @@ def grid(
                 replace(steered, name=reversed_name, kind="reversed", interventions=opposite, controls=name)
             )
         start = 1 if iv.seed is not None else 0  # steering along a random direction: its controls are other seeds
-        for k in range(start, start + random):
-            drawn = (replace(iv, seed=k),)
-            conditions.append(
-                replace(
-                    steered,
-                    name=f"{family}-random-{k}{suffix}",
-                    kind="random",
-                    interventions=drawn,
-                    seed=k,
-                    controls=name,
-                )
-            )
+        for draw, k in itertools.product(draws, range(start, start + random)):
+            conditions.append(controls.control(steered, (controls.drawn(iv, k, draw, "controls"),), draw, k))
     return conditions
 
 
@@ -220,7 +220,7 @@ def _points(items: Sequence[Spec], key: str, n_layers: int) -> list[tuple[str, l
     axes = {
         (i, field): values
         for i, item in enumerate(items)
-        for field, values in check_axes(item, FIELDS, f"{key}[{i}]", n_layers).items()
+        for field, values in check_axes(item, SINGLE, f"{key}[{i}]", n_layers).items()
     }
     points = []
     for values in itertools.product(*axes.values()):
@@ -237,32 +237,23 @@ def _named_point(
     name: str, spec: NamedSpec, point: str, items: Sequence[Spec], number: int, directions: Sequence[str], n_layers: int
 ) -> list[Condition]:
     """A named condition at one point of its axes, with its random controls."""
-    key, suffix = f"conditions.{name}", _bracketed(point)
+    key, suffix = f"conditions.{name}", controls.bracketed(point)
     ivs = tuple(check_spec(item, directions, n_layers, f"{key}[{i}]") for i, item in enumerate(items))
     _check_removals(ivs, key)
-    draws = [_draws(item, f"{key}[{i}]") for i, item in enumerate(items)]
+    draws = [controls.count(item, f"{key}[{i}]") for i, item in enumerate(items)]
     own = Condition(
         f"{name}{suffix}", "named", ivs, number, " ".join(str(item["layers"]) for item in items), system=spec.system,
         family=name, point=point, paper=spec.paper,
     )  # fmt: skip
     all_random = any(iv.direction == RANDOM and n for iv, n in zip(ivs, draws, strict=True))
     conditions = [] if all_random else [own]
-    for k in range(max(draws, default=0)):
-        drawn = tuple(replace(iv, seed=k) if n else iv for iv, n in zip(ivs, draws, strict=True))
-        controls = "" if all_random else own.name
-        conditions.append(
-            replace(
-                own, name=f"{name}-random-{k}{suffix}", kind="random", interventions=drawn, seed=k, controls=controls
-            )
+    for draw, k in itertools.product(controls.kinds(items, draws, key), range(max(draws, default=0))):
+        drawn = tuple(
+            controls.drawn(iv, k, draw, f"{key}[{i}]") if n else iv
+            for i, (iv, n) in enumerate(zip(ivs, draws, strict=True))
         )
+        conditions.append(replace(controls.control(own, drawn, draw, k), controls="" if all_random else own.name))
     return conditions
-
-
-def _draws(spec: Spec, key: str) -> int:
-    n = spec.get("random") or 0
-    if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_RANDOM:
-        raise GatingError(f"{key}.random={n!r}: give how many random controls to draw, 0 to {MOST_RANDOM}.")
-    return n
 
 
 def check_fields(item: Spec, key: str, whole: bool = True) -> None:

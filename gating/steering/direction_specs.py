@@ -14,6 +14,7 @@ from gating.chat import check_position, needs_response
 from gating.errors import GatingError, choices
 from gating.foreign import shown
 from gating.prompts import Prompt, digest
+from gating.steering import variants
 
 REFUSAL = "refusal"
 ROLES = ("model", "user", "i_thou")
@@ -44,6 +45,7 @@ class DirectionSpec:
     positive: tuple[Chat, ...]
     negative: tuple[Chat, ...]
     digest: str
+    variant: str = ""  # boot-3, half-a: made of other rows than the direction before the # (variants.py)
 
     @property
     def texts(self) -> str:
@@ -64,9 +66,12 @@ class DirectionSpec:
 
 
 def split_name(name: str, default_position: str) -> tuple[str, str, str]:
-    """`persona:role@position` to its parts; the model's own role and the configured position where none is given."""
-    rest, at, position = name.partition("@")
+    """`persona:role@position` to its parts; the model's own role and the configured position where none is given. A
+    variant, `#boot-3`, is left out."""
     key = f"steer.direction={shown(name)!r}"
+    rest, at, position = variants.split(name)[0].partition("@")
+    if "#" in rest + position and not personas.is_path(rest):
+        raise GatingError(f"{key}: behind # stands boot-0 to boot-{variants.MOST - 1}, half-a or half-b.")
     base, colon, role = rest.partition(":") if not personas.is_path(rest) else _file_role(rest)
     if (at and not position) or (colon and not role):
         raise GatingError(f"{key}: nothing stands behind {'@' if at else ':'}; name a position or role, or drop it.")
@@ -84,18 +89,34 @@ def _file_role(rest: str) -> tuple[str, str, str]:
 
 def label(name: str) -> str:
     """What a direction is called in the results: its name, or a persona file's stem in place of its path."""
-    rest, at, position = name.partition("@")
+    whole, variant = variants.split(name)
+    rest, at, position = whole.partition("@")
     base, colon, role = rest.partition(":") if not personas.is_path(rest) else _file_role(rest)
-    return f"{Path(base).stem if personas.is_path(base) else base}{colon}{role}{at}{position}"
+    short = Path(base).stem if personas.is_path(base) else base
+    return f"{short}{colon}{role}{at}{position}{'#' if variant else ''}{variant}"
 
 
 def direction_spec(
-    name: str, default_position: str, system: str | None, extract: Sequence[Prompt], questions: int | None
+    name: str,
+    default_position: str,
+    system: str | None,
+    extract: Sequence[Prompt],
+    questions: int | None,
+    seed: int = 0,
 ) -> DirectionSpec:
     """What a direction's name stands for: `refusal` (harmful - harmless requests of the extraction split, under the
     run's own system prompt; Arditi et al. 2024) or a persona (positive - negative system instructions over the same
-    questions; Chen et al. 2025, arXiv 2507.21509). Raises GatingError for an unknown name or an empty side."""
+    questions; Chen et al. 2025, arXiv 2507.21509); a variant is made of some of those rows (seed). Raises GatingError
+    for an unknown name or an empty side."""
     base, role, position = split_name(name, default_position)
+    variant = variants.split(name)[1]
+
+    def of(side: tuple[Chat, ...], pairs: int = 1) -> tuple[Chat, ...]:
+        """The side's rows, or those that the variant is made of."""
+        if not variant:
+            return side
+        return tuple(side[i] for i in variants.rows(variant, len(side) // pairs, pairs, seed, name))
+
     if base == REFUSAL:
         sides = [tuple(Chat(system, p.text) for p in extract if p.harmful is flag) for flag in (True, False)]
         if not all(sides):
@@ -103,14 +124,16 @@ def direction_spec(
                 "directions.harmful and directions.harmless must both hold prompts of the extract split: the refusal "
                 f"direction is their difference, and there are {len(sides[0])} and {len(sides[1])}."
             )
-        return DirectionSpec(label(name), role, position, sides[0], sides[1], digest(extract))
+        return DirectionSpec(label(name), role, position, of(sides[0]), of(sides[1]), digest(extract), variant)
     persona = personas.load(base)
     pairs = personas.paired_rows(persona)
     kept = sorted({row.question_index for row in pairs})[:questions]
     rows = [row for row in pairs if row.question_index in kept]
     positive = tuple(Chat(row.system, row.question) for row in rows if row.sign > 0)
     negative = tuple(Chat(row.system, row.question) for row in rows if row.sign < 0)
-    return DirectionSpec(label(name), role, position, positive, negative, persona.digest)
+    wordings = len(persona.positive)
+    both = of(positive, wordings), of(negative, wordings)  # the same draw: rows stay pairs
+    return DirectionSpec(label(name), role, position, *both, persona.digest, variant)
 
 
 def check_derived(derived: Mapping[str, object]) -> None:

@@ -29,19 +29,25 @@ def unit(v: np.ndarray, missing: float = np.nan) -> np.ndarray:
 
 def permuted(positive: np.ndarray, negative: np.ndarray, paired: bool, k: int, seed: int) -> np.ndarray:
     """Mean differences after the labels were shuffled, [k, layer, hidden] float64: a null for cosines that keeps the
-    activations' own covariance. Paired rows swap sides pair by pair, unpaired ones are dealt out anew."""
-    rng = np.random.default_rng([seed, 7])
+    activations' own covariance."""
     both = np.concatenate([positive, negative]).astype("float64")
-    n = len(positive)
-    weights = np.empty((k, len(both)))
+    return np.einsum("kr,rlh->klh", permuted_weights(len(positive), len(negative), paired, k, seed), both)
+
+
+def permuted_weights(positive: int, negative: int, paired: bool, k: int, seed: int) -> np.ndarray:
+    """The weight of each row, positive ones first, in k mean differences after the labels were shuffled: [k, row].
+    Paired rows swap sides pair by pair, unpaired ones are dealt out anew."""
+    rng = np.random.default_rng([seed, 7])
+    n = positive + negative
+    weights = np.empty((k, n))
     for i in range(k):
         if paired:
-            sign = rng.choice([-1.0, 1.0], size=n)
-            weights[i] = np.concatenate([sign, -sign]) / n
+            sign = rng.choice([-1.0, 1.0], size=positive)
+            weights[i] = np.concatenate([sign, -sign]) / positive
         else:
-            order = rng.permutation(len(both))
-            weights[i] = np.where(order < n, 1 / n, -1 / (len(both) - n))
-    return np.einsum("kr,rlh->klh", weights, both)
+            order = rng.permutation(n)
+            weights[i] = np.where(order < positive, 1 / positive, -1 / negative)
+    return weights
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Extracted:
     distinct: tuple[int, int] = (-1, -1)
     sides: tuple[np.ndarray, np.ndarray] | None = None  # mean state of each side [layer, hidden]
     texts: str = ""  # DirectionSpec.texts; empty where it is derived
+    variant: str = ""  # DirectionSpec.variant
 
 
 def derived_directions(by_name: Mapping[str, Extracted], derived: Mapping[str, Mapping[str, str]]) -> list[Extracted]:
@@ -69,6 +76,12 @@ def derived_directions(by_name: Mapping[str, Extracted], derived: Mapping[str, M
         vector = derive(a.vector, b.vector, algebra)
         made.append(Extracted(name, vector, "derived", a.position, a.method, f"{a.name} {algebra} {b.name}"))
     return made
+
+
+def probed(group: xr.Dataset) -> xr.Dataset:
+    """The directions of a group that answers are read on: whole ones. Their variants would be read on every token for
+    what their cosines say."""
+    return group.isel(direction=group["variant"].values == "") if "variant" in group else group
 
 
 def assemble(extracted: Sequence[Extracted], residual_norm: np.ndarray) -> xr.Dataset:
@@ -94,7 +107,7 @@ def assemble(extracted: Sequence[Extracted], residual_norm: np.ndarray) -> xr.Da
             "site": ("direction", np.array([SITE] * len(extracted), dtype=TEXT)),
             **{
                 field: ("direction", np.array([getattr(d, field) for d in extracted], dtype=TEXT))
-                for field in ("role", "position", "method", "source", "texts")
+                for field in ("role", "position", "method", "source", "texts", "variant")
             },
         }
     )

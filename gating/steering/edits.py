@@ -42,13 +42,18 @@ def targets(h, edit, step, plan, place):
     if step == 0:
         of, mask = edit["of"].clamp(min=0), plan["prompt_mask"]
         p = torch.bmm(h[of.to(h.device)], edit["measure"].to(h.device, h.dtype).transpose(1, 2))
-        inner = ((mask[of].cumsum(1) > 1) & (mask[of] == 1)).to(h.device)[:, :, None]
+        inner = but_the_first(mask[of]).to(h.device)[:, :, None]
         mean = torch.where(inner, p, 0.0).sum(1, keepdim=True) / inner.sum(1, keepdim=True).clamp(min=1)
         plan["kept"][(place, "mean")] = mean
         there = torch.where(same_suffix(plan["ids"], mask, of).to(h.device)[:, :, None], p, mean)
     else:
         there = plan["kept"][(place, "mean")]
     return torch.where((edit["of"] >= 0).to(h.device)[:, None, None], there, t)
+
+
+def but_the_first(mask):
+    """Every prompt token but the first, whose norm is an outlier in most models: [row, token] boolean."""
+    return (mask.cumsum(1) > 1) & (mask == 1)
 
 
 def same_suffix(ids, mask, of):

@@ -28,6 +28,8 @@ AXES = (
 )
 RANDOM = "random"
 EACH = "each"
+# how a random direction is drawn, and the word for it in a condition's name
+DRAWS = {"isotropic": "random", "covariance": "covariance", "permuted": "permuted", "matched": "matched"}
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,12 @@ class Intervention:
     `remove` takes out again what earlier `add`s of the condition put in along the same direction. `direction` may be a
     set, a+b, for the ablation of the subspace that they span.
 
-    `seed` replaces what is *written* by a random direction of exactly the same norm; what is measured stays, so that
-    the control of an ablation adds exactly as much, elsewhere; it takes nothing out there. A `direction` that is
-    `random` is random in both.
+    `seed` makes it a control: a random direction of exactly the same norm is *written*, while what is measured stays. A
+    `direction` that is `random` is random in both. `draw` says how it is drawn: `isotropic`; `covariance`, from the
+    covariance of the residual within the sides that directions are extracted from; `permuted`, the contrast of the same
+    rows with their labels permuted (both for `add`); `matched`, for `ablate`, which is measured too: a direction across
+    the persona's that takes out as much (pipeline/matched.py). An isotropic control of an ablation adds exactly as much
+    as it takes out, elsewhere; it takes nothing out there.
     `reference` says where an ablation leads the projection: `zero` (directional ablation as published), `mean` (what it
     is on average in the harmless prompts that directions are extracted from) or `own` (what the unsteered row of the
     same prompt has, so that an unsteered model is left as it is), or what it has under another condition of the run
@@ -65,6 +70,7 @@ class Intervention:
     gate: str = ""
     threshold: float = 0.5
     reference: str = "zero"
+    draw: str = "isotropic"
 
     @property
     def directions(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypedDict, cast
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ import xarray as xr
 
 from gating.errors import GatingError
 from gating.steering.edits import OPERATIONS
-from gating.steering.interventions import RANDOM, Condition, Intervention
+from gating.steering.interventions import Condition, Intervention
+from gating.steering.vectors import extracted, measured, site, vector
 
 
 class Edit(TypedDict):
@@ -50,77 +51,16 @@ class Lowered(NamedTuple):
     target: np.ndarray
 
 
-def _site(read: str, block: int) -> int:
-    return {"same": block, "previous": block - 1}[read] if read in ("same", "previous") else int(read)
+class Drawn(NamedTuple):
+    """A direction that a control takes out in the persona's place: unit vectors [k, hidden] float64, and the factor on
+    the coefficient."""
+
+    vectors: np.ndarray
+    coefficient: float
 
 
-def _extracted(directions: xr.Dataset, name: str, layer: int) -> np.ndarray:
-    v = directions["vector"].sel(direction=name, layer=layer).values.astype("float64")
-    if not np.linalg.norm(v) > 0:
-        raise GatingError(
-            f"steer.direction={name!r} is zero at block {layer}: its two sides do not differ there; choose another "
-            "block (steer.layers, steer.read) or position (directions.position)."
-        )
-    return cast(np.ndarray, v)
-
-
-def random_unit(hidden: int, seed: int, k: int) -> np.ndarray:
-    """The k-th isotropic random unit vector of a run's seed: [hidden] float64."""
-    v = np.random.default_rng([seed, k]).standard_normal(hidden)
-    return cast(np.ndarray, v / np.linalg.norm(v))
-
-
-def measured(iv: Intervention, block: int, directions: xr.Dataset, seed: int) -> np.ndarray:
-    """The orthonormal vectors that an intervention measures projections on: [k, hidden] float64."""
-    site, hidden = _site(iv.read, block), directions.sizes["hidden"]
-    rows = [
-        random_unit(hidden, seed, iv.seed or 0) if d == RANDOM else _extracted(directions, d, site)
-        for d in iv.directions
-    ]
-    return _orthonormal(np.stack(rows))
-
-
-def _orthonormal(rows: np.ndarray) -> np.ndarray:
-    """An orthonormal basis [k, hidden] of the span of rows; the first keeps its sign."""
-    q, r = np.linalg.qr(rows.T)
-    return cast(np.ndarray, (q * np.where(np.diag(r) < 0, -1.0, 1.0)).T)
-
-
-def vector(iv: Intervention, block: int, directions: xr.Dataset, seed: int) -> np.ndarray:
-    """What an intervention writes at `block` before its coefficient: [k, hidden] float64.
-
-    For `add` the direction under its norm policy, for the others the orthonormal vectors that they measure. A random
-    control is drawn once a seed, the same at every block, and takes the exact norm of the vector it replaces.
-    """
-    hidden = directions.sizes["hidden"]
-    if OPERATIONS[iv.op]["writes"] == "vector":
-        return _with_norm(iv, block, directions, seed)
-    own = measured(iv, block, directions, seed)
-    if iv.seed is None:
-        return own
-    draws = [random_unit(hidden, seed, iv.seed + 1000 * i) for i in range(len(own))]
-    return _orthonormal(np.stack(draws))
-
-
-def _with_norm(iv: Intervention, block: int, directions: xr.Dataset, seed: int) -> np.ndarray:
-    """The added vector under its norm policy: [1, hidden] float64."""
-    site, hidden = _site(iv.read, block), directions.sizes["hidden"]
-    if iv.direction == RANDOM:
-        v = random_unit(hidden, seed, iv.seed or 0)
-    else:
-        v = _extracted(directions, iv.direction, site)
-    natural = float(np.linalg.norm(v))
-    if iv.norm == "unit":
-        target = 1.0
-    elif iv.norm == "natural":
-        target = natural
-    elif iv.norm == "residual":
-        target = float(directions["residual_norm"].sel(layer=block))
-    else:
-        layer = site if iv.norm_read == "same" else _site(iv.norm_read, block)
-        target = float(np.linalg.norm(_extracted(directions, iv.norm, layer)))
-    unit = v / natural if iv.seed is None else random_unit(hidden, seed, iv.seed)
-    return cast(np.ndarray, unit[None] * target)
+Place = tuple[str, int, int, int]  # of a matched control: the condition it controls, intervention, block, seed
+Matched = Mapping[Place, Drawn]
 
 
 def _between(directions: xr.Dataset, name: str, layer: int, place: float, what: str) -> float:
@@ -136,20 +76,25 @@ def _between(directions: xr.Dataset, name: str, layer: int, place: float, what: 
     return sides[0] + place * (sides[1] - sides[0])
 
 
-def _lowered(condition: Condition, order: int, block: int, directions: xr.Dataset, seed: int) -> Lowered:
+def _lowered(
+    condition: Condition, order: int, block: int, directions: xr.Dataset, seed: int, matched: Matched
+) -> Lowered:
     """One intervention of a condition at one block, by the row of its operation in OPERATIONS."""
     iv = condition.interventions[order]
-    row = OPERATIONS[iv.op]
-    if row["writes"] == "undo":
+    row, factor = OPERATIONS[iv.op], 1.0
+    if iv.seed is not None and iv.draw == "matched":
+        write, factor = matched[condition.controls, order, block, iv.seed]
+        measure: np.ndarray | None = write
+    elif row["writes"] == "undo":
         earlier = [e for e in condition.interventions[:order] if e.op == "add" and e.direction == iv.direction]
         total = sum(e.coef * vector(e, b, directions, seed) for e in earlier for b in e.layers)
         write, measure = -np.asarray(total), None
     else:
         write = vector(iv, block, directions, seed)
         measure = measured(iv, block, directions, seed) if row["writes"] == "unit" else None
-    strength, target = iv.coef - row["neutral"], np.zeros(len(write))
+    strength, target = factor * (iv.coef - row["neutral"]), np.zeros(len(write))
     if row["target"]:
-        place = _between(directions, iv.direction, _site(iv.read, block), iv.coef, f"op={iv.op}, direction")
+        place = _between(directions, iv.direction, site(iv.read, block), iv.coef, f"op={iv.op}, direction")
         strength, target = 1.0, np.full(len(write), place)
     elif iv.reference == "mean" and measure is not None:
         target = measure @ directions["resting"].sel(layer=block).values.astype("float64")
@@ -181,14 +126,29 @@ def vectors_a_row(conditions: Sequence[Condition]) -> int:
     return sum(held.values())
 
 
+def places(rows: Sequence[Condition], condition: Condition, order: int) -> dict[int, int]:
+    """How many edits of these rows come before one intervention of a condition, at each block that it writes."""
+    there = sorted({slot for row in rows for slot in slots(row)})
+    return {
+        slot.block: [s for s in there if s.block == slot.block].index(slot)
+        for slot in slots(condition)
+        if slot.order == order
+    }
+
+
 def lower(
-    rows: Sequence[Condition], directions: xr.Dataset, seed: int, scale: Mapping[str, float] | None = None
+    rows: Sequence[Condition],
+    directions: xr.Dataset,
+    seed: int,
+    scale: Mapping[str, float] | None = None,
+    matched: Matched | None = None,
 ) -> Edits:
     """Lower one condition per row to plain tensors: {block: [edit, ...]}; gating/steering/edits.py says what an edit
     holds.
 
     Rows of different conditions share an edit when their slots agree; a row outside it has strength 0 there. A row's
-    own interventions keep their order. scale: a factor on the strengths of a condition, by name.
+    own interventions keep their order. scale: a factor on the strengths of a condition, by name; matched: the
+    directions of matched controls.
     """
     hidden, n = directions.sizes["hidden"], len(rows)
     held: dict[Slot, Edit] = {}
@@ -197,7 +157,7 @@ def lower(
         factor = (scale or {}).get(condition.name, 1.0)
         for slot in slots(condition):
             if (condition, slot) not in cache:
-                cache[condition, slot] = _lowered(condition, slot.order, slot.block, directions, seed)
+                cache[condition, slot] = _lowered(condition, slot.order, slot.block, directions, seed, matched or {})
             if slot not in held:
                 held[slot] = _empty(n, hidden, slot)
             edit = held[slot]
@@ -205,7 +165,7 @@ def lower(
             _fill(edit, r, cache[condition, slot], factor if is_dose(iv) else 1.0)
             edit["of"][r] = _source(rows, r, iv.reference)
             if edit["gate"] is not None:
-                gate = _extracted(directions, iv.gate, slot.block)
+                gate = extracted(directions, iv.gate, slot.block)
                 edit["gate"][0][r] = torch.from_numpy(gate / np.linalg.norm(gate))
                 edit["gate"][1][r] = _between(directions, iv.gate, slot.block, iv.threshold, "gate")
     edits: Edits = {}

@@ -7,7 +7,7 @@ functions of this module only, so that it travels.
 
 import torch
 
-from gating.steering.edits import apply_edits, exact, stream
+from gating.steering.edits import apply_edits, but_the_first, exact, stream
 
 
 def log_odds(logits, token_ids):
@@ -46,6 +46,12 @@ def read_relative_change(site):
     return ((site["last"] - before).norm(dim=-1) / before.norm(dim=-1)).detach().cpu()
 
 
+def read_change_norm(site):
+    squared = (site["h"].to(torch.float32) - site["before"].to(torch.float32)).pow(2).sum(-1)
+    inner = but_the_first(site["plan"]["prompt_mask"]).to(squared.device)
+    return (torch.where(inner, squared, 0.0).sum(1) / inner.sum(1).clamp(min=1)).sqrt().detach().cpu()
+
+
 def read_lens_score(site):
     """The residual stream through the model's own final norm and unembedding, as nnsight calls them."""
     norm, unembed = site["final"]
@@ -79,6 +85,9 @@ READOUTS = {
     "relative_change": readout(
         read_relative_change, ("layer",), "1", "norm of what the edits added at the last prompt token, over the "
         "residual's norm before them; 0 without an edit", at="edits", default=True, missing=0.0),
+    "change_norm": readout(
+        read_change_norm, ("layer",), STREAM, "root mean square, over the prompt's tokens but the first, of the norm "
+        "of what the edits at the block added or took out; 0 without an edit", at="edits", default=True, missing=0.0),
     "kl": readout(
         read_kl, (), "nat", "first-token KL(baseline || condition)", at="logits", needs=("score_ids", "reference"),
         default=True),
@@ -171,6 +180,23 @@ def read(layers, weights, sides):
         states.append(pooled if sides is None else side_sums(pooled, sides))
         norms.append(h.to(torch.float32).norm(dim=-1).detach().cpu())
     return {"state": torch.stack(states, dim=-2), "norm": torch.stack(norms), "dtype": str(h.dtype)}
+
+
+def read_before(layers, weights, plan, before):
+    """What the residual stream holds at named tokens where an edit finds it, in one prefill under a plan.
+    weights: [row, position, token]; before: {block: how many of the block's edits come before it}. Returns float32
+    [row, position, block, hidden].
+    """
+    states = []
+    for block in sorted(b for b in set(plan["edits"]) | set(before) if b <= max(before)):
+        edits, first, output = plan["edits"].get(block, []), before.get(block, 0), layers[block].output
+        h = apply_edits(stream(output), edits[:first], 0, plan, block)
+        if block in before:
+            states.append(pool(h, weights))
+        if edits:
+            h = apply_edits(h, edits[first:], 0, plan, block)
+            layers[block].output = (h, *output[1:]) if isinstance(output, tuple) else h
+    return torch.stack(states, dim=-2)
 
 
 def mean_nll(logits, targets, mask):

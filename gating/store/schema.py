@@ -11,7 +11,7 @@ import xarray as xr
 
 from gating.judging.labels import LABELS, MISSING
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 STORE = "store.zarr"
 AGAIN = ".again"  # in a run's folder: where it is computed again (force=true)
 TEXT = np.dtypes.StringDType()

@@ -118,7 +118,7 @@ def test_an_actor_that_the_server_ends_mid_job_costs_at_most_one_more_try(servin
 
 
 def test_a_job_that_exceeds_the_servers_time_is_done_in_halves(serving, backend):
-    from gating.steering.backend import Call, in_halves
+    from gating.steering.calls import Call, in_halves
 
     here, remote = backend()
     lm = here.lm
@@ -146,7 +146,7 @@ def _padded(backend, rows):
 def test_an_error_in_the_block_names_the_rows_is_not_tried_again_and_leaves_its_traceback_in_the_log(
     serving, backend, tmp_path
 ):
-    from gating.steering.backend import Call
+    from gating.steering.calls import Call
 
     here, remote = backend()
     lm = here.lm

@@ -1,0 +1,66 @@
+"""What stands in a trace, as plain types, and how a batch that finds no room is cut in halves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict, TypeVar
+
+import torch
+
+from gating.errors import TooLarge
+from gating.models.parts import Head
+from gating.steering.lowering import Edits
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Call(NamedTuple):
+    """One trace, for who runs it elsewhere: `kind` and `content` (plain values and tensors) determine its result;
+    `about` says in words which rows it is."""
+
+    kind: str
+    content: tuple[object, ...]
+    about: str
+
+
+class Plan(TypedDict):
+    """What one decoding does, as gating.steering.ops.visit takes it: edits, readouts and what they need, masks,
+    seed."""
+
+    edits: Edits
+    readouts: tuple[str, ...]
+    probes: dict[int, torch.Tensor]
+    score_ids: torch.Tensor | None
+    reference: torch.Tensor | None
+    head: Head
+    prompt_mask: torch.Tensor
+    last_mask: torch.Tensor
+    seed: int | None
+    ids: torch.Tensor
+    kept: dict[tuple[tuple[int, int], str], torch.Tensor]
+
+
+class Reading(TypedDict):
+    """What gating.steering.ops.read gives."""
+
+    state: torch.Tensor
+    norm: torch.Tensor
+    dtype: str
+
+
+Inputs = dict[str, torch.Tensor]  # input_ids and attention_mask, both [row, token]
+Sampling = tuple[float, int]  # temperature and seed
+Scored = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt and of its completion
+Via = Callable[[Call], Any]  # the nnsight backend of a trace
+
+
+def in_halves(do: Callable[[Sequence[Item]], Result], rows: Sequence[Item]) -> list[tuple[Sequence[Item], Result]]:
+    """(rows, do(rows)), or that of each half where there is no room for all. Raises TooLarge for one row too large."""
+    try:
+        return [(rows, do(rows))]
+    except TooLarge:
+        if len(rows) == 1:
+            raise
+    half = len(rows) // 2
+    return [*in_halves(do, rows[:half]), *in_halves(do, rows[half:])]
