@@ -69,6 +69,7 @@ RANGES = {
 TRAINING = {
     **{key: limits for key, limits in RANGES.items() if key.startswith("model.") or key == "seed"},
     "system_share": Range(0, 1),
+    "gate_share": Range(0, 1),
     "opened": Range(0, 1),
     "rank": Range(1, 64),
     "alpha": Range(0, 1024, above=True),
@@ -79,6 +80,7 @@ TRAINING = {
     "first": Range(0, 1),
     "answer_tokens": Range(1, 512),
     "threads": Range(1, 256),
+    "prompts_n": Range(1, 10**6),
     "select_n": Range(1, 10**6),
     "held_out_n": Range(1, 10**6),
 }
