@@ -85,6 +85,17 @@ TRAINING = {
     "held_out_n": Range(1, 10**6),
 }
 
+CHOOSING = {
+    **{
+        key: limits
+        for key, limits in RANGES.items()
+        if key.startswith(("model.", "directions.", "backend.")) or key == "seed"
+    },
+    "n": Range(6, 10**6),
+    "drop": Range(0, 1, above=True),
+    "new_tokens": Range(2, 4096),
+}
+
 
 JUDGES = {
     "attempts": Range(1, 100),

@@ -181,7 +181,7 @@ def _untested_sites(run: xr.DataTree, family: Family) -> str:
     config = yaml.safe_load(str(run.attrs.get("config", ""))) or {}
     if ((config.get("model") or {}).get("sites") or {}).get("chosen"):
         return ""
-    return "blocks and doses were never chosen on this model (model.sites.chosen is empty)"
+    return "blocks and doses were never chosen on this model: python -m gating.choose model=NAME does it"
 
 
 def _tested(evidence: Evidence, claim: Claim, mean: stats.Mean) -> Evidence:
