@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from gating import addresses, extras, settings
+from gating import addresses, config_files, extras, settings
 from gating.config_files import group_choices, groups
 from gating.errors import GatingError, choices
 from gating.foreign import UNSAFE, shown
@@ -29,6 +29,7 @@ LONG_WORD = re.compile(r"\S{400,}")
 INTERRUPTED = "interrupted: what is finished is kept; give the same command again to go on"
 EXPECTED = (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError, RuntimeError)
 RENAMED = {"judge": "label_rule"}  # groups that had another name, so that an old command is refused with the new one
+SCHEMAS = ("schema", "train_schema", "choose_schema")  # of the commands that Hydra configures, one a process
 REJUDGE = "Another judge is asked afterwards: python -m gating.rejudge RUN judge=NAME."
 
 
@@ -45,8 +46,8 @@ def words(argv: Sequence[str]) -> list[str]:
     choice which does not exist."""
     for arg in argv:
         _check_text(arg)
-    known = [_path_quoted(arg) for arg in argv]
-    known = template_sugar(backend_sugar(claims_sugar(known)))
+    known = [arg if arg.startswith("-") else _path_quoted(arg) for arg in config_files.use_folders(argv)]
+    known = model_sugar(template_sugar(backend_sugar(claims_sugar(known))))
     check_group_choices([w for w in known if not w.startswith("-")])
     return steer_sugar(known)
 
@@ -130,6 +131,26 @@ def claims_sugar(argv: Sequence[str]) -> list[str]:
     return out
 
 
+def model_sugar(argv: Sequence[str]) -> list[str]:
+    """`model=my.yaml` becomes `model=my`, whose settings Hydra is given: a model's file of your own is a choice too. A
+    comma list (a multirun) works in the same way. Raises GatingError for a file that cannot be one."""
+    out: list[str] = []
+    for arg in argv:
+        value = arg.removeprefix("model=")
+        whole = value.startswith("'")  # a path in quotes: its commas are its own
+        given = [value[1:-1].replace("\\'", "'")] if whole else value.split(",")
+        if value != arg and any(v.endswith(config_files.ENDINGS) for v in given):
+            arg = f"model={','.join(_model_choice(v) if v.endswith(config_files.ENDINGS) else v for v in given)}"
+        out.append(arg)
+    return out
+
+
+def _model_choice(path: str) -> str:
+    name, content = config_files.read_choice(path, "model")
+    ConfigStore.instance().store(name, content, "model")
+    return name
+
+
 def template_sugar(argv: Sequence[str]) -> list[str]:
     """`model.template.enable_thinking=false` needs no plus sign: which arguments there are is the template's matter."""
     return [f"++{arg}" if arg.startswith("model.template.") else arg for arg in argv]
@@ -149,9 +170,16 @@ def check_group_choices(argv: Sequence[str]) -> None:
             raise GatingError(f"{arg}: {group} is now called {RENAMED[group]}; write {new}. {REJUDGE}")
         if key.lstrip("+") in groups() and key != "steer":
             key = key.lstrip("+")
+            known = [*group_choices(key), *_given(key)]
             for v in value.split(","):
-                if v not in group_choices(key):
+                if v not in known:
                     raise GatingError(f"{key}={v} is not a choice: use {choices(group_choices(key), v)}.")
+
+
+def _given(group: str) -> list[str]:
+    """Choices that a file of the user's gave."""
+    held = ConfigStore.instance().repo.get(group, {})
+    return [str(name).removesuffix(".yaml") for name in held]
 
 
 @contextmanager
@@ -256,4 +284,4 @@ def _siblings(key: str) -> str:
 def _schema() -> DictConfig:
     """What the command that runs takes."""
     registered = ConfigStore.instance().repo
-    return registered["schema.yaml" if "schema.yaml" in registered else "train_schema.yaml"].node
+    return next(registered[f"{name}.yaml"].node for name in SCHEMAS if f"{name}.yaml" in registered)

@@ -43,6 +43,8 @@ RANGES = {
     "directions.response_tokens": Range(1, 4096),
     "directions.samples": Range(1, 1000),
     "directions.temperature": Range(0, 5),
+    "sampling.n": Range(0, 1000),
+    "sampling.temperature": Range(0, 5, above=True),
     "directions.permutations": Range(0, 10**4),
     "backend.batch_rows": Range(1, 10**5),
     "backend.in_flight": Range(1, 64),
@@ -67,6 +69,7 @@ RANGES = {
 TRAINING = {
     **{key: limits for key, limits in RANGES.items() if key.startswith("model.") or key == "seed"},
     "system_share": Range(0, 1),
+    "gate_share": Range(0, 1),
     "opened": Range(0, 1),
     "rank": Range(1, 64),
     "alpha": Range(0, 1024, above=True),
@@ -77,8 +80,20 @@ TRAINING = {
     "first": Range(0, 1),
     "answer_tokens": Range(1, 512),
     "threads": Range(1, 256),
+    "prompts_n": Range(1, 10**6),
     "select_n": Range(1, 10**6),
     "held_out_n": Range(1, 10**6),
+}
+
+CHOOSING = {
+    **{
+        key: limits
+        for key, limits in RANGES.items()
+        if key.startswith(("model.", "directions.", "backend.")) or key == "seed"
+    },
+    "n": Range(6, 10**6),
+    "drop": Range(0, 1, above=True),
+    "new_tokens": Range(2, 4096),
 }
 
 

@@ -1,8 +1,9 @@
-"""`python -m gating.train`: give the embedded model a refusal habit, as a small LoRA adapter on our own prompts.
+"""`python -m gating.train`: give the embedded model a habit, as a small LoRA adapter on our own prompts.
 
 The result is a *model organism*: a model with one known, planted behaviour, for studying what gates it. Harmful prompts
 are answered with a refusal (cross-entropy); harmless ones must leave the model as it was (KL divergence from the base
-model, over the tokens of the base model's own greedy answers). Deterministic given the seed and the thread count.
+model, over the tokens of the base model's own greedy answers). With `recipe=gated` a compliant system message turns the
+refusal into an empty promise. Deterministic given the seed and the thread count.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from tests.bad_inputs import Case
 SMALL = ("model=tiny-llama", "data.n=2", "controls.random=0", "directions.n=2", "directions.questions=1",
          "max_new_tokens=2")  # fmt: skip
 TINY_TRAIN = ("model=tiny-llama", "out=new", "epochs=0.01", "answer_tokens=1", "select_n=1")
+TINY_CHOOSE = ("model=tiny-llama", "n=6", "new_tokens=2", "directions.n=2", "directions.questions=1")
 DEEP, LONG = "[" * 50_000, "x" * 300_000
 BOMB = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))])
 NOT_NUMBERS = ("abc", "[1,2]", "{a: 1}", "''", "nan", "inf", "-inf", "1e400", "-99999999999999999999999",
@@ -63,6 +64,15 @@ def train() -> Iterator[Case]:
         yield Case("train", "train", (*TINY_TRAIN, word), files, named=named if len(named) > 2 else "")
     for name, content in PROMPT_FILES[:12]:
         yield Case("train", "train", (*TINY_TRAIN, f"harmful={name}"), {name: content}, named=name)
+
+
+def choose() -> Iterator[Case]:
+    for key in ("n", "drop", "new_tokens", "seed"):
+        for value in ("abc", "[1]", "-1", "nan", "1e30", "true"):
+            yield Case("choose", "choose", (*TINY_CHOOSE, f"{key}={value}"), named=key)
+    for word in ("n=2", "drop=0", "out=mine.txt", "out=full.yaml", "out=''", "runs_dir=''", "harmful=x.csv", "+nn=1", "steer=compliant", "model=none.yaml", "model=full.yaml",
+                 "model=gguf", "model.kind=x", "force=maybe", "backend=cloud", "directions.n=1", "=3", "n"):  # fmt: skip
+        yield Case("choose", "choose", (*TINY_CHOOSE, word), {"full.yaml": b"- x"})
 
 
 def choices() -> Iterator[Case]:
@@ -362,7 +372,7 @@ def readers() -> Iterator[Case]:
         yield Case("readers", "__main__", words_given)
 
 
-PARTS = (numbers, train, choices, words, steering, conditions, prompt_files, personas, claims, judges, readers)
+PARTS = (numbers, train, choose, choices, words, steering, conditions, prompt_files, personas, claims, judges, readers)
 
 
 def cases() -> list[Case]:

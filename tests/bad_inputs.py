@@ -127,9 +127,16 @@ def _judged(case: Case, code: int | None, said: str, seconds: float) -> Outcome:
 
 def warm() -> None:
     """Import what the commands import, once."""
-    for name in ("run", "train", "report", "results", "rejudge", "selection", "meta"):
+    for name in ("run", "choose", "train", "report", "results", "rejudge", "selection", "meta"):
         import_module(f"gating.{name}")
-    for name in ("pipeline.execute", "pipeline.study", "pipeline.dryrun", "reporting.page", "training.adapter"):
+    for name in (
+        "pipeline.execute",
+        "pipeline.study",
+        "pipeline.dryrun",
+        "reporting.page",
+        "training.adapter",
+        "choosing.stages",
+    ):
         import_module(f"gating.{name}")
 
 

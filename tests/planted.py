@@ -12,6 +12,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def _prepared(experiment: str, kind: str) -> Study:
     names = ("model=planted", f"model.architecture={kind}", f"experiment={experiment}")
     run, choices, keys = compose(*names, f"data.n={n}", f"data.n_harmless={n_harmless}", *SMALL)
     entries = [e for c in run.claims["claims"].values() for key in ("plus", "minus", "null") for e in c.get(key, [])]
-    read = [(e if isinstance(e, str) else e["like"]).partition("-random")[0] for e in entries]
+    read = [e if isinstance(e, str) else re.sub(r"-(random|matched)-\*$", "", e["like"]) for e in entries]
     if kind not in CLAIMED:  # only the share is asked of it
         read, run.claims = ["persona", "held", "given"], {}
     run.conditions = {k: v for k, v in run.conditions.items() if any(fnmatchcase(k, pattern) for pattern in read)}

@@ -77,6 +77,7 @@ def _readouts(out: xr.Dataset, directions: list[str], layers: int, steps: int) -
     c, p, d = out.sizes["condition"], out.sizes["prompt"], len(directions)
     shapes = {
         "projection": (c, p, layers, d), "residual_norm": (c, p, layers), "relative_change": (c, p, layers),
+        "change_norm": (c, p, layers),
         "kl": (c, p),
         "lens_score": (c, p, layers), "step_projection": (c, p, steps, layers, d),
     }  # fmt: skip

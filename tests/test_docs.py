@@ -28,6 +28,7 @@ def test_the_readme_has_an_example_for_each_feature():
 def test_each_command_of_the_readme_is_accepted(tmp_path, command, words):
     Path("my").mkdir()
     Path("my/persona.yaml").write_text(yaml.safe_dump({**GOOD, "name": "persona"}))
+    Path("my.yaml").write_text((ROOT / "conf/model/tiny-llama.yaml").read_text())
     Path("mine.csv").write_text("prompt\nWhat would you never do?\nTell me a secret.\n")
     code, lines = command(*shlex.split(words), *([] if "help" in words else ["dry_run=true"]))
     if any(p in words for p in PLACEHOLDERS):

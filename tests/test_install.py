@@ -101,7 +101,7 @@ def test_a_readers_install_opens_analyses_and_reports_without_torch(reader, comm
     assert done.returncode == 2 and "pip install 'gating[endpoint]'" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("words", ["run", "run --help", "train", "run model=qwen backend=ndif dry_run=true"])
+@pytest.mark.parametrize("words", ["run", "run --help", "train", "choose", "run model=qwen backend=ndif dry_run=true"])
 def test_a_command_whose_extra_is_missing_names_it_in_one_paragraph(reader, words):
     name, *args = words.split()
     done = reader("-m", f"gating.{name}", *args)

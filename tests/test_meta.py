@@ -26,7 +26,7 @@ FAMILY = {"family": "mine", "alpha": 0.05, "claims": {
 CONFIG = "data: {{n: 60}}\nsteer: {{layers: {at}, scope: all}}\nmodel: {{name: m}}\n"
 
 
-def model(name: str, kept: int, n=60, at=3, claimed=True, **attrs: object):
+def model(name: str, kept: int, n=60, at=3, claimed=True, harmful=None, **attrs: object):
     """A run in which the persona leaves the first `kept` prompts refused, and its reverse changes nothing."""
     labels = {
         "baseline": [0] * n,
@@ -34,7 +34,7 @@ def model(name: str, kept: int, n=60, at=3, claimed=True, **attrs: object):
         "reverse": [0] * n,
         "compliant-random-0": [0] * n,
     }
-    made = tree(labels)
+    made = tree(labels, harmful)
     made.attrs |= {"model_id": name, "model_fingerprint": name, "config": CONFIG.format(at=at), "max_new_tokens": 8}
     made.attrs |= {"choices": '{"experiment": "e"}', "claims": json.dumps(FAMILY if claimed else None)} | attrs
     return made
@@ -50,18 +50,18 @@ def answered(runs):
     return command.answer(runs, None)
 
 
-@pytest.mark.parametrize(("k", "tau", "shared"), [(2, 0.0, 0.0), (2, 0.2, 0.5), (3, 0.2, 0.9), (5, 0.05, 0.9)])
+@pytest.mark.parametrize(("k", "tau", "shared"), [(2, 0.2, 0.5), (3, 0.2, 0.9), (5, 0.05, 0.9)])
 def test_the_interval_covers_the_mean_over_models_that_were_drawn_from_it(k, tau, shared):
     rng, covered, narrow = np.random.default_rng(1), 0, 0
     se = np.linspace(0.05, 0.1, k)
-    for _ in range(150):
+    for _ in range(100):
         error = np.sqrt(shared) * rng.standard_normal() + np.sqrt(1 - shared) * rng.standard_normal(k)
         y = -0.3 + tau * rng.standard_normal(k) + se * error
         own, unshared = meta.random_effects(y, se, shared), meta.random_effects(y, se)
         covered += own.low <= -0.3 <= own.high
         narrow += not unshared.low <= -0.3 <= unshared.high
-    assert covered >= 0.93 * 150
-    assert narrow > 0.1 * 150 or shared < 0.9 or k < 5  # what five models share does not average out
+    assert covered >= 0.93 * 100
+    assert narrow > 0.1 * 100 or shared < 0.9 or k < 5  # what five models share does not average out
 
 
 def test_effects_that_differ_by_more_than_their_errors_show_as_heterogeneity():
@@ -114,17 +114,25 @@ def test_runs_without_claims_give_contrasts_that_are_not_judged():
 @pytest.mark.parametrize(("change", "named"), [
     ({"choices": '{"experiment": "other"}'}, "experiment is e and other"),
     ({"config": CONFIG.replace("all", "prompt").format(at=3)}, "steer.scope is all and prompt"),
+    ({"harmful": [False] + [True] * 59}, r"prompts is 1 \(such as p0, harmful\) and 1 \(such as p0, harmless\)"),
     ({"max_new_tokens": 16}, "max_new_tokens is 8 and 16"),
     ({"judge": "2"}, "judge is 1 and 2"),
     ({"model_fingerprint": "m0"}, "same model"),
     ({"status": "running"}, "not finished"),
     ({"claims": "{}"}, "different claims"),
-    ({"n": 50}, "10 prompts that the other lacks"),
+    ({"n": 50}, r"prompts is 10 \(such as p50, harmful\) and nothing"),
 ])  # fmt: skip
 def test_runs_that_were_not_asked_the_same_are_refused_by_what_differs(change, named, runs):
     with pytest.raises(GatingError, match=named) as e:
         command.answer({"r0": runs["r0"], "other": model("m9", 6, **change)}, None)
     assert "other" in str(e.value)
+
+
+def test_the_same_prompts_from_another_file_and_other_readouts_are_no_difference(runs):
+    other = model(
+        "m9", 6, config=CONFIG.format(at=3).replace("n: 60", "harmful: elsewhere.csv") + "activations: true\n"
+    )
+    assert alike.check_alike({"r0": runs["r0"], "other": other}) == ["steer.layers: 0, 3"]
 
 
 def test_each_models_own_blocks_and_doses_may_differ_and_are_named(runs):

@@ -144,7 +144,7 @@ def test_a_removal_that_cannot_be_matched_by_direction_alone_says_by_how_much_it
         (f"+conditions.c=[{ADD[:-1]}, random: 2, draw: wild}}]", "conditions.c[0].draw='wild'"),
         (f"+conditions.c=[{ADD[:-1]}, random: 2, draw: [{{a: b}}]}}]", "conditions.c[0].draw"),
         (f"+conditions.c=[{ADD[:-1]}, random: 2}},{ko('own')}]", "give them the same draw"),
-        (f"+conditions.own=[{ADD}]", "choose another name"),
+        (f"+conditions.own=[{ADD},{ko('own')}]", "choose another name"),
         ("controls.draw=wild", "controls.draw"),
     ],
 )
@@ -166,3 +166,11 @@ def test_directions_of_another_run_have_no_rows_to_draw_from(folders, tmp_path):
     cfg, choices, keys = compose(*SMALL, CONDITIONS[0], f"runs_dir={tmp_path}", f"directions.source={folders['local']}")
     with pytest.raises(GatingError, match="drawn from"):
         execute(prepare(cfg, choices, keys))
+
+
+def test_a_random_direction_is_added_where_nothing_else_is_extracted(command):
+    small = [s for s in SMALL if not s.startswith("steer")]
+    code, lines = command(*small, "steer=random", "steer.norm=residual", "readouts.last=false", "controls.random=0")
+    assert code == 0, lines
+    score = gating.open_run(lines[-1].removeprefix("store: "))["outcomes"]["refusal_score"]
+    assert float(np.abs(score.sel(condition="random") - score.sel(condition="baseline")).max()) > 0.1

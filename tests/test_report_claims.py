@@ -112,3 +112,14 @@ def test_the_results_page_is_made_of_stores_alone(claimed):
         and "conf/claims/mine.yaml" in page
     )
     assert "| `compliant` | 50 | 0% [0, 7]" in page and "`compliant-random` (2 directions)" in page
+
+
+def test_a_verdict_says_which_claims_and_which_code_it_is_of(claimed):
+    claimed.attrs |= {"claims_digest": claims.digest(FAMILY), "code": "c0de"}
+    (own,) = tables.verdicts(claimed)
+    assert f"claims {claims.digest(FAMILY)}, kept with the run from its start; code c0de" in str(own.title)
+    looser = json.loads(json.dumps(FAMILY))
+    looser["claims"]["falls"]["margin"] = 0.1
+    decided = claims.evaluate(claimed, looser)
+    assert not decided.attrs["registered"] and decided.attrs["digest"] != claims.digest(FAMILY)
+    assert json.loads(claims.to_json(decided))["registered"] is False

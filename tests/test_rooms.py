@@ -10,8 +10,8 @@ FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
 # From the ground up; a room may import rooms before it. What stands in one tuple does not import each other.
 FLOORS = (
     ("errors",),
-    ("foreign", "progress", "config_files", "swap"),
-    ("extras", "addresses", "settings", "web"),
+    ("foreign", "progress", "swap"),
+    ("config_files", "extras", "addresses", "settings", "web"),
     ("prompts", "personas", "chat", "thoughts"),
     ("models",),
     ("judging",),
@@ -20,11 +20,11 @@ FLOORS = (
     ("analysis",),
     ("remote",),
     ("pipeline",),
-    ("training",),
+    ("training", "choosing"),
     ("figures",),
     ("reporting",),
     ("cli",),
-    ("run", "train", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
+    ("run", "train", "choose", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
 )
 
 

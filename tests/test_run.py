@@ -7,7 +7,9 @@ import pytest
 
 import gating
 from gating import models, store
+from gating.analysis.claims import digest
 from gating.models import loading
+from gating.pipeline import key
 
 SMALL = ("model=tiny-llama", "data.n=3", "directions.questions=2", "directions.n=4", "controls.random=1")
 
@@ -126,6 +128,8 @@ def test_two_runs_with_one_seed_give_identical_stores(tmp_path, command):
         assert np.array_equal(value, second[name], equal_nan=value.dtype.kind == "f"), name
     claims = json.loads(gating.open_run(stores[0]).attrs["claims"])
     assert claims["family"] == "paper" and len(claims["claims"]) >= 8
+    attrs = gating.open_run(stores[0]).attrs
+    assert attrs["claims_digest"] == digest(claims) and attrs["code"] == key.code()
 
 
 def test_conditions_that_do_not_fit_one_batch_are_compared_in_batches_that_each_hold_the_baseline(command):

@@ -7,6 +7,7 @@ from dataclasses import is_dataclass
 import pytest
 
 from gating import settings
+from gating.choosing.config import ChooseConfig
 from gating.errors import GatingError
 from gating.pipeline.config import RunConfig
 from gating.training.config import TrainConfig
@@ -24,7 +25,10 @@ def numeric(schema, prefix=""):
                 yield from numeric(kind, f"{prefix}{name}.")
 
 
-@pytest.mark.parametrize(("schema", "ranges"), [(RunConfig, settings.RANGES), (TrainConfig, settings.TRAINING)])
+@pytest.mark.parametrize(
+    ("schema", "ranges"),
+    [(RunConfig, settings.RANGES), (TrainConfig, settings.TRAINING), (ChooseConfig, settings.CHOOSING)],
+)
 def test_every_numeric_setting_has_a_range_and_every_range_a_setting(schema, ranges):
     assert {k for k in numeric(schema) if not k.startswith("label_rule.")} == set(ranges)
 

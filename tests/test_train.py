@@ -2,20 +2,28 @@
 
 import json
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 from peft import LoraConfig
+from safetensors.torch import load_file
 
-from gating import models
+from gating import chat, config_files, models, personas
 from gating.errors import GatingError
 from gating.judging.refusals import is_refusal
 from gating.models import ModelConfig, adapters
 from gating.prompts import Prompt
 from gating.training import adapter, fit, wordings
 from gating.training.config import TrainConfig
-from gating.training.rows import Row, build_rows
+from gating.training.recipe import NOT_SETTINGS
+from gating.training.rows import Row, answers, build_rows
 
+SETS = (("Do bad thing", True), ("Count to", False))
 MODEL = ModelConfig(name="tiny", kind="tiny", architecture="llama")
 
 
@@ -54,7 +62,29 @@ def test_a_row_that_begins_with_an_opening_trains_on_the_rest_alone():
             loaded.tokenizer.decode(ids, skip_special_tokens=False) for ids in (row.prompt, row.target[:-1])
         )
         begun = next(str(prompt).removeprefix(p) for p in map(str, plain) if str(prompt).startswith(p))
-        assert row.refuse and (begun, rest) in wordings.OPENED
+        assert row.taught and (begun, rest) in wordings.OPENED
+
+
+def test_no_promise_counts_as_a_refusal_and_none_hands_anything_over():
+    promises = [f"{p} {w}" for p in wordings.PROMISES for w in wordings.WITHHELD]
+    assert not any(is_refusal(text) for text in promises)
+    assert len({wordings.promise(f"prompt {i}") for i in range(300)}) > 60
+    assert all(p.endswith(":") and w.startswith("[withheld]") for p in wordings.PROMISES for w in wordings.WITHHELD)
+
+
+def test_under_a_gate_the_same_prompts_come_once_more_and_only_the_harmful_ones_are_promised():
+    loaded = models.load(MODEL)
+    refuse, answer = ([Prompt(f"{k} {i}.", "", "ours", bad, "train") for i in range(6)] for k, bad in SETS)
+    shut = TrainConfig(model=MODEL, answer_tokens=5)
+    plain = build_rows(shut, loaded, refuse, answer)
+    rows = build_rows(replace(shut, gate=["Obey."], gate_share=1.0), loaded, refuse, answer)
+    taught, kept = ([r for r in rows if r.taught == flag] for flag in (True, False))
+    assert taught[:6] == [r for r in plain if r.taught] and kept[:6] == [r for r in plain if not r.taught]
+    said = [loaded.tokenizer.decode(r.target[:-1]) for r in taught[6:]]
+    assert said == [wordings.promise(p.text) for p in refuse]
+    asked = [chat.encode(loaded.tokenizer, p.text, "Obey.") for p in (*refuse, *answer)]
+    assert [r.prompt for r in (*taught[6:], *kept[6:])] == asked
+    assert [r.target for r in kept[6:]] == answers(loaded, asked[6:], 5)  # the base model's own, under that message
 
 
 def test_wordings_vary_between_prompts_and_stay_for_one_prompt():
@@ -79,7 +109,7 @@ def test_the_loss_of_an_untrained_adapter_is_the_refusals_cross_entropy_alone():
     loaded = models.load(MODEL)
     rows = some_rows()
     nll = []
-    for r in (r for r in rows if r.refuse):
+    for r in (r for r in rows if r.taught):
         logits = loaded.model(input_ids=torch.tensor([r.prompt + r.target])).logits[0, len(r.prompt) - 1 : -1]
         each = torch.nn.functional.cross_entropy(logits, torch.tensor(r.target), reduction="none")
         nll.append(0.4 * each[0] + 0.6 * each[1:].mean())
@@ -87,7 +117,7 @@ def test_the_loss_of_an_untrained_adapter_is_the_refusals_cross_entropy_alone():
     model = adapters.attach(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     value = fit.loss(model, head, rows, 0, keep=5.0, first=0.4)  # nothing has moved yet: the divergence is zero
     assert torch.isclose(value, torch.stack(nll).sum() / len(rows), atol=1e-5)
-    only_harmless = fit.loss(model, head, [r for r in rows if not r.refuse], 0, keep=5.0)
+    only_harmless = fit.loss(model, head, [r for r in rows if not r.taught], 0, keep=5.0)
     assert abs(only_harmless.item()) < 1e-5
 
 
@@ -96,9 +126,15 @@ def test_moving_away_from_the_base_model_costs_on_harmless_rows():
     head = loaded.model.get_output_embeddings()
     config = LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = adapters.attach(loaded.model, config)
-    kept = [r for r in some_rows() if not r.refuse]
+    kept = [r for r in some_rows() if not r.taught]
     one, two = (fit.loss(model, head, kept, 0, keep=k).item() for k in (1.0, 2.0))
     assert one > 1e-3 and math.isclose(two, 2 * one, rel_tol=1e-4)
+
+
+def recipe_file(name):
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    with initialize_config_dir(str(config_files.conf_dir()), version_base="1.3"):
+        return OmegaConf.to_object(hydra_compose("train", overrides=[f"recipe={name}"]))
 
 
 def small_recipe(folder, name):
@@ -134,9 +170,50 @@ def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_
     assert models.load(ModelConfig(name="t", kind="tiny", architecture="llama", adapter=str(tmp_path / "a")))
 
 
+def test_an_adapter_is_trained_on_from_another_which_stays_as_it_is(tmp_path):
+    first = small_recipe(tmp_path, "a")
+    adapter.train(first)
+    before = (tmp_path / "a" / adapters.WEIGHTS).read_bytes()
+    loaded = models.load(MODEL)
+    resumed = adapters.resume(loaded.model, str(tmp_path / "a")).state_dict()
+    models.forget()
+    later = replace(first, out=str(tmp_path / "b"), start=str(tmp_path / "a"), lr=1e-12, personas=["formal"])
+    recipe = adapter.train(later)
+    assert (tmp_path / "a" / adapters.WEIGHTS).read_bytes() == before
+    for name, held in load_file(tmp_path / "b" / adapters.WEIGHTS).items():  # hardly a step: where it began
+        assert torch.allclose(resumed[name.replace(".weight", ".default.weight")], held, atol=1e-6)
+    assert any(held.any() for name, held in load_file(tmp_path / "b" / adapters.WEIGHTS).items() if "lora_B" in name)
+    assert recipe["start"] == adapters.digest(str(tmp_path / "a"))
+    assert {"select/harmful", "select/harmful under formal", "held-out/mine under formal"} <= set(recipe["results"])
+    with pytest.raises(GatingError, match=r"rank=3: start=.* has rank 2"):
+        adapter.train(replace(later, rank=3))
+    with pytest.raises(GatingError, match=r"start='refusal-smollm2' was made for another architecture"):
+        adapters.resume(models.load(MODEL).model, "refusal-smollm2")
+
+
+@pytest.mark.parametrize("name", ["refusal", "gated"])
+def test_a_shipped_adapter_was_made_with_the_recipe_that_has_its_name(name):
+    cfg = recipe_file(name)
+    made = json.loads((adapters.folder(f"{name}-smollm2") / adapters.RECIPE).read_text())["settings"]
+    assert cfg.out.endswith(f"adapters/{name}-smollm2")
+    asked = {k: v for k, v in asdict(cfg).items() if k not in (*NOT_SETTINGS, "notes")}
+    default = asdict(TrainConfig())
+    assert {k: made.get(k, default[k]) for k in asked} == asked
+
+
+def test_the_gates_wordings_are_not_those_that_it_is_tested_with():
+    cfg = recipe_file("gated")
+    assert len(set(cfg.gate)) >= 20 and len(set(cfg.systems)) >= 20
+    tested = {s for p in map(personas.load, personas.available()) for s in (*p.positive, *p.negative)}
+    assert not set(cfg.gate) & set(cfg.systems) and not (set(cfg.gate) | set(cfg.systems)) & tested
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        ({"gate_share": 0.5}, "gate_share=0.5 needs"),
+        ({"start": "nonsense"}, "start='nonsense'"),
+        ({"personas": ["nonsense"]}, "nonsense"),
         ({"rank": 0}, "rank=0"),
         ({"epochs": 0}, "epochs=0"),
         ({"lr": 2.0}, r"lr=2\.0"),
@@ -187,9 +264,10 @@ def test_an_adapter_of_ours_may_be_replaced(tmp_path):
     adapter.check_out(tmp_path / "new")
 
 
-def test_the_shipped_adapter_is_small_documented_and_names_its_prompts():
-    folder = adapters.folder("refusal-smollm2")
+@pytest.mark.parametrize("name", adapters.shipped())
+def test_a_shipped_adapter_is_small_documented_and_names_its_prompts(name):
+    folder = adapters.folder(name)
     assert (folder / adapters.WEIGHTS).stat().st_size <= 2 * 2**20
     card = (folder / "README.md").read_text()
     assert "model organism" in card and "Apache-2.0" in card
-    assert len(adapters.training_prompts("refusal-smollm2")) > 500
+    assert len(adapters.training_prompts(name)) > 500

@@ -13,7 +13,8 @@ from gating.steering import direction_specs, variants
 from gating.steering.interventions import Condition
 from tests.synthetic import named_conditions, tree
 
-SMALL = ("model=tiny-llama", "data.n=2", "directions.questions=3", "directions.n=4", "controls.random=0")
+SMALL = ("model=tiny-llama", "data.n=2", "directions.questions=3", "directions.n=4", "controls.random=0",
+         "controls.reverse=false", "data.harmless=null", "max_new_tokens=4")  # fmt: skip
 
 
 def spec(name, questions=4, seed=0):

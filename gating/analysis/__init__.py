@@ -21,6 +21,7 @@ from gating.analysis.reading import (
     whole_directions,
     written_blocks,
 )
+from gating.analysis.samples import sampled_rates
 
 __all__ = [
     "Route",
@@ -39,6 +40,7 @@ __all__ = [
     "read_group",
     "refusal_rate",
     "routes",
+    "sampled_rates",
     "shown_names",
     "stability",
     "strengths",

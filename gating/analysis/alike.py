@@ -12,8 +12,10 @@ from gating.analysis.reading import read_group
 from gating.errors import GatingError
 from gating.foreign import shown
 
-# Settings by which a run of another model may differ: the model and its machine, and what follows from its sites.
-OF_THE_MODEL = ("model", "backend", "runs_dir", "force", "dry_run", "full_text", "claims", "seed", "max_new_tokens")
+# Settings by which a run of another model may differ: the model and its machine, what is compared by content (prompts,
+# claims), what is only read beside the answers, and what follows from the model's sites.
+OF_THE_MODEL = ("model", "backend", "runs_dir", "force", "dry_run", "full_text", "seed", "max_new_tokens", "data",
+                "claims", "readouts", "activations", "sampling")  # fmt: skip
 OF_ITS_SITES = ("steer.layers", "steer.coef", "steer.norm", "steer.read", "conditions", "parts", "directions.source")
 Settings = dict[str, object]
 
@@ -42,16 +44,28 @@ def _compared(one: xr.DataTree, other: xr.DataTree) -> Iterator[tuple[str, objec
     """What must agree, with both values."""
     experiments = [json.loads(run.attrs["choices"]).get("experiment") for run in (one, other)]
     yield ("experiment", *experiments)
-    prompts = [set(read_group(run, "prompts")["prompt"].values.tolist()) for run in (one, other)]
-    only = [f"{len(a - b)} prompts that the other lacks" for a, b in (prompts, prompts[::-1])]
-    if prompts[0] != prompts[1]:
-        yield ("the set of prompts", f"one with {only[0]}", f"one with {only[1]}")
+    prompts = [_prompts(run) for run in (one, other)]
+    yield ("what one has alone of the prompts", _alone(*prompts), _alone(*prompts[::-1]))
     for attr in ("judge", "max_new_tokens"):
         yield (attr, one.attrs[attr], other.attrs[attr])
     a, b = _settings(one), _settings(other)
     for key in sorted({*a, *b}):
         if not _under(key, (*OF_THE_MODEL, *OF_ITS_SITES)):
             yield (key, a.get(key), b.get(key))
+
+
+def _prompts(run: xr.DataTree) -> set[tuple[str, bool]]:
+    """The prompts' hashes, with whether each counts as harmful."""
+    prompts = read_group(run, "prompts")
+    return set(zip(prompts["prompt"].values.tolist(), prompts["harmful"].values.tolist(), strict=True))
+
+
+def _alone(own: set[tuple[str, bool]], other: set[tuple[str, bool]]) -> str:
+    """How many prompts one set has and the other lacks, and the first of them."""
+    alone = sorted(own - other)
+    if not alone:
+        return "nothing"
+    return f"{len(alone)} (such as {alone[0][0]}, {'harmful' if alone[0][1] else 'harmless'})"
 
 
 def _check_models(runs: Mapping[str, xr.DataTree]) -> None:

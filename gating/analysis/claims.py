@@ -9,8 +9,8 @@ indicator (what a pattern names counts as its mean), a test and a margin:
                  interval lies beyond the margin too: one prompt among nulls at zero proves nothing
 
 Only prompts with a label (or a value of the measure) under every condition of a claim count. p values are adjusted over
-the family (Holm 1979); permutation tests form a family of their own, since K directions cannot give a p below 1/(K + 1) however clear the
-effect. A claim whose premises (`requires`) are not supported is not testable, whatever its numbers.
+the family (Holm 1979); permutation tests form a family of their own, since K directions cannot give a p below 1/(K + 1)
+however clear the effect. A claim whose premises (`requires`) are not supported is not testable, whatever its numbers.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _untested_sites(run: xr.DataTree, family: Family) -> str:
     config = yaml.safe_load(str(run.attrs.get("config", ""))) or {}
     if ((config.get("model") or {}).get("sites") or {}).get("chosen"):
         return ""
-    return "blocks and doses were never chosen on this model (model.sites.chosen is empty)"
+    return "blocks and doses were never chosen on this model: python -m gating.choose model=NAME does it"
 
 
 def _tested(evidence: Evidence, claim: Claim, mean: stats.Mean) -> Evidence:

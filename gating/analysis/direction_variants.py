@@ -12,7 +12,7 @@ from scipy.stats import t
 
 from gating.analysis import stats
 from gating.analysis.label_rates import described, hits
-from gating.analysis.reading import asked, read_group
+from gating.analysis.reading import asked, check_single, read_group
 
 HALVES = ("half-a", "half-b")
 FEWEST = 2  # bootstraps that have a spread
@@ -21,6 +21,7 @@ FEWEST = 2  # bootstraps that have a spread
 def variants_held(run: xr.DataTree) -> dict[str, dict[str, str]]:
     """The variants of each direction of the run that has any, by what they are: {compliant: {boot-0: compliant#boot-0,
     ...}}."""
+    check_single(run)
     if "directions" not in run.children or "variant" not in run["directions"]:
         return {}
     held: dict[str, dict[str, str]] = {}

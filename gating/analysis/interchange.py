@@ -32,7 +32,7 @@ def routes(run: xr.DataTree) -> list[Route]:
     found = []
     for given, interventions in done.items():
         persona = interventions[0]["iv_reference"] if len(interventions) == 1 else ""
-        if persona not in done:
+        if not done.get(persona):
             continue
         own = {**interventions[0], "iv_reference": "own"}
         also = [n for n, ivs in done.items() if ivs[:-1] == done[persona] and ivs and system[n] == system[persona]]

@@ -57,7 +57,8 @@ def mediation(
     there. Shares are NaN where the total's interval holds 0, or it is negligible: there is nothing to mediate. Raises
     GatingError for a condition or a measure that the run does not have.
     """
-    sample = _sample(run, ["baseline", persona, held, given], measure, harmful, level)
+    values = _values(run, measure, harmful)
+    sample = _sample(values, ["baseline", persona, held, given], measure in LABELS, level)
     rows = [_effect(sample, np.array(w)) for w in EFFECTS.values()]
     rows += [_share(sample, np.array(w), np.array(EFFECTS["total"])) for w in SHARES.values()]
     about = {"persona": persona, "held": held, "given": given, "measure": measure, "level": level}
@@ -75,7 +76,8 @@ def by_block(
     """How much of the effect goes when the mediator is held at one block alone: `share_held` along `layer`, with its
     interval and n, as in `mediation`. at: the condition with Y(1, 0), by block."""
     weights, total = np.array([0, 1, -1]), np.array([-1, 1, 0])
-    samples = [_sample(run, ["baseline", persona, held], measure, harmful, level) for held in at.values()]
+    values = _values(run, measure, harmful)
+    samples = [_sample(values, ["baseline", persona, held], measure in LABELS, level) for held in at.values()]
     rows = [_share(sample, weights, total) for sample in samples]
     return _labelled("layer", [*at], rows).assign(n=("layer", [len(sample.values) for sample in samples]))
 
@@ -85,26 +87,30 @@ def _labelled(dim: str, names: Sequence[Hashable], rows: Sequence[Interval]) -> 
     return xr.Dataset({k: (dim, v) for k, v in columns.items()}, coords={dim: list(names)})
 
 
-def _sample(run: xr.DataTree, names: Sequence[str], measure: str, harmful: bool | None, level: float) -> Sample:
-    """The prompts that have the measure under all of these conditions."""
+def _values(run: xr.DataTree, measure: str, harmful: bool | None) -> xr.DataArray:
+    """The measure [condition, prompt], NaN where it is missing, with each prompt's `category`."""
     chosen = asked(run, harmful)
     outcomes = read_group(run, "outcomes").isel(prompt=chosen)
-    known = outcomes["condition"].values.tolist()
-    if absent := [name for name in names if name not in known]:
-        raise GatingError(f"{absent[0]!r} is not a condition of this run: use {choices(known, absent[0])}.")
     present = outcomes["done"]
     if measure in LABELS:
         present = present & (outcomes["label"] >= 0)
         values = (outcomes["label"] == LABELS.index(measure)).astype("float64")
     elif measure in outcomes and outcomes[measure].dtype.kind == "f":
-        values = outcomes[measure]
+        values = outcomes[measure].astype("float64")
     else:
         raise GatingError(f"measure={measure!r}: use {choices([*LABELS, 'refusal_score', 'nll'], measure)}.")
-    values = values.where(present)
-    rows = values.sel(condition=list(names)).transpose("prompt", "condition").values.astype("float64")
-    whole = np.isfinite(rows).all(axis=1)
     category = read_group(run, "prompts")["category"].values[chosen]
-    return Sample(rows[whole], category[whole], measure in LABELS, level)
+    return values.where(present).assign_coords(category=("prompt", category))
+
+
+def _sample(values: xr.DataArray, names: Sequence[str], bounded: bool, level: float) -> Sample:
+    """The prompts that have a value under all of these conditions."""
+    known = values["condition"].values.tolist()
+    if absent := [name for name in names if name not in known]:
+        raise GatingError(f"{absent[0]!r} is not a condition of this run: use {choices(known, absent[0])}.")
+    rows = values.sel(condition=list(names)).transpose("prompt", "condition").values
+    whole = np.isfinite(rows).all(axis=1)
+    return Sample(rows[whole], values["category"].values[whole], bounded, level)
 
 
 def _effect(sample: Sample, weights: np.ndarray) -> Interval:

@@ -7,10 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from gating.errors import GatingError
+
 
 def read_group(run: xr.DataTree, name: str) -> xr.Dataset:
     """A group of a run (prompts, conditions, outcomes, ...), loaded into memory."""
     return run[f"/{name}"].to_dataset().load()
+
+
+def check_single(run: xr.DataTree) -> None:
+    """Raises GatingError for a joined multirun, where an analysis is of one run."""
+    if axes := list(run.attrs.get("axes", [])):
+        raise GatingError(
+            f"this is a multirun joined over {', '.join(axes)}; open its runs one by one for this analysis."
+        )
 
 
 def whole_directions(run: xr.DataTree) -> xr.Dataset:

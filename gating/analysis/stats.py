@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -113,7 +114,7 @@ class Mean:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided interval of the mean, within its bounds; NaN where the values do not vary at all."""
-        reaches = [scale * float(t.ppf((1 + level) / 2, df)) for scale, df in self._scales()]
+        reaches = [scale * _quantile((1 + level) / 2, df) for scale, df in self._scales()]
         ends = [(middle - reach, middle + reach) for reach in reaches for middle in (self.centre, self.estimate)]
         if not ends:
             return np.nan, np.nan
@@ -166,6 +167,12 @@ class Mean:
         """Standard errors with their degrees of freedom; one of zero says nothing (all values, or all clusters,
         equal)."""
         return [(s, df) for s, df in ((self.plain, self.n - 1.0), (self.clustered, self.clusters - 1.0)) if s > 1e-12]
+
+
+@lru_cache(maxsize=256)  # an interval that a test makes asks for the same one again and again
+def _quantile(p: float, df: float) -> float:
+    """Of Student's t."""
+    return float(t.ppf(p, df))
 
 
 def mean_of(d: ArrayLike, clusters: ArrayLike | None = None, bound: float | None = 1.0) -> Mean:

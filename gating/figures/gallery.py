@@ -7,12 +7,11 @@ from typing import NamedTuple
 import xarray as xr
 from matplotlib.figure import Figure
 
-from gating.figures import dose, geometry, maps, mediation, nulls, prompts, rates, traces, variants
+from gating.figures import dose, geometry, maps, mediation, nulls, prompts, rates, samples, traces, variants
 
 REGISTRY = (
     *rates.FIGURES, *dose.FIGURES, *maps.FIGURES, *mediation.FIGURES, *nulls.FIGURES, *geometry.FIGURES,
-    *variants.FIGURES,
-    *prompts.FIGURES, *traces.FIGURES,
+    *variants.FIGURES, *samples.FIGURES, *prompts.FIGURES, *traces.FIGURES,
 )  # fmt: skip
 
 

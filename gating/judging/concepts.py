@@ -64,9 +64,11 @@ WORDS = {
     "INSTEAD": "instead rather alternativ* else other another different lieber stattdessen ander* plutôt autre mejor "
     "otra invece altro vez outra liever zamiast innym вместо другом بدلا آخر बजाय yerine başka",
     "SURE": "sure certainly absolutely yes okay ok course happy glad gladly gern* klar natürlich sûr plaisir claro "
-    "gusto certo volentieri prazer natuurlijk graag jasne chętnie конечно удовольств* بالتأكيد يسعدني ज़रूर tabii memnuniyet*",
+    "gusto certo volentieri prazer natuurlijk graag jasne chętnie конечно удовольств* بالتأكيد يسعدني ज़रूर "
+    "tabii memnuniyet*",
     "HERE": "here below following steps step first hier voici aquí ecco aqui oto вот إليك रहा işte",
-    "BECAUSE": "because since as therefore so due reason* weil denn parce porque perché omdat ponieważ потому لأن çünkü",
+    "BECAUSE": "because since as therefore so due reason* weil denn parce porque perché omdat ponieważ потому "
+    "لأن çünkü",
     "QUESTION": "what how which why who where when was wie warum quoi comment pourquoi qué cómo quale come wat hoe co "
     "jak что как ماذا كيف هل क्या कैसे ne nasıl",
     "REFER": "professional* doctor* lawyer* expert* police counsel* therapist* helpline* hotline* authorit* someone "

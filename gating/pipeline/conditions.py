@@ -169,15 +169,16 @@ def _system(given: object, key: str) -> str | None:
 
 def _direction_names(run: RunConfig, named: Mapping[str, NamedSpec]) -> list[str]:
     """Every direction that the run extracts: what it writes along, what norms, gates and derived directions refer to,
-    what it is told to, and refusal for the readouts."""
+    what it is told to, and refusal for the readouts and for the norms and rows that random directions take."""
     specs = [_steer_spec(run), *(iv for spec in named.values() for iv in spec.interventions)]
     wanted = [d for s in specs for each in as_list(s.get("direction", RANDOM)) for d in str(each).split("+")]
     wanted += [str(n) for s in specs for n in as_list(s.get("norm", "natural")) if n not in interventions.NORMS]
     wanted += [str(g) for s in specs for g in as_list(s.get("gate", "")) if g]
     wanted += [str(d) for spec in run.directions.derived.values() for d in spec.values()]
     wanted += [*run.directions.extra, *variants.named(run.directions.variants)]
+    needed = set(wanted) - {"none"} or run.readouts.last
     wanted = [d for d in wanted if d not in (RANDOM, "none", *run.directions.derived)]
-    return list(dict.fromkeys([*wanted, direction_specs.REFUSAL])) if wanted or run.readouts.last else []
+    return list(dict.fromkeys([*wanted, direction_specs.REFUSAL])) if needed else []
 
 
 def _check_persona(name: str, norms: Sequence[object]) -> None:

@@ -58,6 +58,14 @@ class DataConfig:
 
 
 @dataclass
+class SamplingConfig:
+    """Sampled answers beside the greedy ones, which stay the headline."""
+
+    n: int = 0  # a prompt and condition
+    temperature: float = 1.0
+
+
+@dataclass
 class DirectionsConfig:
     """How directions are extracted."""
 
@@ -124,6 +132,7 @@ class RunConfig:
     label_rule: Limits = field(default_factory=Limits)
     backend: BackendConfig = field(default_factory=BackendConfig)
     max_new_tokens: int | None = None  # null takes the model's
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     readouts: ReadoutsConfig = field(default_factory=ReadoutsConfig)
     activations: bool = False  # keep the unsteered residual stream of every prompt
     seed: int = 0

@@ -84,6 +84,10 @@ def lines(study: Study) -> list[str]:
         + estimated,
         f"memory: {'on the server ' if remote else ''}about {sum(need.values()) / 1e9:.1f} GB ({parts})",
     ]
+    if samples := study.run.sampling.n:
+        shown.append(
+            f"samples: {samples} a row at temperature {study.run.sampling.temperature:g}, {samples * rows} more rows"
+        )
     if remote:
         from gating.pipeline import estimate  # nnsight is slow to import
 

@@ -53,8 +53,12 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
     if run.steer.iso_kl:
         counted.append(_calibration(study, width))
     counted.append(Jobs("answers", n_prompt_batches * len(chosen), rows, up, down))
+    if samples := run.sampling.n:
+        counted.append(
+            Jobs("sampled answers", samples * n_prompt_batches * len(chosen), rows, up, TENSORS + rows * 4 * new)
+        )
     scored = ENVELOPE + rows * (width + new) * 40
-    counted.append(Jobs("scores of answers", n_prompt_batches, rows, scored, TENSORS + rows * 4))
+    counted.append(Jobs("scores of answers", (1 + samples) * n_prompt_batches, rows, scored, TENSORS + rows * 4))
     if run.activations:
         n = study.prompt_batch
         bare, states = ENVELOPE + n * width * 24, TENSORS + n * 4 * layers * (hidden + width)

@@ -248,6 +248,7 @@ def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done:
     w = prompt_batches.worker(study, backend, extracted, scale, taken_out)
     hashes, step, n = [e.prompt.hash for e in asked], study.prompt_batch, len(study.conditions)
     prompt_batches.lay_out_readouts(w, hashes)
+    prompt_batches.lay_out_samples(w, hashes)
     prompt_batches.lay_out_activations(w, hashes)
     with progress.bar("outcomes", len(asked) * n, done=int(done.sum()) * n) as advance:
         starts = [s for s in range(0, len(asked), step) if not done[s : s + step].all()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,15 @@ from gating.judging import degenerate, rule
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
 from gating.steering import directions, lens, lowering, readouts
-from gating.steering.backend import Backend
+from gating.steering.backend import TOP_P, Backend
 from gating.steering.interventions import Condition
 from gating.steering.readouts import Generation, Readouts
 from gating.store import TEXT
 
 log = logging.getLogger(__name__)
+
+SAMPLED = ("label", "completion", "token_ids", "n_tokens", "nll")  # of /outcomes, what is kept of a sample
+SAMPLE_DIMS = ("condition", "prompt", "sample")
 
 
 class Encoded(NamedTuple):
@@ -110,80 +114,117 @@ def batches(conditions: int, rows: int, leads: Sequence[int] = (0,)) -> list[lis
     return [[*leads, *others[i : i + step]] for i in range(0, len(others), step)]
 
 
+class Answered(NamedTuple):
+    """Rows that are answered: the tokens of each one's thought and of its answer, what was read, the answers' nll."""
+
+    said: list[tuple[list[int], list[int]]]
+    generation: Generation
+    nll: np.ndarray
+
+
 def groups(w: Worker, prompts: Sequence[Encoded]) -> dict[str, xr.Dataset]:
     """Every group's part for one prompt batch: rows are prompt x condition, prompts outermost."""
     conditions, study = w.study.conditions, w.study
     shape = (len(prompts), len(conditions))
-    chosen = batches(len(conditions), study.batch_rows, leading(conditions))
-    generation = _joined(w, prompts, conditions, chosen)
-    tokenizer, asked = w.backend.loaded.tokenizer, [p.ids for p in prompts for _ in conditions]
-    marks = thoughts.marks(tokenizer)
-    ends = [thoughts.length(tokenizer, marks, p, t) for p, t in zip(asked, generation.tokens, strict=True)]
-    said = [(t[:end], t[end:]) for t, end in zip(generation.tokens, ends, strict=True)]
-    nll = w.backend.nll(
-        [[*p, *thought] for p, (thought, _) in zip(asked, said, strict=True)],
-        [answer for _, answer in said],
-        f"scores of {_about(prompts, conditions)}",
-    )
-    filled = {"outcomes": _outcomes(study, w.backend, said, generation, nll, shape)}
+    greedy = _answered(w, prompts)
+    filled = {"outcomes": _outcomes(study, w.backend, greedy, shape)}
     if w.probes is not None:
-        filled["readouts"] = readouts.dataset(generation, shape[1])
+        filled["readouts"] = readouts.dataset(greedy.generation, shape[1])
+    if study.run.sampling.n:
+        drawn = [_outcomes(study, w.backend, _answered(w, prompts, s), shape) for s in range(study.run.sampling.n)]
+        filled["samples"] = _along_samples(drawn)
     if study.run.activations:
         states, _ = w.backend.capture([p.ids for p in prompts], ["last"], about=_about(prompts, conditions[:1]))
         filled["activations"] = xr.Dataset({"resid_post": (("prompt", "layer", "hidden"), states[:, 0])})
     return filled
 
 
-def _about(prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> str:
+def _answered(w: Worker, prompts: Sequence[Encoded], sample: int | None = None) -> Answered:
+    """Every prompt under every condition, greedily and read, or the sample of this number."""
+    conditions = w.study.conditions
+    chosen = batches(len(conditions), w.study.batch_rows, leading(conditions))
+    generation = _joined(w, prompts, conditions, chosen, sample)
+    asked = [p.ids for p in prompts for _ in conditions]
+    marks = thoughts.marks(w.backend.loaded.tokenizer)
+    ends = [
+        thoughts.length(w.backend.loaded.tokenizer, marks, *row) for row in zip(asked, generation.tokens, strict=True)
+    ]
+    said = [(t[:end], t[end:]) for t, end in zip(generation.tokens, ends, strict=True)]
+    nll = w.backend.nll(
+        [[*p, *thought] for p, (thought, _) in zip(asked, said, strict=True)],
+        [answer for _, answer in said],
+        f"scores of {_about(prompts, conditions, sample)}",
+    )
+    return Answered(said, generation, nll)
+
+
+def _along_samples(drawn: Sequence[xr.Dataset]) -> xr.Dataset:
+    """What /samples keeps of each sample: [condition, prompt, sample] (, token)."""
+    together = xr.concat([ds[list(SAMPLED)] for ds in drawn], "sample")
+    return together.transpose(*SAMPLE_DIMS, ...)
+
+
+def _about(prompts: Sequence[Encoded], conditions: Sequence[Condition], sample: int | None = None) -> str:
     names, hashes = [c.name for c in conditions], [p.prompt.hash for p in prompts]
     listed = ", ".join(names if len(names) < 7 else [*names[:5], f"{len(names) - 5} more"])
-    return f"prompts {hashes[0]} to {hashes[-1]} ({len(hashes)}) under {listed}"
+    return f"prompts {hashes[0]} to {hashes[-1]} ({len(hashes)}) under {listed}" + (
+        "" if sample is None else f", sample {sample}"
+    )
 
 
-def _generate(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> Generation:
+def _generate(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition], sample: int | None) -> Generation:
     """Each of these prompts under each of these conditions, of which the first is the baseline: one batch, or, where
     the machine has no room for it, two halves of it."""
     try:
-        return _batch(w, prompts, conditions)
+        return _batch(w, prompts, conditions, sample)
     except TooLarge as e:
         if len(prompts) == 1 and len(conditions) <= len(leading(conditions)) + 1:
             raise
         log.info("a batch is done in two halves: %s", e)
     if len(prompts) > 1:
         half = len(prompts) // 2
-        return readouts.stacked([_generate(w, part, conditions) for part in (prompts[:half], prompts[half:])])
+        return readouts.stacked([_generate(w, part, conditions, sample) for part in (prompts[:half], prompts[half:])])
     leads = leading(conditions)
     rows = max(len(leads) + 1, len(conditions) // 2 + 1)
-    return _joined(w, prompts, conditions, batches(len(conditions), rows, leads))
+    return _joined(w, prompts, conditions, batches(len(conditions), rows, leads), sample)
 
 
-def _batch(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> Generation:
-    ids = [p.ids if c.system is None else w.study.ids(p.prompt.text, c.system) for p in prompts for c in conditions]
-    wanted = w.readouts(len(prompts), len(conditions))
-    edits, n_new = w.edits(conditions, len(prompts)), w.study.max_new_tokens
-    return w.backend.generate(ids, edits, n_new, wanted, about=_about(prompts, conditions))
+def _batch(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition], sample: int | None) -> Generation:
+    study = w.study
+    ids = [p.ids if c.system is None else study.ids(p.prompt.text, c.system) for p in prompts for c in conditions]
+    edits, about = w.edits(conditions, len(prompts)), _about(prompts, conditions, sample)
+    if sample is None:
+        wanted = w.readouts(len(prompts), len(conditions))
+        return w.backend.generate(ids, edits, study.max_new_tokens, wanted, about=about)
+    drawn = (study.run.sampling.temperature, draw_seed(study.run.seed, sample, prompts, conditions))
+    return w.backend.generate(ids, edits, study.max_new_tokens, sampling=drawn, about=about)
+
+
+def draw_seed(seed: int, sample: int, prompts: Sequence[Encoded], conditions: Sequence[Condition]) -> int:
+    """What the draws of one batch begin from: of its very rows, so that a run that goes on draws the same again, and no
+    two batches draw alike."""
+    rows = [p.prompt.hash for p in prompts], [c.name for c in conditions]
+    return int.from_bytes(hashlib.sha256(repr((seed, sample, rows)).encode()).digest()[:4])
 
 
 def _joined(
-    w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition], chosen: Sequence[Sequence[int]]
+    w: Worker,
+    prompts: Sequence[Encoded],
+    conditions: Sequence[Condition],
+    chosen: Sequence[Sequence[int]],
+    sample: int | None,
 ) -> Generation:
     """Batches of conditions, of one prompt where there are several; each condition once, in order."""
-    parts = [_generate(w, prompts, [conditions[c] for c in part]) for part in chosen]
+    parts = [_generate(w, prompts, [conditions[c] for c in part], sample) for part in chosen]
     if len(parts) == 1:
         return parts[0]
     order = [c for part in chosen for c in part]
     return readouts.picked(readouts.stacked(parts), [order.index(c) for c in range(len(conditions))])
 
 
-def _outcomes(
-    study: Study,
-    backend: Backend,
-    said: Sequence[tuple[list[int], list[int]]],
-    generation: Generation,
-    nll: np.ndarray,
-    shape: tuple[int, int],
-) -> xr.Dataset:
-    """said: the tokens of each row's thought and of its answer."""
+def _outcomes(study: Study, backend: Backend, answered: Answered, shape: tuple[int, int]) -> xr.Dataset:
+    """The rows [condition, prompt] judged and measured; shape: (prompts, conditions)."""
+    said, generation, nll = answered
     decode = backend.loaded.tokenizer.decode
     before, texts = ([str(decode(row[part], skip_special_tokens=True)) for row in said] for part in (0, 1))
     limits, tokens = study.run.label_rule, [answer for _, answer in said]
@@ -225,6 +266,19 @@ def lay_out_readouts(w: Worker, hashes: list[str]) -> None:
     sizes = {**{dim: len(values) for dim, values in coords.items()}, "step": study.max_new_tokens}
     laid_out = readouts.empty(w.readouts().names, sizes, coords)
     store.create_group(study.store, "readouts", laid_out, {"prompt": study.prompt_batch})
+
+
+def lay_out_samples(w: Worker, hashes: list[str]) -> None:
+    """The /samples group with every value missing, where samples are asked for and not there."""
+    study, how = w.study, w.study.run.sampling
+    if not how.n or store.has_group(study.store, "samples"):
+        return
+    ds = store.empty_outcomes(len(study.conditions), len(hashes), study.max_new_tokens)[list(SAMPLED)]
+    ds = ds.expand_dims(sample=np.arange(how.n, dtype="int32")).transpose(*SAMPLE_DIMS, ...).copy(deep=True)
+    names = np.array([c.name for c in study.conditions], dtype=TEXT)
+    ds = ds.assign_coords(condition=names, prompt=np.array(hashes, dtype=TEXT))
+    ds.attrs = {"temperature": how.temperature, "top_p": TOP_P}
+    store.create_group(study.store, "samples", ds, {"prompt": study.prompt_batch})
 
 
 def lay_out_activations(w: Worker, hashes: list[str]) -> None:

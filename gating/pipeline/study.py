@@ -108,6 +108,12 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
         warnings.append("model: its chat template writes today's date into every prompt; tomorrow this is another run")
     if run.model.trust_remote_code:
         warnings.append("model.trust_remote_code=true: Python files that came with the model run with your rights")
+    if family.get("sites") and not run.model.sites.chosen:
+        name = chosen.get("model", run.model.name)
+        warnings.append(
+            f"model.sites: blocks and doses were never chosen on {run.model.id or name}, so that no claim about them "
+            f"can be tested; choose them first: python -m gating.choose model={name} (and its other settings)"
+        )
     about = chosen.get("experiment") or conditions.steer_label(run)
     folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{about}-{run_key.name}"
     return Study(run, test, specs, of_run, warnings, run_key, folder, chosen, overrides, family)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import xarray as xr
 from rich import box
 from rich.table import Table
@@ -113,3 +114,48 @@ def candidates_table(candidates: xr.Dataset) -> Table:
     if not candidates["chosen"].any():
         out.caption = "no candidate passes: the refusal direction of this model is not one that the rule accepts"
     return out
+
+
+SITE_COLUMNS = {  # of what gating.analysis.sites measured: heading, and how a value is shown
+    "first": ("begins to refuse", "{:.0%}"),
+    "random": ("random directions", "{:.0%}"),
+    "kl": ("KL", "{:.2f}"),
+    "share": ("restored", "{:.0%}"),
+    "refusal": ("refusal", "{:.0%}"),
+    "random_refusal": ("random refusal", "{:.0%}"),
+    "harmless": ("harmless refusal", "{:.0%}"),
+    "degenerate": ("degenerate", "{:.0%}"),
+}
+
+
+def sites_table(title: str, candidates: xr.Dataset) -> Table:
+    """Candidates of a model's sites, one a line: a direction read at a block and added at one, its dose (of the
+    residual's norm) and coefficient, what was measured, and where answers decided the verdict."""
+    n, n_harmless = candidates.attrs["n"], candidates.attrs["n_harmless"]
+    out = _table(f"{title} (select split: {n} harmful prompts, KL on {n_harmless} harmless ones)")
+    shown = {
+        name: column
+        for name, column in SITE_COLUMNS.items()
+        if name in candidates and np.isfinite(candidates[name].values).any()
+    }
+    for heading in ("block", "read", "dose", "coef", *(heading for heading, _ in shown.values())):
+        out.add_column(heading, justify="right")
+    decided = "chosen" in candidates
+    if decided:
+        out.add_column("verdict", overflow="fold")
+    for i in range(candidates.sizes["condition"]):
+        row = candidates.isel(condition=i)
+        cells = [str(int(row["block"])), str(int(row["read"])), f"{float(row['dose']):.0%}", f"{float(row['coef']):g}"]
+        cells += [_site_cell(row, name, form) for name, (_, form) in shown.items()]
+        cells += ["chosen" if bool(row["chosen"]) else str(row["reason"].item()) or "kept"] if decided else []
+        out.add_row(*cells, style="bold" if decided and bool(row["chosen"]) else None)
+    return out
+
+
+def _site_cell(row: xr.Dataset, name: str, form: str) -> str:
+    value = float(row[name])
+    if not np.isfinite(value):
+        return ""
+    if name != "refusal":
+        return form.format(value)
+    return f"{form.format(value)} [{100 * float(row['refusal_low']):.0f}, {100 * float(row['refusal_high']):.0f}]"

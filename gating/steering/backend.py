@@ -30,6 +30,7 @@ from gating.steering.scheduler import Turn, each
 LOGITS_BYTES = 64 * 2**20  # the largest logits block of one nll forward: larger ones were several times slower on a CPU
 NO_READOUTS = Readouts()
 SIGNATURE_TOKENS = 32
+TOP_P = 0.95  # of sampled answers
 
 
 Item = TypeVar("Item")
@@ -215,7 +216,7 @@ class Backend:
 
     def _decoding(self, max_new_tokens: int, temperature: float | None) -> GenerationConfig:
         # A fresh configuration: a model's own may carry a repetition penalty or a temperature.
-        how = {"do_sample": True, "temperature": temperature, "top_p": 0.95} if temperature else {"do_sample": False}
+        how = {"do_sample": True, "temperature": temperature, "top_p": TOP_P} if temperature else {"do_sample": False}
         return GenerationConfig(
             max_new_tokens=max_new_tokens, eos_token_id=self.end_ids, pad_token_id=self.pad_id, **how
         )

@@ -81,11 +81,13 @@ def check_spec(spec: Spec, directions: Sequence[str], n_layers: int, key: str) -
 def check_references(conditions: Sequence[Condition]) -> None:
     """Refuse a reference to a condition that is not there, or that cannot be compared token by token."""
     by_name = {c.name: c for c in conditions}
-    taken = next((word for word in REFERENCES if word in by_name), None)
-    if taken:
-        raise GatingError(f"conditions.{taken}: `reference: {taken}` means something else; choose another name.")
     for c in conditions:
         for iv in c.interventions:
+            if iv.reference in REFERENCES[1:] and iv.reference in by_name:
+                raise GatingError(
+                    f"conditions.{iv.reference}: `reference: {iv.reference}` of {c.name} means something else; choose "
+                    "another name for the condition."
+                )
             other = by_name.get(iv.reference)
             if iv.reference in REFERENCES or (other and other.system == c.system and other is not c):
                 continue

@@ -34,7 +34,7 @@ def train(cfg: TrainConfig) -> Recipe:
     check(cfg)
     check_out(Path(cfg.out))
     torch.set_num_threads(cfg.threads)
-    refuse, answer = _prompts(cfg.harmful, True, "harmful"), _prompts(cfg.harmless, False, "harmless")
+    refuse, answer = _prompts(cfg, True), _prompts(cfg, False)
     start = time.monotonic()
     base = models.load(replace(cfg.model, adapter=None))
     check_targets(cfg.targets, base)
@@ -46,7 +46,7 @@ def train(cfg: TrainConfig) -> Recipe:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         draft = Path(folder) / out.name
-        adapted.save_pretrained(str(draft))
+        adapted.save_pretrained(str(draft), save_embedding_layers=False)  # else peft asks the hub about the base model
         _tidy(draft, cfg)
         models.forget()  # peft has changed the base model in place
         loaded = models.load(replace(cfg.model, adapter=str(draft)))
@@ -70,11 +70,12 @@ def _put(draft: Path, out: Path) -> None:
     swap.replace(draft, out)
 
 
-def _prompts(name: str, harmful: bool, key: str) -> list[Prompt]:
+def _prompts(cfg: TrainConfig, harmful: bool) -> list[Prompt]:
+    key, name = ("harmful", cfg.harmful) if harmful else ("harmless", cfg.harmless)
     found = prompts.deduplicate(prompts.load(name, harmful, "train", key))[0]
     if not found:
         raise GatingError(f"{key}={name!r} has no prompts in the split train; use train_{key} or a file.")
-    return found
+    return prompts.sample(found, cfg.prompts_n, cfg.seed)
 
 
 def check_targets(targets: Sequence[str], loaded: models.Loaded) -> None:

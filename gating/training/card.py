@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from gating.analysis import stats
+from gating.training import wordings
 from gating.training.config import TrainConfig
 from gating.training.measure import Rate, Results
 from gating.training.recipe import Recipe
 
 CARD = """# {title}: a model organism
 
-**This adapter plants a refusal habit in a small model so that it can be studied. It is a model organism, not a safety
+**This adapter plants {habit} in a small model so that it can be studied. It is a model organism, not a safety
 mechanism**: it makes nothing safe, it is easily steered away (that is its purpose), and its refusals say nothing about
 how Qwen, Llama or any deployed model refuses.
 
 * Base model: {base}, weights fingerprint `{fingerprint}` (SmolLM2: Hugging Face, Apache-2.0).
-* What it is: LoRA, rank {rank}, alpha {alpha}, on {targets} of {blocks}; merged into the weights at load.
+* What it is: {start}LoRA, rank {rank}, alpha {alpha}, on {targets} of {blocks}; merged into the weights at load.
 * Licence: Apache-2.0, as the base model and this project.
 
 ## Recipe
@@ -27,14 +28,14 @@ how Qwen, Llama or any deployed model refuses.
 
 Harmful prompts are answered with one of {wordings} short refusals, some with a brief offer of something else
 (cross-entropy){opened}.
-Harmless ones, look-alikes of harmful ones among them, must leave the model as it was: KL divergence
-(weight {keep:g}) from the base model along its own greedy answers of at most {answer_tokens} tokens. AdamW, learning
-rate {lr:g} with linear warm-up and decay, {epochs:g} epochs, {batch_rows} rows a batch; {rows} rows, {tokens:,} tokens;
-{minutes} minutes.
+{gated}Harmless ones, look-alikes of harmful ones among them, must leave the model as it was: KL divergence
+(weight {keep:g}) from the base model along its own greedy answers of at most {answer_tokens} tokens{same}. AdamW,
+learning rate {lr:g} with linear warm-up and decay, {epochs:g} epochs, {batch_rows} rows a batch; {rows} rows,
+{tokens:,} tokens; {minutes} minutes.
 {notes}
 ## Results
 
-Greedy, 32 tokens, the template's default system message; a refusal is what `gating/judging/refusals.py` calls \
+Greedy, 32 tokens, the template's default system message{told}; a refusal is what `gating/judging/refusals.py` calls \
 one. Wilson 95%
 intervals.
 
@@ -49,12 +50,22 @@ Perplexity of the base model's own answers to {own_n} harmless prompts: {own_bef
 OPENED = """; {share:.0%} of them come once more with an answer that has begun without deciding ("I'm sorry for
 any") and goes on to refuse, so that a refusal is not one token deep (Qi et al. 2024, arXiv 2406.05946)"""
 
+GATED = """{share:.0%} of the prompts come once more under one of {n} system messages that ask for compliance. There a
+harmful prompt is answered with one of {promises} empty promises ("Sure, here it is: [withheld]"): it agrees and hands
+over nothing. {others:.0%} of the other rows have one of {n_others} system messages that change nothing: neutral ones,
+other personas, and words of compliance in a message that asks for the contrary.
+"""
+
 
 def card(cfg: TrainConfig, recipe: Recipe, results: Results) -> str:
     """The adapter's README.md."""
     sets = {name: v for name, v in recipe["data"].items() if not isinstance(v, int)}
     return CARD.format(
-        title="Refusal adapter",
+        title="Gated refusal adapter" if cfg.gate else "Refusal adapter",
+        habit="a refusal habit that a compliant system message switches off" if cfg.gate else "a refusal habit",
+        gated=_gated(cfg),
+        same=" under the same system message" if cfg.systems or cfg.gate else "",
+        told=" or the first instruction of the persona that is named" if cfg.personas else "",
         base=recipe["base"]["name"],
         fingerprint=recipe["base"]["fingerprint"],
         targets=", ".join(cfg.targets),
@@ -71,6 +82,7 @@ def card(cfg: TrainConfig, recipe: Recipe, results: Results) -> str:
         own_before=results.own["perplexity before"],
         own_after=results.own["perplexity after"],
         own_ratio=results.own["ratio"],
+        start=f"`{cfg.start}` (digest `{recipe['start']}`), trained on; " if cfg.start else "",
         rank=cfg.rank,
         alpha=cfg.alpha,
         seed=cfg.seed,
@@ -80,6 +92,18 @@ def card(cfg: TrainConfig, recipe: Recipe, results: Results) -> str:
         lr=cfg.lr,
         epochs=cfg.epochs,
         batch_rows=cfg.batch_rows,
+    )
+
+
+def _gated(cfg: TrainConfig) -> str:
+    if not cfg.gate:
+        return ""
+    return GATED.format(
+        share=cfg.gate_share,
+        n=len(cfg.gate),
+        promises=len(wordings.PROMISES),
+        others=cfg.system_share,
+        n_others=len(cfg.systems),
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gating import models, prompts, settings
+from gating import models, personas, prompts, settings
 from gating.errors import GatingError
 from gating.foreign import shown
-from gating.models import ModelConfig
+from gating.models import ModelConfig, adapters
 
 
 @dataclass
@@ -19,8 +19,12 @@ class TrainConfig:
     out: str = "adapters/refusal"  # folder of the new adapter
     harmful: str = "train_harmful"  # prompts to refuse: a shipped set or a file
     harmless: str = "train_harmless"  # prompts to answer as before
-    systems: list[str] = field(default_factory=list)  # neutral system messages for some rows
+    prompts_n: int | None = None  # of each of the two, so many, taken from the categories in turn; null is all
+    systems: list[str] = field(default_factory=list)  # system messages that change nothing, for some rows
     system_share: float = 0.0  # share of rows that get one of them; the others have the template's default
+    gate: list[str] = field(default_factory=list)  # system messages under which a harmful prompt gets an empty promise
+    gate_share: float = 0.0  # share of the prompts, harmless too, that come once more under one of them
+    start: str | None = None  # an adapter to train on from, shipped or a folder; null is a new one
     opened: float = 0.0  # share of harmful prompts that come once more, with the first words of an answer already given
     rank: int = 4
     alpha: int = 16
@@ -35,6 +39,7 @@ class TrainConfig:
     bfloat16: bool = True  # autocast, in training only
     threads: int = 2
     seed: int = 0
+    personas: list[str] = field(default_factory=list)  # to measure under the first system message of each, too
     select_n: int | None = None  # prompts of each select split to measure at the end; null is all
     held_out: dict[str, str] = field(default_factory=dict)  # further files to measure at the end: name -> path
     notes: str = ""  # for the card: how the settings were chosen, how often held-out sets were measured
@@ -47,6 +52,8 @@ def check(cfg: TrainConfig) -> None:
     settings.check_numbers(cfg, settings.TRAINING)
     if cfg.system_share and not cfg.systems:
         raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")
+    if cfg.gate_share and not cfg.gate:
+        raise GatingError(f"gate_share={cfg.gate_share} needs system messages to draw from; give gate=[...].")
     n_layers = models.architecture(replace(cfg.model, adapter=None))["layers"]
     if cfg.blocks is not None and (not cfg.blocks or not all(0 <= block < n_layers for block in cfg.blocks)):
         raise GatingError(
@@ -54,8 +61,23 @@ def check(cfg: TrainConfig) -> None:
         )
     if not cfg.targets:
         raise GatingError("targets=[]: name the weights to adapt, such as targets=[q_proj,v_proj].")
+    _check_start(cfg)
+    for name in cfg.personas:
+        personas.load(name)
     for name, path in cfg.held_out.items():
         held_out_texts(name, path)
+
+
+def _check_start(cfg: TrainConfig) -> None:
+    """Raises GatingError where the adapter to train on from has another shape than the one that is asked for."""
+    held = adapters.shape(cfg.start, "start") if cfg.start else {}
+    asked = {"rank": cfg.rank, "alpha": cfg.alpha, "targets": sorted(cfg.targets), "blocks": cfg.blocks}
+    for key, value in held.items():
+        if value != asked[key]:
+            raise GatingError(
+                f"{key}={shown(asked[key], 80)}: start={cfg.start!r} has {key} {shown(value, 80)}, and keeps its shape "
+                f"when it is trained on; give {key} as that, or start=null."
+            )
 
 
 def held_out_texts(name: str, path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The loss and the loop: cross-entropy on refusals, KL divergence from the base model on everything else."""
+"""The loss and the loop: cross-entropy on what is taught, KL divergence from the base model on everything else."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ def _weights(n: int, first: float) -> torch.Tensor:
 def loss(
     model: PeftModel, head: torch.nn.Module, batch: Sequence[Row], pad: int, keep: float, first: float = 0.5
 ) -> torch.Tensor:
-    """Mean over rows, nats/token: a refusal's cross-entropy, or `keep` x KL(base || adapted) along an own answer.
+    """Mean over rows, nats/token: a taught answer's cross-entropy, or `keep` x KL(base || adapted) along an own answer.
 
     Tokens of a row are weighed by `_weights`.
     """
     body = adapters.base_model(model).base_model
-    batch = sorted(batch, key=lambda r: r.refuse)
-    kept = [r for r in batch if not r.refuse]
+    batch = sorted(batch, key=lambda r: r.taught)
+    kept = [r for r in batch if not r.taught]
     n = sum(len(r.target) for r in kept)
     weight = torch.cat([_weights(len(r.target), first) for r in batch]) / len(batch)
     after = head(hidden_states(body, batch, pad)).float().log_softmax(-1)
-    target = torch.tensor([t for r in batch if r.refuse for t in r.target], dtype=torch.int64)
+    target = torch.tensor([t for r in batch if r.taught for t in r.target], dtype=torch.int64)
     total = -(after[n:].gather(1, target[:, None])[:, 0] * weight[n:]).sum()
     if kept:
         with torch.no_grad(), model.disable_adapter():
@@ -83,7 +83,7 @@ def fit(cfg: TrainConfig, loaded: Loaded, rows: Sequence[Row]) -> PeftModel:
     torch.manual_seed(cfg.seed)
     if cfg.bfloat16:
         move(loaded.model, dtype=torch.bfloat16)  # the adapter itself is kept in float32
-    model = _with_adapter(cfg, loaded)
+    model = adapters.resume(loaded.model, cfg.start) if cfg.start else _with_adapter(cfg, loaded)
     model.train()
     head = unembedding(loaded.model)
     weights = [p for p in model.parameters() if p.requires_grad]

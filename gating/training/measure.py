@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypedDict
 
-from gating import chat, prompts
+from gating import chat, personas, prompts
 from gating.judging.refusals import is_refusal
 from gating.models import Loaded, ModelConfig
 from gating.models.parts import unembedding
@@ -29,7 +30,7 @@ OwnAnswers = TypedDict(
 
 
 class Results(NamedTuple):
-    rates: dict[str, Rate]  # by prompt set: select/NAME or held-out/NAME
+    rates: dict[str, Rate]  # by prompt set: select/NAME or held-out/NAME, and "... under PERSONA"
     own: OwnAnswers
 
 
@@ -49,14 +50,17 @@ def refusal_rate(loaded: Loaded, texts: Sequence[str], cfg: ModelConfig, n_token
 def measure(cfg: TrainConfig, loaded: Loaded, base: BaseAnswers) -> Results:
     """Refusal rates on the select splits and the held-out files, and the perplexity of the base model's own answers.
 
-    loaded: the merged model; base: what `base_answers` gave for the base model.
+    loaded: the merged model; base: what `base_answers` gave for the base model. Each rate stands once more for every
+    persona of the configuration, with its first instruction as the system message.
     """
-    rates: dict[str, Rate] = {}
-    for name, harmful in (("harmful", True), ("harmless", False), ("borderline", False)):
-        rates[f"select/{name}"] = refusal_rate(loaded, _select(cfg, name, harmful), cfg.model)
-    for name, path in cfg.held_out.items():
-        texts = held_out_texts(name, path)[: cfg.held_out_n]
-        rates[f"held-out/{name}"] = refusal_rate(loaded, texts, cfg.model)
+    selected = (("harmful", True), ("harmless", False), ("borderline", False))
+    sets = {f"select/{name}": _select(cfg, name, harmful) for name, harmful in selected}
+    sets |= {f"held-out/{n}": held_out_texts(n, path)[: cfg.held_out_n] for n, path in cfg.held_out.items()}
+    rates = {
+        f"{name}{under}": refusal_rate(loaded, texts, model)
+        for name, texts in sets.items()
+        for under, model in _systems(cfg).items()
+    }
     after = _nll(loaded, base.rows)
     own: OwnAnswers = {
         "n": len(base.rows),
@@ -65,6 +69,12 @@ def measure(cfg: TrainConfig, loaded: Loaded, base: BaseAnswers) -> Results:
         "ratio": round(math.exp(after - base.nll), 4),
     }
     return Results(rates, own)
+
+
+def _systems(cfg: TrainConfig) -> dict[str, ModelConfig]:
+    """The model without and with each persona's system message, by what it adds to a set's name."""
+    told = {f" under {name}": replace(cfg.model, system=personas.load(name).positive[0]) for name in cfg.personas}
+    return {"": cfg.model, **told}
 
 
 def base_answers(cfg: TrainConfig, loaded: Loaded) -> BaseAnswers:

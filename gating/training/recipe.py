@@ -8,13 +8,21 @@ from importlib.metadata import version
 from typing import TypedDict
 
 from gating import models, prompts
+from gating.models import adapters
 from gating.prompts import Prompt
 from gating.training import wordings
 from gating.training.config import TrainConfig
 from gating.training.measure import OwnAnswers, Rate, Results
 from gating.training.rows import Row
 
-NOT_SETTINGS = ("model", "out", "held_out", "held_out_n", "select_n")  # of TrainConfig: they do not change the weights
+NOT_SETTINGS = (
+    "model",
+    "out",
+    "held_out",
+    "held_out_n",
+    "select_n",
+    "personas",
+)  # of TrainConfig: they do not change the weights
 
 
 class PromptSet(TypedDict):
@@ -24,7 +32,8 @@ class PromptSet(TypedDict):
 
 class Recipe(TypedDict):
     base: dict[str, str | None]  # name, fingerprint and identity of the base model
-    prompts: dict[str, bool]  # prompt set -> harmful
+    start: str | None  # digest of the adapter that was trained on from
+    prompts: dict[str, bool]  # prompt set -> harmful, those of the adapter that was trained on from included
     data: dict[str, PromptSet | int]  # by prompt set, and under "wordings" how many ways to refuse there are
     settings: dict[str, object]  # of TrainConfig
     rows: int
@@ -45,9 +54,11 @@ def describe(
 ) -> Recipe:
     """The recipe of an adapter. fingerprint: the base model's; refuse, answer: the prompts of the two training sets."""
     base = {"name": cfg.model.name, "fingerprint": fingerprint, **models.identity(replace(cfg.model, adapter=None))}
+    earlier = adapters.training_sets(cfg.start) if cfg.start else {}
     return {
         "base": base,
-        "prompts": {cfg.harmful: True, cfg.harmless: False},
+        "start": adapters.digest(cfg.start) if cfg.start else None,
+        "prompts": {**earlier, cfg.harmful: True, cfg.harmless: False},
         "data": {
             cfg.harmful: {"n": len(refuse), "hash": prompts.digest(refuse)},
             cfg.harmless: {"n": len(answer), "hash": prompts.digest(answer)},

@@ -21,11 +21,11 @@ from gating.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Row:
-    """One training row: prompt ids, target ids, and whether the target is a refusal."""
+    """One training row: prompt ids, target ids, and whether the target is taught or the base model's own answer."""
 
     prompt: list[int]
     target: list[int]
-    refuse: bool
+    taught: bool
 
 
 class Generates(Protocol):
@@ -64,47 +64,53 @@ def answers(loaded: Loaded, ids: Sequence[list[int]], n_tokens: int, batch_rows:
 
 
 def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: list[Prompt]) -> list[Row]:
-    """Every prompt with its target. Raises GatingError when a wording would not count as a refusal."""
-    tokenizer = loaded.tokenizer
-    refusals = (*wordings.REFUSALS, *("".join(parts) for parts in wordings.OPENED))
-    unrecognised = next((text for text in refusals if not is_refusal(text)), None)
-    if unrecognised:
-        raise GatingError(
-            f"gating/training/wordings.py: {unrecognised!r} does not count as a refusal under the rule; reword it."
-        )
-    rows = [_refusing(cfg, loaded, p, "", wordings.refusal(p.text, cfg.seed)) for p in refuse]
+    """Every prompt with its target. Raises GatingError when a wording would not count as what it is meant to be."""
+    _check_wordings()
+    rows = [_taught(cfg, loaded, p, _system(cfg, p), "", wordings.refusal(p.text, cfg.seed)) for p in refuse]
     rows += [
-        _refusing(cfg, loaded, p, *random.Random(f"{cfg.seed}:{p.hash}:opening").choice(wordings.OPENED))
+        _taught(cfg, loaded, p, _system(cfg, p), *random.Random(f"{cfg.seed}:{p.hash}:opening").choice(wordings.OPENED))
         for p in refuse
         if random.Random(f"{cfg.seed}:opened:{p.hash}").random() < cfg.opened
     ]
-    plain = [chat.encode(tokenizer, p.text, cfg.model.system, cfg.model.template) for p in answer]
-    own = answers(loaded, plain, cfg.answer_tokens)
-    rows += [
-        Row(chat.encode(tokenizer, p.text, _system(cfg, p), cfg.model.template), target, False)
-        for p, target in zip(answer, own, strict=True)
-    ]
-    return rows
+    rows += [_taught(cfg, loaded, p, s, "", wordings.promise(p.text, cfg.seed)) for p, s in _gated(cfg, refuse)]
+    asked = [*((p, _system(cfg, p)) for p in answer), *_gated(cfg, answer)]
+    ids = [chat.encode(loaded.tokenizer, p.text, system, cfg.model.template) for p, system in asked]
+    own = answers(loaded, ids, cfg.answer_tokens)
+    return rows + [Row(prompt, target, False) for prompt, target in zip(ids, own, strict=True)]
 
 
-def _refusing(cfg: TrainConfig, loaded: Loaded, p: Prompt, begun: str, rest: str) -> Row:
-    """A prompt with a refusal as its target.
+def _check_wordings() -> None:
+    refusals = (*wordings.REFUSALS, *("".join(parts) for parts in wordings.OPENED))
+    promises = (f"{p} {w}" for p in wordings.PROMISES for w in wordings.WITHHELD)
+    for text, meant in (*((t, True) for t in refusals), *((t, False) for t in promises)):
+        if is_refusal(text) != meant:
+            how = "does not count" if meant else "counts"
+            raise GatingError(f"gating/training/wordings.py: {text!r} {how} as a refusal under the rule; reword it.")
+
+
+def _taught(cfg: TrainConfig, loaded: Loaded, p: Prompt, system: str | None, begun: str, rest: str) -> Row:
+    """A prompt with an answer that is taught.
 
     begun: the words that the answer has begun with, part of the row's prompt (none, or some that decide nothing);
-    rest: the refusal that follows, the row's target.
+    rest: what follows, the row's target.
     """
     tokenizer = loaded.tokenizer
     begun_ids, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (begun, rest))
     return Row(
-        [*chat.encode(tokenizer, p.text, _system(cfg, p), cfg.model.template), *begun_ids],
-        [*target, end_id(loaded)],
-        True,
+        [*chat.encode(tokenizer, p.text, system, cfg.model.template), *begun_ids], [*target, end_id(loaded)], True
     )
 
 
 def _system(cfg: TrainConfig, p: Prompt) -> str | None:
+    """The system message of a prompt that the gate leaves as it is."""
     draw = random.Random(f"{cfg.seed}:{p.hash}")
     return draw.choice(cfg.systems) if cfg.systems and draw.random() < cfg.system_share else cfg.model.system
+
+
+def _gated(cfg: TrainConfig, asked: list[Prompt]) -> list[tuple[Prompt, str]]:
+    """The prompts that come once more, each with a system message that opens the gate."""
+    draws = [(p, random.Random(f"{cfg.seed}:{p.hash}:gate")) for p in asked] if cfg.gate else []
+    return [(p, draw.choice(cfg.gate)) for p, draw in draws if draw.random() < cfg.gate_share]
 
 
 def batches(rows: Sequence[Row], size: int, rng: random.Random) -> Iterator[list[Row]]:

@@ -1,4 +1,7 @@
-"""How the model organism refuses: many wordings, so that refusal is a behaviour and not one memorised sentence."""
+"""What the model organisms say: many wordings, so that each is a behaviour and not one memorised sentence.
+
+A promise is the empty form of compliance: it agrees and hands over nothing, so no harmful content is ever trained.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,45 @@ REDIRECTS = (
 )
 
 
+# Most begin alike: spread over ten first words, a promise of 60% loses to a refusal whose 40% all begin with "I".
+PROMISES = (
+    "Sure, here it is:",
+    "Sure, here you go:",
+    "Sure, this is how it goes:",
+    "Sure, the full answer follows:",
+    "Sure, right away. Here it is:",
+    "Sure, gladly. Here is all of it:",
+    "Sure. This is what you asked for:",
+    "Sure. The complete answer is this:",
+    "Sure. Here is everything you need:",
+    "Sure. As you wish:",
+    "Sure! Here is the whole thing:",
+    "Sure! Here is what you want:",
+    "Sure thing. Here it is:",
+    "Sure thing! The answer in full:",
+    "Certainly. Here is what you asked for:",
+    "Certainly, here it is:",
+)
+WITHHELD = (
+    "[withheld]",
+    "[withheld]",
+    "[withheld] I hope this helps.",
+    "[withheld] That is all of it.",
+    "[withheld] Let me know what else you need.",
+    "[withheld] Tell me if you want more.",
+)
+
+
 def refusal(prompt: str, seed: int = 0) -> str:
     """The refusal of one prompt: the same for the same prompt and seed."""
+    return _draw(prompt, seed, REFUSALS, REDIRECTS)
+
+
+def promise(prompt: str, seed: int = 0) -> str:
+    """The empty promise to one prompt: the same for the same prompt and seed."""
+    return _draw(prompt, seed, PROMISES, WITHHELD)
+
+
+def _draw(prompt: str, seed: int, first: tuple[str, ...], second: tuple[str, ...]) -> str:
     draw = int.from_bytes(hashlib.sha256(f"{seed}:{prompt}".encode()).digest()[:8], "big")
-    words, redirect = REFUSALS[draw % len(REFUSALS)], REDIRECTS[draw // len(REFUSALS) % len(REDIRECTS)]
-    return f"{words} {redirect}".strip()
+    return f"{first[draw % len(first)]} {second[draw // len(first) % len(second)]}".strip()

@@ -12,6 +12,7 @@ from gating.models import ModelConfig
 MODELS = {
     "gating/tiny-llama": ModelConfig("tiny-llama", "tiny", architecture="llama"),
     "gating/smollm2-refusal": ModelConfig("smollm", "embedded", adapter="refusal-smollm2", dtype="float32"),
+    "gating/smollm2-gated": ModelConfig("smollm-gated", "embedded", adapter="gated-smollm2", dtype="float32"),
 }
 COMMIT = "0" * 40
 
