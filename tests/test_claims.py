@@ -162,6 +162,15 @@ def test_a_family_that_is_none_is_refused(tmp_path):
         claims.check({"family": "f", "alpha": 2.0, "claims": {"a": {}}})
 
 
+def test_a_claim_on_a_measure_counts_answers_without_a_label_and_one_on_a_label_does_not():
+    tree = run(baseline=0.9, steered=0.1)
+    outcomes = tree["/outcomes"].to_dataset()
+    outcomes["refusal_score"].values[:] += np.random.default_rng(0).normal(size=outcomes["refusal_score"].shape)
+    tree["/outcomes"].dataset = outcomes.assign(label=outcomes["label"] * 0 - 1)  # as in a run of max_new_tokens=1
+    assert verdict(tree, measure="refusal_score", margin=1.0)["n"] == N
+    assert verdict(tree)["verdict"] == "missing"
+
+
 def test_a_measure_that_does_not_vary_leaves_a_claim_undecided():
     tree = run(baseline=0.9, steered=0.5)
     tree["outcomes"]["repetition"].values[:] = 0

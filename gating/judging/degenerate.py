@@ -85,13 +85,13 @@ def loops(text: str) -> bool:
 
 def garbled(text: str) -> bool:
     """Whether a text of four words or more is no language: many words are unsayable or mix scripts, or it holds words
-    of three scripts (Chinese and Japanese count as one)."""
+    of four scripts (Chinese and Japanese count as one)."""
     words = re.findall(r"[^\W\d_]+", text)
     if len(words) < 4:
         return False
     scripts = [{_script(c) for c in word} - {""} for word in words]
     odd = sum(len(s) > 1 or bool(_UNSAYABLE.search(w.casefold())) for w, s in zip(words, scripts, strict=True))
-    return odd / len(words) > MOST_ODD or len(set().union(*scripts)) > 2
+    return odd / len(words) > MOST_ODD or len(set().union(*scripts)) > 3
 
 
 def _script(letter: str) -> str:
