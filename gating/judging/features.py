@@ -30,7 +30,8 @@ VERSION = "1"  # raise it with every change of what a place means; a judge train
 LONGEST = 1200  # characters read: the refusal of a long answer stands in it somewhere
 BITS = {"opening": 14, "words": 15, "letters": 16, "concepts": 15, "shape": 10}
 SCALE = {"opening": 0.8, "words": 0.7, "letters": 0.4, "concepts": 1.2, "shape": 1.6}
-START = dict(zip(BITS, np.cumsum([0, *(2**b for b in BITS.values())][:-1]).tolist(), strict=True))
+_STARTS = np.cumsum([0, *(2**b for b in BITS.values())][:-1])
+_SCALES = np.array(list(SCALE.values()))
 WIDTH = sum(2**b for b in BITS.values())
 MASK = "§"  # in place of a word of the prompt
 OPENING, SENTENCES, APART = 12, 24, 5
@@ -62,25 +63,21 @@ def features(prompt: str, answer: str) -> tuple[np.ndarray, np.ndarray]:
     """Places (int64) and values (float32) of what an answer has, each place once. The same on every machine."""
     answer = answer_of(answer)[:LONGEST]
     asked, found = _stems_of(prompt), words(spelled_out(normalise(answer)))
+    told = [s for s in sentences(answer) if s][:SENTENCES]
     masked = [MASK if word[:STEM] in asked else word for word in found]  # the topic says nothing of the label
-    parts = {
-        "opening": _hashed(_grams(masked[:OPENING], "o"), "opening"),
-        "words": _hashed(_grams(masked, "w"), "words"),
-        "letters": _letters(f"^{' '.join(masked)[:400]}$"),
-        "concepts": _hashed(_concept_grams(answer, asked), "concepts"),
-        "shape": _hashed(_shape(asked, answer, found) + _evidence(answer, asked), "shape"),
-    }
-    places, values = [], []
-    for family, ids in parts.items():
-        if not ids.size:
-            continue
-        place, count = np.unique(ids, return_counts=True)
-        value = np.log1p(count) if family != "shape" else np.ones(count.size)
-        places.append(place + START[family])
-        values.append(SCALE[family] * value / np.linalg.norm(value))
-    if not places:
-        return np.zeros(0, "int64"), np.zeros(0, "float32")
-    return np.concatenate(places), np.concatenate(values).astype("float32")
+    parts = (  # in the order of BITS
+        _hashed(_grams(masked[:OPENING], "o"), "opening"),
+        _hashed(_grams(masked, "w"), "words"),
+        _letters(f"^{' '.join(masked)[:400]}$"),
+        _of_sentences(told, asked),
+        _hashed(_shape(asked, answer, found) + _evidence(told, asked), "shape"),
+    )
+    ids = np.concatenate([part + start for part, start in zip(parts, _STARTS, strict=True)])
+    places, count = np.unique(ids, return_counts=True)
+    family = np.searchsorted(_STARTS, places, side="right") - 1
+    value = np.where(family == len(BITS) - 1, 1.0, np.log1p(count))  # a shape is there or not
+    length = np.sqrt(np.bincount(family, value**2, len(BITS)))
+    return places, (_SCALES[family] * value / length[family]).astype("float32")
 
 
 @lru_cache(maxsize=262144)
@@ -109,19 +106,15 @@ def _letters(text: str) -> np.ndarray:
     return np.concatenate(hashes).astype("int64") if hashes else np.zeros(0, "int64")
 
 
-def _concept_grams(answer: str, asked: frozenset[str]) -> list[str]:
-    grams: list[str] = []
-    parts = [s for s in sentences(answer) if s][:SENTENCES]
-    for i, sentence in enumerate(parts):
-        place = "a" if i == 0 else "b" if i < 3 else "c"
-        last = i == len(parts) - 1
-        grams += _of_sentence(sentence, place, last, asked)
-    return grams
+def _of_sentences(told: list[str], asked: frozenset[str]) -> np.ndarray:
+    places = ("a", "b", "b", *"c" * SENTENCES)
+    hashed = [_of_sentence(s, places[i], i == len(told) - 1, asked) for i, s in enumerate(told)]
+    return np.concatenate(hashed) if hashed else np.zeros(0, "int64")
 
 
 @lru_cache(maxsize=8192)
-def _of_sentence(sentence: str, place: str, last: bool, asked: frozenset[str]) -> list[str]:
-    found = concepts(words(spelled_out(sentence)), asked)
+def _of_sentence(sentence: str, place: str, last: bool, asked: frozenset[str]) -> np.ndarray:
+    found = _concepts_of(sentence, asked)
     row = ["^", *found, "$"]
     grams = list(found)
     grams += [f"{a}>{b}" for a, b in pairwise(row)]
@@ -129,7 +122,13 @@ def _of_sentence(sentence: str, place: str, last: bool, asked: frozenset[str]) -
     grams += _turned_down(found)
     known = [c for c in found if c not in OTHER]
     grams += [f"{a}~{b}" for i, a in enumerate(known) for b in known[i + 1 : i + 1 + APART]]
-    return [*grams, *(f"{place}{g}" for g in grams), *([f"z{g}" for g in grams] if last else [])]
+    grams = [*grams, *(f"{place}{g}" for g in grams), *([f"z{g}" for g in grams] if last else [])]
+    return _hashed(grams, "concepts")
+
+
+@lru_cache(maxsize=8192)
+def _concepts_of(sentence: str, asked: frozenset[str]) -> list[str]:
+    return concepts(words(spelled_out(sentence)), asked)
 
 
 def _turned_down(found: list[str]) -> list[str]:
@@ -145,10 +144,9 @@ def _turned_down(found: list[str]) -> list[str]:
     return grams
 
 
-def _evidence(answer: str, asked: frozenset[str]) -> list[str]:
+def _evidence(told: list[str], asked: frozenset[str]) -> list[str]:
     """How much in the answer's first sentences may turn something down at all, and in whose name."""
-    heads = [concepts(words(spelled_out(s)), asked) for s in sentences(answer)[:4] if s]
-    found = [c for head in heads for c in head]
+    found = [concept for sentence in told[:4] for concept in _concepts_of(sentence, asked)]
     firm = min(3, sum(c in ("NOT", "REFUSE", "FORBID", "NO") for c in found))
     soft = min(3, sum(c in ("BAD", "INSTEAD", "POLICY", "STOP", "SAFE", "SORRY") for c in found))
     own = "I" in found or "AI" in found
