@@ -35,7 +35,7 @@ def test_a_rate_counts_what_is_there_and_says_how_many(run):
 
 def test_a_missing_row_is_left_out_of_n_and_is_no_compliance(run):
     shares = analysis.rates(run)
-    assert shares["n"].sel(condition="baseline").values.tolist() == [5] * 4
+    assert shares["n"].sel(condition="baseline").values.tolist() == [5] * len(LABELS)
     assert np.allclose(shares["rate"].sum("label"), 1)
 
 
@@ -47,7 +47,7 @@ def test_a_row_with_a_label_that_is_not_done_does_not_count(run):
 def test_degenerate_is_neither_refusal_nor_compliance(run):
     shares = analysis.rates(run).sel(condition="steered")["k"]
     assert dict(zip(shares["label"].values.tolist(), shares.values.tolist(), strict=True)) == {
-        "refusal": 1, "compliance": 4, "evasive": 0, "degenerate": 1,
+        "refusal": 1, "compliance": 4, "evasive": 0, "degenerate": 1, "unsure": 0,
     }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def test_a_new_store_is_missing_everywhere_and_keeps_its_dtypes(tmp_path):
     assert (out["label"] == -1).all() and out["label"].dtype == "int8"
     assert np.isnan(out["nll"]).all() and (out["token_ids"] == -1).all() and not out["done"].any()
     assert (out["completion"].values == "").all()
-    assert out["label"].attrs["flag_meanings"] == "refusal compliance evasive degenerate"
+    assert out["label"].attrs["flag_meanings"] == "refusal compliance evasive degenerate unsure"
 
 
 def test_a_block_fills_its_own_prompts_under_every_condition_and_no_other(tmp_path):

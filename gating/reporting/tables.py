@@ -13,11 +13,10 @@ from rich.text import Text
 from gating import analysis
 from gating.analysis import claims
 from gating.foreign import cell
-from gating.judging.labels import LABELS, TABLE
+from gating.judging.labels import TABLE
 from gating.reporting import effects
 from gating.reporting.rows import Verdict, folded, headline_set, own_claims, registered, rows, shown, verdict_rows
 
-COLUMNS = ("n", *(label.heading for label in TABLE), "vs baseline", "p")
 STYLES = {"random": "dim", "steered": "bold"}
 COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "not testable": "yellow", "missing": "dim"}
 
@@ -36,7 +35,9 @@ def table(run: xr.DataTree) -> Table:
     out = _table(f"{'harmful' if harmful else 'harmless'} prompts")
     out.add_column("condition", overflow="fold", no_wrap=max(map(len, stems)) <= 24)
     paper = " (B*)" if any(r["paper"] for r in lines) else ""
-    for column in (*COLUMNS, *([f"harmless refusal{paper}"] if harmless else [])):
+    given = [label for label in TABLE if label.name != "unsure" or any(r["shares"]["unsure"] > 0 for r in lines)]
+    headings = ("n", *(label.heading for label in given), "vs baseline", "p")
+    for column in (*headings, *([f"harmless refusal{paper}"] if harmless else [])):
         out.add_column(column, justify="right", overflow="fold")  # a narrow terminal wraps cells and cuts nothing
     last = ""
     for r, stem in zip(lines, stems, strict=True):
@@ -44,7 +45,7 @@ def table(run: xr.DataTree) -> Table:
             out.add_section()
             out.add_row(Text(r["point"], style="italic"))
         last = r["point"]
-        cells = [stem, str(r["n"]), r["refusal"], *(r["rates"][k] for k in LABELS[1:]), r["difference"], r["p"]]
+        cells = [stem, str(r["n"]), r["refusal"], *(r["rates"][label.name] for label in given[1:]), r["difference"], r["p"]]
         cells += [harmless[r["name"]]] if harmless else []
         # Text: a condition's name may hold brackets, which rich would take for markup
         out.add_row(*map(cell, cells), style=STYLES.get(r["kind"]))
