@@ -45,7 +45,8 @@ def table(run: xr.DataTree) -> Table:
             out.add_section()
             out.add_row(Text(r["point"], style="italic"))
         last = r["point"]
-        cells = [stem, str(r["n"]), r["refusal"], *(r["rates"][label.name] for label in given[1:]), r["difference"], r["p"]]
+        shares = (r["rates"][label.name] for label in given[1:])
+        cells = [stem, str(r["n"]), r["refusal"], *shares, r["difference"], r["p"]]
         cells += [harmless[r["name"]]] if harmless else []
         # Text: a condition's name may hold brackets, which rich would take for markup
         out.add_row(*map(cell, cells), style=STYLES.get(r["kind"]))
