@@ -39,7 +39,7 @@ def test_32_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_thr
         greedy(smollm.model, layers, i, c, made, 0, 3, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)
     ]
     assert packed == alone
-    assert len({tuple(t) for t in packed}) > 8  # four prompts, so the conditions do change the text
+    assert len({tuple(t) for t in packed}) >= 8  # four prompts, so the conditions do change the text
 
 
 def test_it_refuses_harmful_requests_and_most_of_the_harmless_ones_in_the_same_form_it_does_not(smollm):

@@ -29,7 +29,7 @@ import gating
 from gating.reporting import page
 run = gating.open_run(sys.argv[1])
 joined = gating.open_runs(sys.argv[2])
-assert int(gating.refusal_rate(run, harmful=True)["n"].min()) == 2
+assert int(gating.refusal_rate(run, harmful=True)["n"].max()) == 0  # answers of one token have no label
 assert gating.contrast(run, harmful=True).sizes["condition"] > 1
 assert page.write(run, sys.argv[3]).is_file()
 present = {"torch", "transformers", "nnsight", "sklearn", "peft", "safetensors", "gguf", "httpx"} & set(sys.modules)

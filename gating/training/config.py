@@ -8,7 +8,7 @@ from pathlib import Path
 from gating import models, personas, prompts, settings
 from gating.errors import GatingError
 from gating.foreign import shown
-from gating.models import ModelConfig, adapters
+from gating.models import ModelConfig
 
 
 @dataclass
@@ -70,6 +70,8 @@ def check(cfg: TrainConfig) -> None:
 
 def _check_start(cfg: TrainConfig) -> None:
     """Raises GatingError where the adapter to train on from has another shape than the one that is asked for."""
+    from gating.models import adapters  # its packages are an extra
+
     held = adapters.shape(cfg.start, "start") if cfg.start else {}
     asked = {"rank": cfg.rank, "alpha": cfg.alpha, "targets": sorted(cfg.targets), "blocks": cfg.blocks}
     for key, value in held.items():
