@@ -1,6 +1,6 @@
 """`python -m tests.planted [N] [FILE] [KIND,...]`: N models of each kind with a known truth; do the verdicts find it?
 
-The shipped experiments run on each model as on any other, with smaller sets and one-token answers, without conditions
+The shipped experiments run on each model as on any other, with smaller sets and answers of five tokens, without conditions
 that no claim reads. FILE keeps what was found, a line a run, so that the command given again goes on. Exits with 1
 where a claim is right in under 95% of a kind's draws or the opposite in over 1%, or where the interval of the share
 mediated covers the planted one less often than binomial noise about 95% allows.
@@ -34,7 +34,7 @@ VERDICTS = {"s": SUPPORTED, "r": REFUTED, "n": UNTESTABLE}
 CLAIMED = ("gated", "minus", "independent", "keyword")  # kinds with a true answer to the claims
 KINDS = (*CLAIMED, "partial")
 SIZES = {"mediation": (64, 48), "refute": (64, 64), "paper": (64, 48)}  # harmful, harmless prompts
-SMALL = ("max_new_tokens=1", "directions.response_tokens=3", "readouts.last=false", "model.batch_rows=2048",
+SMALL = ("max_new_tokens=5", "directions.response_tokens=3", "readouts.last=false", "model.batch_rows=2048",
          "readouts.lens=false", "readouts.tokens=false")  # fmt: skip
 # The true verdict under each of CLAIMED; a claim about a direction's part that it does not have has none.
 TRUTH = {
