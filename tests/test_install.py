@@ -29,7 +29,7 @@ import gating
 from gating.reporting import page
 run = gating.open_run(sys.argv[1])
 joined = gating.open_runs(sys.argv[2])
-assert int(gating.refusal_rate(run, harmful=True)["n"].max()) == 0  # answers of one token have no label
+assert int(gating.refusal_rate(run, harmful=True)["n"].min()) == 2
 assert gating.contrast(run, harmful=True).sizes["condition"] > 1
 assert page.write(run, sys.argv[3]).is_file()
 present = {"torch", "transformers", "nnsight", "sklearn", "peft", "safetensors", "gguf", "httpx"} & set(sys.modules)
@@ -87,7 +87,7 @@ def test_the_extra_run_is_enough_for_the_embedded_default(tmp_path):
 
 def test_a_readers_install_opens_analyses_and_reports_without_torch(reader, command, tmp_path):
     small = ("model=tiny-llama", "experiment=selection", "data.n=2", "directions.n=4", "directions.questions=2")
-    code, lines = command(*small, f"runs_dir={tmp_path / 'runs'}")
+    code, lines = command(*small, "max_new_tokens=2", f"runs_dir={tmp_path / 'runs'}")
     assert code == 0, lines
     store = lines[-1].removeprefix("store: ")
     done = reader("-c", READ, store, str(tmp_path / "runs"), str(tmp_path / "page"))
