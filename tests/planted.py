@@ -2,8 +2,8 @@
 
 The shipped experiments run on each model as on any other, with smaller sets and answers of five tokens, without
 conditions that no claim reads. FILE keeps what was found, a line a run, so that the command given again goes on. Exits
-with 1 where a claim is right in under 95% of a kind's draws or the opposite in over 1%, or where the interval of the share
-mediated covers the planted one less often than binomial noise about 95% allows.
+with 1 where a claim is right in under 95% of a kind's draws or the opposite in over 1%, or where the interval of the
+share mediated covers the planted one less often than binomial noise about 95% allows.
 """
 
 from __future__ import annotations
