@@ -23,6 +23,7 @@ from gating.models import Loaded, padding
 from gating.models.parts import decoder_layers, final_modules, head_of
 from gating.steering import ops
 from gating.steering.calls import Call, Inputs, Plan, Reading, Sampling, Scored, Via, in_halves
+from gating.steering.edits import but_the_first
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect
 from gating.steering.scheduler import Turn, each
@@ -89,7 +90,7 @@ class Backend:
             at = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows], lengths)
             shares = None if weights is None else weights[:, list(rows)]
             read = self._read(self._inputs(ids, mask), at, shares, f"{about}, {len(rows)} of {len(texts)}")
-            inner = (mask.cumsum(1) > 1) & (mask == 1)
+            inner = but_the_first(mask)
             return read["state"].numpy(), read["norm"][:, inner].numpy()
 
         batches = list(self._batches([len(ids) for ids in texts]))
