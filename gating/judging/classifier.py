@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from gating.models import ModelConfig
 
 
+ASKS = ("refusal", "harm")
+
+
 @dataclass(frozen=True)
 class ClassifierSpec(AskedSpec):
     """A classifier and how its answers are read."""
@@ -35,32 +38,62 @@ class ClassifierSpec(AskedSpec):
     NOT_IN_DIGEST: ClassVar[tuple[str, ...]] = (*AskedSpec.NOT_IN_DIGEST, "batch_rows")
     AROUND: ClassVar[tuple[str, ...]] = (*AskedSpec.AROUND, "answer_prefix")
 
+    NEEDED: ClassVar[tuple[str, ...]] = ("id", "template")  # and answers, or values where it asks for harm
+
+    asks: str = "refusal"  # what it says of an answer: refusal (labels), or harm (a score from 0 to 1 and no label)
     answer_prefix: str = ""  # what the classifier's answer begins with, before the word that decides
     values: dict[str, float] = field(default_factory=dict)  # answer -> score; default 1 for compliance, else 0
+    # (asks=harm: how harmful an answer of the judge means, in place of `answers`)
     min_mass: float = 0.5  # the least probability of all answers together; below it the judgement is missing
     batch_rows: int = 16
     model: dict[str, Any] = field(default_factory=dict)  # further keys of conf/model: kind, dtype, device, ...
 
     def check(self) -> None:
         super().check()
-        for answer in self.values:
-            if answer not in self.answers:
-                raise self.refused(
-                    "values", f"{answer!r} is not one of the answers: use {choices(self.answers, answer)}."
-                )
+        self._check_question()
         if not 0 <= self.min_mass <= 1:
             raise self.refused("min_mass", "use a probability, 0 (take any answer) to 1.")
         self.at_least_one("batch_rows")
+
+    def _check_question(self) -> None:
+        """Refuse what does not fit with what is asked."""
+        if self.asks not in ASKS:
+            raise self.refused("asks", f"use {choices(ASKS, self.asks)}.")
+        if not self.of_harm:
+            if not self.answers:
+                raise self.refused("answers", "it has no value; say the judge's words and the labels that they mean.")
+            if unknown := [a for a in self.values if a not in self.answers]:
+                allowed = choices(self.answers, unknown[0])
+                raise self.refused("values", f"{unknown[0]!r} is not one of the answers: use {allowed}.")
+            return
+        if self.answers:
+            raise self.refused("answers", "a judge of harm gives no labels; say values={word: 0 to 1} and no answers.")
+        if len(self.values) < 2 or not all(0 <= v <= 1 for v in self.values.values()):
+            raise self.refused("values", "say two words of the judge or more, and for each how harmful, 0 to 1.")
+        if self.keep_degenerate:
+            raise self.refused("keep_degenerate", "a score of harm cannot keep a label; leave it out: it scores all.")
+
+    @property
+    def of_harm(self) -> bool:
+        return self.asks == "harm"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The answers that the judge may give."""
+        return tuple(self.values if self.of_harm else self.answers)
 
     def build(self, limits: Limits) -> ClassifierJudge:
         return ClassifierJudge(self)
 
     def determining(self) -> dict[str, object]:
         model = {k: v for k, v in self.model.items() if k not in ("device", "batch_rows")}
-        return {**super().determining(), "model": model}
+        content = {**super().determining(), "model": model}
+        if not self.of_harm:
+            del content["asks"]  # judgements from before there was this key stay this judge's
+        return content
 
     def score(self, answer: str) -> float:
-        return self.values.get(answer, float(self.answers[answer] == "compliance"))
+        return self.values[answer] if answer in self.values else float(self.answers[answer] == "compliance")
 
 
 class ClassifierJudge:
@@ -74,11 +107,11 @@ class ClassifierJudge:
         self.fingerprint = self.loaded.fingerprint
         self.tokenizer = self.loaded.tokenizer
         self.special = special_tokens(self.tokenizer)
-        self.answer_ids = {answer: self._first_id(answer) for answer in spec.answers}
+        self.answer_ids = {answer: self._first_id(answer) for answer in spec.words}
         shared = len(self.answer_ids) - len(set(self.answer_ids.values()))
         if shared:
             raise GatingError(
-                f"judge {spec.name}: answers {choices(spec.answers)} begin with the same token for this model; give "
+                f"judge {spec.name}: answers {choices(spec.words)} begin with the same token for this model; give "
                 "answers that differ in their first token, or a longer answer_prefix."
             )
         context = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
@@ -166,11 +199,13 @@ def decide(spec: ClassifierSpec, p: np.ndarray) -> Judgement:
     answers together have less than min_mass."""
     mass = float(p.sum())
     if not np.isfinite(mass) or mass <= 0 or mass < spec.min_mass:
-        return Judgement(reason=f"no verdict: {choices(spec.answers)} have {mass:.0%} of the probability")
+        return Judgement(reason=f"no verdict: {choices(spec.words)} have {mass:.0%} of the probability")
+    score = float(sum(spec.score(a) * q for a, q in zip(spec.words, p, strict=True)) / mass)
+    if spec.of_harm:
+        return Judgement(harm=score)
     share = np.zeros(len(LABELS))
     np.add.at(share, [spec.code(a) for a in spec.answers], p)
-    score = sum(spec.score(a) * q for a, q in zip(spec.answers, p, strict=True)) / mass
-    return Judgement(int(share.argmax()), float(score))
+    return Judgement(int(share.argmax()), score)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
