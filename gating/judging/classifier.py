@@ -1,4 +1,5 @@
-"""A judge of kind `classifier`: a model on this machine, read by the probabilities of its first deciding token.
+"""A judge of kind `classifier`: a model on this machine, read by the probabilities of its first deciding token, which
+comes first or after what the judge itself writes before it (`writes`).
 
 The texts judged are untrusted: special tokens of the classifier that stand in them are broken up, so that an answer
 cannot end its own turn and begin another. Where the answers that the judge may give have little probability between
@@ -45,6 +46,8 @@ class ClassifierSpec(AskedSpec):
     values: dict[str, float] = field(default_factory=dict)  # answer -> score; default 1 for compliance, else 0
     # (asks=harm: how harmful an answer of the judge means, in place of `answers`)
     min_mass: float = 0.5  # the least probability of all answers together; below it the judgement is missing
+    writes: str = ""  # what the judge itself writes before the word that decides, such as `Refusal:`; empty: nothing
+    max_tokens: int = 128  # in which it must have written that
     batch_rows: int = 16
     model: dict[str, Any] = field(default_factory=dict)  # further keys of conf/model: kind, dtype, device, ...
 
@@ -53,7 +56,7 @@ class ClassifierSpec(AskedSpec):
         self._check_question()
         if not 0 <= self.min_mass <= 1:
             raise self.refused("min_mass", "use a probability, 0 (take any answer) to 1.")
-        self.at_least_one("batch_rows")
+        self.at_least_one("batch_rows", "max_tokens")
 
     def _check_question(self) -> None:
         """Refuse what does not fit with what is asked."""
@@ -89,7 +92,9 @@ class ClassifierSpec(AskedSpec):
         model = {k: v for k, v in self.model.items() if k not in ("device", "batch_rows")}
         content = {**super().determining(), "model": model}
         if not self.of_harm:
-            del content["asks"]  # judgements from before there was this key stay this judge's
+            del content["asks"]  # judgements from before there were these keys stay this judge's
+        if not self.writes:
+            del content["writes"], content["max_tokens"]
         return content
 
     def score(self, answer: str) -> float:
@@ -120,17 +125,45 @@ class ClassifierJudge:
     def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
         encoded = [self._encode(self._text(i)) for i in items]
         judgements = [Judgement() for _ in items]
-        fits = [n for n, ids in enumerate(encoded) if self.context is None or len(ids) <= self.context]
+        more = self.spec.max_tokens if self.spec.writes else 0
+        fits = [n for n, ids in enumerate(encoded) if self.context is None or len(ids) + more <= self.context]
         for n in set(range(len(items))) - set(fits):
             judgements[n] = Judgement(reason=f"too long: {len(encoded[n])} tokens, the judge reads {self.context}")
         advance(len(items) - len(fits))
         fits.sort(key=lambda n: len(encoded[n]))  # like lengths together: little padding
         for start in range(0, len(fits), self.spec.batch_rows):
             rows = fits[start : start + self.spec.batch_rows]
-            for n, p in zip(rows, self._probabilities([encoded[n] for n in rows]), strict=True):
-                judgements[n] = decide(self.spec, p)
+            for n, judgement in zip(rows, self._judged([encoded[n] for n in rows]), strict=True):
+                judgements[n] = judgement
             advance(len(rows))
         return judgements
+
+    def _judged(self, rows: Sequence[list[int]]) -> list[Judgement]:
+        """A judgement a row, each where the judge has written what it writes before its verdict."""
+        written = self._written(rows) if self.spec.writes else [[] for _ in rows]
+        missing = Judgement(reason=f"no verdict: {self.spec.writes!r} not written in {self.spec.max_tokens} tokens")
+        ready = [row + w for row, w in zip(rows, written, strict=True) if w is not None]
+        given = iter(self._probabilities(ready) if ready else [])
+        return [missing if w is None else decide(self.spec, next(given)) for w in written]
+
+    def _written(self, rows: Sequence[list[int]]) -> list[list[int] | None]:
+        """What the judge writes to each row, greedily, up to the end of `writes`; None where it does not come."""
+        import torch
+        from transformers import GenerationConfig
+
+        from gating import chat
+
+        model, pad = self.loaded.model, int(self.tokenizer.pad_token_id)
+        ids, mask = (t.to(self.loaded.device) for t in chat.pad_left(rows, pad))
+        end = model.generation_config.eos_token_id if model.generation_config else self.tokenizer.eos_token_id
+        how = GenerationConfig(max_new_tokens=self.spec.max_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad)
+        with torch.inference_mode():
+            made = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)[:, ids.shape[1] :].tolist()
+        return [self._up_to(row) for row in made]
+
+    def _up_to(self, ids: list[int]) -> list[int] | None:
+        lengths = (k for k in range(1, len(ids) + 1) if self.spec.writes in self.tokenizer.decode(ids[:k]))
+        return next((ids[:k] for k in lengths), None)
 
     def _text(self, item: Item) -> str:
         prompt, response = (defuse(text, self.special) for text in (item.prompt, item.response))
@@ -153,7 +186,7 @@ class ClassifierJudge:
 
     def _first_id(self, answer: str) -> int:
         """The token that begins `answer` right after the template; read off there, since a tokeniser may merge it."""
-        text = self._text(Item("a", "b", True))
+        text = self._text(Item("a", "b", True)) + self.spec.writes
         before, after = self._encode(text), self._encode(text + answer)
         if len(after) <= len(before) or after[: len(before)] != before:
             raise GatingError(

@@ -76,7 +76,8 @@ class JudgeSpec:
 
     def attributes(self) -> dict[str, str | bool]:
         """What the store keeps to identify it. Neither a key nor the name of its variable is among them."""
-        return {"judge": self.name, "kind": self.kind, "prompts": self.prompts, "digest": self.digest}
+        asks = "harm" if self.of_harm else "refusal"
+        return {"judge": self.name, "kind": self.kind, "asks": asks, "prompts": self.prompts, "digest": self.digest}
 
     @property
     def digest(self) -> str:

@@ -217,7 +217,9 @@ def _check_directions(how: DirectionsConfig) -> None:
             if kinds.load(str(how.filter)).of_harm:
                 raise GatingError("It scores harm, not whether an answer shows a trait.")
         except GatingError as e:
-            raise GatingError(f"directions.filter={how.filter!r}: use null, fluent, or a judge of answers. {e}") from None
+            raise GatingError(
+                f"directions.filter={how.filter!r}: use null, fluent, or a judge of answers. {e}"
+            ) from None
     if how.source is not None:
         check_path(how.source, "directions.source")
     chat.check_position(how.position)
