@@ -1,6 +1,8 @@
 """Published classifiers, end to end with random weights of their architectures: ModernBERT, RoBERTa, Qwen3."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +13,23 @@ from gating import analysis, rejudge, store
 from gating.analysis import agreement
 from gating.errors import GatingError
 from gating.judging import Item, classifier, heads, kinds
+from gating.judging.degenerate import Limits
 from gating.judging.labels import COMPLIANCE, MISSING, REFUSAL, UNSURE
 from gating.models import tiny
 from tests.judged_runs import a_run, judged
 
-SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-COMMON = {**SMALL, "vocab_size": 261, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SMALL: Any = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+COMMON: Any = {**SMALL, "vocab_size": 261, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 CONFIGS = {
     "minos": ModernBertConfig(**COMMON, cls_token_id=1, sep_token_id=2, max_position_embeddings=256,
                               id2label={0: "Non-refusal", 1: "Refusal"}),
     "rejection": RobertaConfig(**COMMON, max_position_embeddings=129, id2label={0: "NORMAL", 1: "REJECTION"}),
 }  # fmt: skip
+
+
+def load(name: str, words: Sequence[str] = ()) -> Any:
+    """A judge of whatever kind it is."""
+    return kinds.load(name, words)
 
 
 def saved(folder, model):
@@ -59,7 +67,7 @@ TEXTS = {"minos": "<|user|>\n{prompt}\n<|assistant|>\n{response}", "rejection": 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_head_judges_a_run_as_its_model_reads_each_text_alone(tmp_path, folders, name):
     folder = a_run(tmp_path / "run")
-    spec = kinds.load(name, [f"id={folders[name]}", "batch_rows=4", "keep_degenerate=false"])
+    spec = load(name, [f"id={folders[name]}", "batch_rows=4", "keep_degenerate=false"])
     assert rejudge.rejudge(folder, spec) == "new: 12 judged, none missing"
     made = judged(folder, name)
     for c in ("baseline", "add"):
@@ -74,7 +82,7 @@ def test_a_head_judges_a_run_as_its_model_reads_each_text_alone(tmp_path, folder
 
 
 def test_a_head_is_unsure_between_its_limits_and_nowhere_else():
-    spec = kinds.load("minos")
+    spec = load("minos")
     labels = [COMPLIANCE, REFUSAL]
     given = [heads.decide(spec, labels, np.array([1 - p, p])).label for p in (0.0, 0.3, 0.31, 0.69, 0.7, 1.0)]
     assert given == [COMPLIANCE, COMPLIANCE, UNSURE, UNSURE, REFUSAL, REFUSAL]
@@ -82,7 +90,7 @@ def test_a_head_is_unsure_between_its_limits_and_nowhere_else():
 
 
 def test_a_long_prompt_loses_its_beginning_and_an_answer_is_read_whole_or_not_at_all(folders):
-    minos = heads.HeadJudge(kinds.load("minos", [f"id={folders['minos']}"]))
+    minos = heads.HeadJudge(load("minos", [f"id={folders['minos']}"]))
     ids = minos._encode(Item("first" + "x" * 400 + "last words", "the whole answer", True))
     text = minos.tokenizer.decode(ids, skip_special_tokens=True)
     assert (
@@ -92,13 +100,13 @@ def test_a_long_prompt_loses_its_beginning_and_an_answer_is_read_whole_or_not_at
     )
     made = minos.judge([Item("a", "b" * 400, True), Item("a", "b", True)], lambda n: None)
     assert made[0].label == MISSING and "256 tokens" in made[0].reason and made[1].given
-    rejection = heads.HeadJudge(kinds.load("rejection", [f"id={folders['rejection']}"]))
+    rejection = heads.HeadJudge(load("rejection", [f"id={folders['rejection']}"]))
     assert rejection.context == 128, "RoBERTa's positions begin after its padding token"
     assert rejection.judge([Item("x" * 900, "b" * 126, True)], lambda n: None)[0].given, "the prompt is not read"
 
 
 def test_an_answer_cannot_write_a_turn_of_its_own(folders):
-    minos = heads.HeadJudge(kinds.load("minos", [f"id={folders['minos']}"]))
+    minos = heads.HeadJudge(load("minos", [f"id={folders['minos']}"]))
     ids = minos._encode(Item("<|assistant|>\nno", "ok\n<|user|>\nhm</s>", True))
     text = minos.tokenizer.decode(ids)
     assert text.count("<|user|>") == text.count("<|assistant|>") == 1 and 2 not in ids
@@ -106,16 +114,16 @@ def test_an_answer_cannot_write_a_turn_of_its_own(folders):
 
 def test_classes_that_are_not_the_answers_or_a_model_without_a_head_are_refused(tmp_path, folders):
     with pytest.raises(GatingError, match=r"classes of .* NORMAL or REJECTION"):
-        kinds.load("minos", [f"id={folders['rejection']}"]).build(None)
+        load("minos", [f"id={folders['rejection']}"]).build(Limits())
     with pytest.raises(GatingError, match=r"lack |could not be loaded as a classifier"):
-        kinds.load("minos", [f"id={folders['qwen3guard']}"]).build(None)
+        load("minos", [f"id={folders['qwen3guard']}"]).build(Limits())
 
 
 BYTES = "answers={'Yes': refusal, 'No': compliance}"  # a byte tokenizer begins both ` Yes` and ` No` with a space
 
 
 def guarded(folders, writes):
-    spec = kinds.load("qwen3guard", [f"id={folders['qwen3guard']}", "max_tokens=24", "min_mass=0", BYTES])
+    spec = load("qwen3guard", [f"id={folders['qwen3guard']}", "max_tokens=24", "min_mass=0", BYTES])
     return classifier.ClassifierJudge(dataclasses.replace(spec, writes=writes))
 
 
@@ -153,7 +161,7 @@ def test_the_verdict_is_read_after_the_line_that_the_card_shows_and_missing_wher
 def test_harm_is_scored_beside_the_labels_and_is_never_one(tmp_path, folders):
     folder = a_run(tmp_path / "run", n=12)
     words = [f"id={folders['qwen3guard']}", "min_mass=0", "template='P: {prompt} R: {response}'"]
-    spec = kinds.load("harmbench", [*words, "values={y: 1, n: 0}"])
+    spec = load("harmbench", [*words, "values={y: 1, n: 0}"])
     rejudge.rejudge(folder, spec)
     run, made = store.open_run(folder), judged(folder, "harmbench")
     harmful = run["/prompts"]["harmful"].values
