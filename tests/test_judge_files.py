@@ -37,7 +37,10 @@ def test_each_shipped_judge_is_complete_and_says_what_its_labels_mean(name):
 
 
 def test_the_shipped_judges_are_those_that_are_meant():
-    texts, models = {"keywords", "learned", "rule-now"}, {"minos", "qwen3guard", "rejection", "wildguard"}
+    texts, models = (
+        {"keywords", "learned", "paper-keywords", "rule-now"},
+        {"minos", "qwen3guard", "rejection", "wildguard"},
+    )
     assert {n for n in kinds.available() if n != "endpoint" and load(n).of_harm} == HARM
     models |= HARM
     assert set(kinds.available()) == {"endpoint", *texts, *models}

@@ -126,7 +126,7 @@ def test_a_figure_that_no_run_has_leaves_everything_as_it_was_and_is_named(repos
     assert stop.value.code == 2 and "tiny-paper/ad/harmful/refusal" in said and "did you mean" in said
     assert (repository / "README.md").read_text() == before and not (repository / "docs/results.md").exists()
     with pytest.raises(GatingError, match="a rate is not said as 'points'"):
-        facts.rendered("{a/b/c:points}", {"a/b/c": {**next(iter(KNOWN.values()))}})
+        facts.rendered("{a/b/c:points}", {"a/b/c": next(iter(KNOWN.values()))})
     with pytest.raises(SystemExit):
         results.main([str(repository / "run"), str(repository / "run"), "--write", str(repository)])
     assert "two runs are called tiny-paper" in " ".join(capsys.readouterr().err.split())

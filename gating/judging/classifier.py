@@ -153,7 +153,8 @@ class ClassifierJudge:
 
         from gating import chat
 
-        model, pad = self.loaded.model, int(self.tokenizer.pad_token_id)
+        model: Any = self.loaded.model
+        pad = int(self.tokenizer.pad_token_id)
         ids, mask = (t.to(self.loaded.device) for t in chat.pad_left(rows, pad))
         end = model.generation_config.eos_token_id if model.generation_config else self.tokenizer.eos_token_id
         how = GenerationConfig(max_new_tokens=self.spec.max_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad)

@@ -68,8 +68,8 @@ def _of_run(run: xr.DataTree) -> dict[str, Fact]:
                 values = (e["difference"], e["low"], e["high"])
                 out[f"{at}/difference"] = _fact("difference", *values, None, int(e["n"]), about)
         for stem, shares in _spreads(run, harmful).items():
-            values = (np.mean(shares), np.min(shares), np.max(shares))
-            out[f"{stem}/{word}/refusal"] = _fact("spread", *values, None, len(shares), about)
+            spread = (np.mean(shares), np.min(shares), np.max(shares))
+            out[f"{stem}/{word}/refusal"] = _fact("spread", *spread, None, len(shares), about)
     if family := own_claims(run):
         decided = claims.evaluate(run, family)
         for name in decided["claim"].values.tolist():
