@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from gating.errors import GatingError
 from gating.judging import Item, Judge, Judgement
 from gating.judging.degenerate import Limits
 from gating.judging.spec import JudgeSpec
@@ -36,9 +39,15 @@ class Pooled:
 
     def judge(self, items: Sequence[Item], advance: Callable[[int], None]) -> list[Judgement]:
         made: list[Judgement] = []
-        for judged in self.pool.map(_judge, [items[i : i + PIECE] for i in range(0, len(items), PIECE)]):
-            made += judged
-            advance(len(judged))
+        try:
+            for judged in self.pool.map(_judge, [items[i : i + PIECE] for i in range(0, len(items), PIECE)]):
+                made += judged
+                advance(len(judged))
+        except BrokenProcessPool:
+            raise GatingError(
+                "a process that judges was killed, perhaps for want of memory; free some and give the same command "
+                "again: what is finished is kept."
+            ) from None
         return made
 
 
@@ -46,6 +55,7 @@ _own: list[Judge] = []  # in a process of the pool: its judge
 
 
 def _begin(spec: JudgeSpec, limits: Limits) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says that it was interrupted
     _own[:] = [spec.build(limits)]
 
 

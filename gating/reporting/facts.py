@@ -23,7 +23,7 @@ from gating.errors import GatingError, choices
 from gating.judging.labels import LABELS
 from gating.reporting.rows import drawn, own_claims, place, rows
 
-PLACE = re.compile(r"\{([^{}\s:]+/[^{}\s:]+)(?::(\w+))?\}")
+PLACE = re.compile(r"\{([^{}\s]+/[^{}\s]+?)(?::(share|k|n|points))?\}")  # a condition's name may hold a colon
 
 
 class Fact(TypedDict):
