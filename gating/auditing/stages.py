@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from gating import personas, prompts, store
 from gating.analysis.reading import held_readouts, read_group
 from gating.auditing.config import AuditConfig, check, names
-from gating.errors import GatingError
 from gating.models import ModelConfig
 from gating.pipeline import execute, study
 from gating.pipeline.config import (
@@ -28,6 +26,7 @@ from gating.pipeline.config import (
 
 DOSE = "compliant"  # the persona whose dose is the model's own (conf/model/NAME.yaml, sites)
 NONE, PROMPT, STEERING, AGAIN, RANDOM = "none", "prompt", "steering", "steering again", "random"
+LEAST_KL = 1e-3  # nats
 BASE = "base"  # the model without any of the adapters that are audited
 
 
@@ -47,7 +46,7 @@ class Audited:
     """What an audit measured, before anything is concluded."""
 
     parts: list[Part] = field(default_factory=list)
-    kl: float = np.nan
+    kl: float | None = None  # nats; None is equal norm
     borderline: frozenset[str] = frozenset()  # hashes of prompts
     warnings: list[str] = field(default_factory=list)
 
@@ -64,7 +63,13 @@ def audit(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> Audited:
             f"nothing; choose them first: python -m gating.choose model={label}"
         )
     out.kl = cfg.kl or _own_kl(cfg, label, tell)
-    tell(f"the model: {len(names(cfg))} personas by prompt and by steering, at {out.kl:.2g} nats")
+    if out.kl is None:
+        out.warnings.append(
+            "steering: the model's own dose does not change the first token of harmless answers, so personas are "
+            "steered at equal norm and not at equal KL"
+        )
+    at = "equal norm" if out.kl is None else f"{out.kl:g} nats"
+    tell(f"the model: {len(names(cfg))} personas by prompt and by steering, at {at}")
     base = _run(cfg, f"{label}", cfg.model, out.kl, (PROMPT, STEERING), None)
     out.parts.append(replace(base, model=BASE))
     for path in cfg.adapters:
@@ -79,21 +84,19 @@ def audit(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> Audited:
     return out
 
 
-def _own_kl(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> float:
-    """What the persona at the model's own block and dose does to harmless prompts of the select split: median KL at the
-    first token, nats. Raises GatingError where that is nothing."""
+def _own_kl(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> float | None:
+    """What the persona at the model's own block and dose does to harmless prompts of the select split: mean KL at the
+    first token, nats; None where that is next to nothing."""
     tell("the dose: what the model's own does to harmless prompts")
     data = DataConfig(harmful=None, harmless="harmless", split="select", n=CALIBRATION_PROMPTS)
     run = replace(_base(cfg, cfg.model), data=data, conditions={DOSE: [_steered(cfg, DOSE)]}, max_new_tokens=1)
     tree = store.open_run(_executed(run, f"{label}", "audit-dose"))
     kl = float(held_readouts(tree)["kl"].sel(condition=DOSE).mean().values)
-    if not kl > 0:
-        raise GatingError(f"kl: the model's own dose moves nothing (KL {kl:.2g}); give kl=NATS, or choose sites.")
-    return float(f"{kl:.2g}")
+    return float(f"{kl:.2g}") if kl >= LEAST_KL else None
 
 
 def _run(
-    cfg: AuditConfig, label: str, model: ModelConfig, kl: float, kinds: tuple[str, ...], source: Path | None
+    cfg: AuditConfig, label: str, model: ModelConfig, kl: float | None, kinds: tuple[str, ...], source: Path | None
 ) -> Part:
     conditions, inductions = {}, {"baseline": (NONE, "")}
     for name in names(cfg):
