@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -56,7 +58,16 @@ _own: list[Judge] = []  # in a process of the pool: its judge
 
 def _begin(spec: JudgeSpec, limits: Limits) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says that it was interrupted
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _own[:] = [spec.build(limits)]
+
+
+def _end_with_parent() -> None:
+    """Where the first process was killed, nobody tells the others to end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _judge(items: Sequence[Item]) -> list[Judgement]:
