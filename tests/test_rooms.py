@@ -24,6 +24,7 @@ FLOORS = (
     ("figures",),
     ("reporting",),
     ("cli",),
+    ("door",),
     ("run", "train", "choose", "audit", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
 )
 
