@@ -116,6 +116,8 @@ def study(model: Any = None, *, tokenizer: Any = None, **settings: Any) -> Study
 
     words = overrides(_model(model, tokenizer) | settings)
     cfg, choices = composed(words)
+    if cfg.model.kind == "given":
+        choices["model"] = str(cfg.model.name)  # no file's
     return study.prepare(config.typed(cfg), choices, [w.split("=", 1)[0].lstrip("+~") for w in words])
 
 

@@ -25,7 +25,22 @@ FLOORS = (
     ("reporting",),
     ("cli",),
     ("door",),
-    ("run", "train", "choose", "audit", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
+    (
+        "run",
+        "train",
+        "choose",
+        "audit",
+        "report",
+        "results",
+        "rejudge",
+        "selection",
+        "verify",
+        "meta",
+        "runs",
+        "compare",
+        "export",
+        "__main__",
+    ),
 )
 
 
