@@ -24,7 +24,23 @@ FLOORS = (
     ("figures",),
     ("reporting",),
     ("cli",),
-    ("run", "train", "choose", "audit", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
+    ("door",),
+    (
+        "run",
+        "train",
+        "choose",
+        "audit",
+        "report",
+        "results",
+        "rejudge",
+        "selection",
+        "verify",
+        "meta",
+        "runs",
+        "compare",
+        "export",
+        "__main__",
+    ),
 )
 
 
