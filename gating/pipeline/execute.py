@@ -68,7 +68,7 @@ def _completed(study: Study, again: bool) -> str:
         signature = _same_model(study, now)
         if study.direction_specs and not store.has_group(study.store, "directions"):
             _directions(study, backend, signature)
-        done = store.read_group(study.store, "outcomes")["done"].all("condition").values
+        done = store.read_group(study.store, "outcomes", ["done"])["done"].all("condition").values
         _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
         thought = _thought(study)
@@ -81,8 +81,8 @@ def _completed(study: Study, again: bool) -> str:
 
 
 def _thought(study: Study) -> list[str]:
-    outcomes = store.read_group(study.store, "outcomes")
-    lengths = [outcomes[name].values.ravel().tolist() for name in ("n_thought", "n_tokens") if name in outcomes]
+    outcomes = store.read_group(study.store, "outcomes", ["n_thought", "n_tokens"])
+    lengths = [v.values.ravel().tolist() for v in outcomes.values()]
     return thoughts.warnings(*lengths) if len(lengths) == 2 else []
 
 
