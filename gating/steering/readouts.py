@@ -119,8 +119,8 @@ def kept(names: Sequence[str], group: str) -> list[str]:
 
 
 def empty(names: Sequence[str], sizes: Mapping[str, int], coords: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """The /readouts group with every value missing, which takes no memory (none can be set). sizes: of every dimension of
-    these readouts."""
+    """The /readouts group with every value missing, which takes no memory (none can be set). sizes: of every
+    dimension."""
     data = {}
     for name in kept(names, "readouts"):
         dims = (*ROW_DIMS, *READOUTS[name]["dims"])

@@ -24,8 +24,8 @@ def has_group(path: Path, group: str) -> bool:
 
 
 def read_group(path: Path, group: str, names: Sequence[str] | None = None) -> xr.Dataset:
-    """One group, or those of `names` that it has, loaded into memory. Raises GatingError naming a file that is not as it
-    was written."""
+    """One group, or those of `names` that it has, loaded into memory. Raises GatingError naming a file that is not as
+    it was written."""
     with _named(path):
         files: Any = _files(path)  # a zarr store, which xarray takes but does not name
         ds = xr.open_dataset(files, group=group, chunks=None, engine="zarr", consolidated=False)

@@ -77,7 +77,7 @@ def create(
     outcomes = repeated(one, "prompt", prompts.prompt.values)
     with _changing(draft, new=True) as files:
         for group, ds in (("/", root), ("prompts", prompts), ("conditions", conditions)):
-            _write(files, group, ds)
+            _write(files, group, ds, {})
         _lay_out(files, "outcomes", outcomes, "prompt", prompt_batch)
     shutil.rmtree(path, ignore_errors=True)
     draft.rename(path)
@@ -94,8 +94,8 @@ def _changing(path: Path, new: bool = False) -> Iterator[Files]:
             yield files
 
 
-def _write(files: Files, group: str, ds: xr.Dataset, mode: Literal["w", "a"] = "w", **more: Encoding) -> None:
-    """A whole group, instead of the one that is there, or (a) beside its other variables. more: of its variables.
+def _write(files: Files, group: str, ds: xr.Dataset, more: dict[str, Encoding], mode: Literal["w", "a"] = "w") -> None:
+    """A whole group, instead of the one that is there, or (a) beside its other variables. more: of some of them.
 
     Every array of every store is written here first, so each has a checksum in its codec, for readers of other makes,
     and text coordinates of fixed width, which xarray can draw; zarr has no name yet for their type in its version 3.
@@ -118,14 +118,14 @@ def _lay_out(files: Files, group: str, ds: xr.Dataset, dim: str, batch: int) -> 
         more[str(name)] = {"chunks": tuple(chunk if d == dim else size for d, size in v.sizes.items())}
         if v.dtype != TEXT and v.size:
             more[str(name)]["fill_value"] = v.values.flat[0].item()
-    _write(files, group, one, **more)
+    _write(files, group, one, more)
     arrays = zarr.open_group(files, path=group, mode="r+", use_consolidated=False)
     for name, v in ds.data_vars.items():
         array = arrays[str(name)]
         assert isinstance(array, zarr.Array)
         array.resize(v.shape)
     if dim in ds.coords:
-        _write(files, group, xr.Dataset(coords={dim: ds[dim]}), "a")
+        _write(files, group, xr.Dataset(coords={dim: ds[dim]}), {}, "a")
 
 
 def repeated(ds: xr.Dataset, dim: str, values: np.ndarray) -> xr.Dataset:
@@ -142,7 +142,7 @@ def _fixed(text: np.ndarray) -> np.ndarray:
 def add_group(path: Path, group: str, ds: xr.Dataset) -> None:
     """Write a whole group: it is there in full, or, where this is cut, not at all."""
     with _changing(path) as files:
-        _write(files, group, ds)
+        _write(files, group, ds, {})
 
 
 def create_group(path: Path, group: str, ds: xr.Dataset, dim: str, batch: int) -> None:
