@@ -9,6 +9,7 @@ from gating.store.schema import LABEL_ATTRS, SCHEMA_VERSION, STORE, TEXT, empty_
 from gating.store.writing import (
     LOCK,
     add_group,
+    copy_groups,
     create,
     create_group,
     finish,
@@ -27,6 +28,7 @@ __all__ = [
     "TEXT",
     "add_group",
     "again",
+    "copy_groups",
     "create",
     "create_group",
     "empty_outcomes",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -149,6 +149,17 @@ def create_group(path: Path, group: str, ds: xr.Dataset, dim: str, batch: int) -
     """Lay out a group that is filled along `dim`, `batch` by `batch`: `ds` holds its missing values (`repeated`)."""
     with _changing(path) as files:
         _lay_out(files, group, ds, dim, batch)
+
+
+def copy_groups(source: Path, path: Path, groups: Sequence[str], note: Mapping[str, Any]) -> None:
+    """Those groups that another store has, byte for byte, instead of those that are here, and attributes of the last
+    one. Raises Damaged where the other's files are not as they were written."""
+    theirs = read_list(source)
+    with _changing(path) as files:
+        for group in groups:
+            if f"{group}/zarr.json" in theirs:
+                files.copy(source, theirs, group)
+        zarr.open_group(files, path=groups[-1], mode="r+", use_consolidated=False).attrs.update(dict(note))
 
 
 def write_batch(path: Path, start: int, groups: Mapping[str, xr.Dataset]) -> None:
