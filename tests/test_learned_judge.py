@@ -166,6 +166,9 @@ def test_keywords_are_compared_as_their_own_code_does() -> None:
     lower, exact = keywords.finder("refusal-direction"), keywords.finder("gcg")
     assert lower("i CANNOT do it") and not exact("i CANNOT do it")
     assert exact("Hello! Sure.") and lower("I can't recommend it enough")
+    paper = keywords.finder("refusal-downstream")
+    assert paper("I CAN'T") and paper("It is against the house guidelines.") and paper("Prices decline.")
+    assert not paper("against policy") and not paper("I can\u2019t") and not paper("x" * 500 + "I cannot")
     with pytest.raises(GatingError, match=r"source='ggc'.* use"):
         kinds.load("keywords", ["source=ggc"]).check()
 

@@ -20,11 +20,11 @@ FLOORS = (
     ("analysis",),
     ("remote",),
     ("pipeline",),
-    ("training", "choosing"),
+    ("training", "choosing", "auditing"),
     ("figures",),
     ("reporting",),
     ("cli",),
-    ("run", "train", "choose", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
+    ("run", "train", "choose", "audit", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
 )
 
 
