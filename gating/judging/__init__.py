@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gating.judging.labels import MISSING
 
@@ -17,7 +17,7 @@ OWN = "own"  # in place of a judge's name: the labels that a run wrote itself
 UNSEEN = "none"  # the fingerprint of a judge whose weights cannot be seen
 
 
-def own_name(attrs: Mapping[str, object]) -> str:
+def own_name(attrs: Mapping[Any, Any]) -> str:
     """Who gave a run's own labels, from its attributes; a version alone, in older stores, is the rule's."""
     name = str(attrs.get("judge", "")).partition(" ")[0]
     return "rule" if not name or name.isdigit() else name

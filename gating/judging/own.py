@@ -1,7 +1,7 @@
 """The judge of a run's own labels, which it gives while answers come in: one that reads text alone, without a model.
 
-`judge` in a run's configuration names it. Data decided which is the default: on patterns of answers that none of them was
-made from, `learned` finds about three times the refusals that `rule` does (its card has both).
+`judge` in a run's configuration names it. Data decided which is the default: on patterns of answers that none was made
+from, `learned` finds about three times the refusals that `rule` does (its card has both).
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def claims_table(decided: xr.Dataset, family: Family) -> list[str]:
 
 
 def rates_table(run: xr.DataTree) -> list[str]:
-    """Rates of refusal, of degenerate and, where there are any, of unsure answers of every condition, on harmful prompts
-    and on harmless ones; a place's random controls on a single line with their mean and range."""
+    """Rates of refusal, of degenerate and, where there are any, of unsure answers of every condition, on harmful and on
+    harmless prompts; a place's random controls on a single line with their mean and range."""
     sets = {harmful: rows(run, harmful) for harmful in (True, False) if analysis.asked(run, harmful).any()}
     lines = list(zip(*sets.values(), strict=True))  # a condition's row on each set of prompts
     paper = " (B*)" if any(same[0]["paper"] for same in lines) else ""
