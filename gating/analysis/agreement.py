@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from gating.analysis import stats
+from gating.analysis.reading import harm_judges
 from gating.errors import GatingError, choices
 from gating.foreign import cell
 from gating.judging import OWN, own_name
@@ -23,9 +24,9 @@ NO_JUDGES = "this run has no other judge's labels yet; make some with python -m 
 
 
 def judges_of(run: xr.DataTree) -> list[str]:
-    """Whose labels a run has: `own`, then the judges under /judgements."""
+    """Whose labels a run has: `own`, then the judges under /judgements; not those that score harm and give none."""
     group = run.children.get("judgements")
-    return [OWN, *sorted(group.children)] if group is not None else [OWN]
+    return [OWN, *sorted(set(group.children) - set(harm_judges(run)))] if group is not None else [OWN]
 
 
 def labels_of(run: xr.DataTree, judge: str = OWN) -> xr.DataArray:
@@ -125,6 +126,11 @@ def _seen(run: xr.DataTree, judge: str) -> xr.DataArray:
 def _judged(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.DataArray:
     """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own."""
     known = judges_of(run)
+    if judge in harm_judges(run):
+        raise GatingError(
+            f"judge {judge!r} scores harm and gives no labels: read gating.harm_scores(run, {judge!r}), or use "
+            f"{choices(known)} here."
+        )
     if judge not in known:
         raise GatingError(f"judge {judge!r} is not one of this run's: use {choices(known, judge)}, or judge it first.")
     judgements = run[f"/judgements/{judge}"].to_dataset()[["label", "reason", "done"]].load()
