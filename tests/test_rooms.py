@@ -11,7 +11,7 @@ FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
 FLOORS = (
     ("errors",),
     ("foreign", "progress", "swap"),
-    ("config_files", "extras", "addresses", "settings", "web"),
+    ("config_files", "extras", "addresses", "settings", "web", "words"),
     ("prompts", "personas", "chat", "thoughts"),
     ("models",),
     ("judging",),
@@ -20,11 +20,11 @@ FLOORS = (
     ("analysis",),
     ("remote",),
     ("pipeline",),
-    ("training", "choosing"),
+    ("training", "choosing", "labelling"),
     ("figures",),
     ("reporting",),
     ("cli",),
-    ("run", "train", "choose", "report", "results", "rejudge", "selection", "verify", "meta", "__main__"),
+    ("run", "train", "choose", "report", "results", "rejudge", "label", "selection", "verify", "meta", "__main__"),
 )
 
 

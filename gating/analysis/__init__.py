@@ -5,7 +5,7 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
 from gating.analysis.contrasts import contrast, controlled, draws, random_null
-from gating.analysis.corrected_rates import corrected_contrast, corrected_rate, judge_errors
+from gating.analysis.corrected_rates import corrected_contrast, corrected_rate, judge_errors, reader_of
 from gating.analysis.direction_variants import effect_over_directions, stability
 from gating.analysis.interchange import Route, routes
 from gating.analysis.judges import judges_of, labels_of, readers_of, with_judge
@@ -45,6 +45,7 @@ __all__ = [
     "random_null",
     "rates",
     "read_group",
+    "reader_of",
     "readers_of",
     "refusal_rate",
     "routes",

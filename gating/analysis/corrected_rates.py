@@ -1,7 +1,7 @@
 """A judge measured against a person's labels, and rates and contrasts corrected for its error: from a run's tree.
 
-A person reads a sample of answers (`python -m gating.label`), drawn with known probabilities. Everything here is said of
-each condition by itself, since an error that depends on the condition is what biases a contrast. Where nothing was read
+A person reads a sample of answers (`python -m gating.label`), drawn with known probabilities. Everything here is said
+of each condition by itself: an error that depends on the condition is what biases a contrast. Where nothing was read
 there is no corrected rate: NaN, with `n_read` 0.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from gating.analysis import stats
-from gating.analysis.correction import Estimate, corrected, use_of_judge
+from gating.analysis.correction import corrected, use_of_judge
 from gating.analysis.judges import PERSON, labels_of, readers_of, with_judge
 from gating.analysis.label_rates import described, hits, with_names
 from gating.analysis.reading import check_single, read_group
@@ -103,8 +103,8 @@ def corrected_rate(
     level: float = 0.95,
     judge: str | None = None,
 ) -> xr.Dataset:
-    """`refusal_rate` corrected for the judge's error, over condition: rate, low, high (prediction-powered, t), `judged`,
-    the judge's own rate, n answers that the judge labelled, n_read of them read by the person.
+    """`refusal_rate` corrected for the judge's error, over condition: rate, low, high (prediction-powered, t); the
+    judge's own rate, `judged`; n answers that the judge labelled, n_read of them read by the person.
 
     by: the person; by default who labelled most. NaN where nothing was read; no ends where one answer was. Raises
     GatingError as `readings` does.

@@ -7,9 +7,9 @@ probability that answer i was drawn to be read, the mean of y over all n answers
 
 which no error of the judge biases, whatever it depends on (Angelopoulos et al. 2023, arXiv 2301.09633). The factor c in
 [0, 1] says how far the judge is used; the best one is the slope of y on f (PPI++, arXiv 2311.01453), here of all
-conditions together, so that few labels do not choose it. The answers read are some of those judged (two-phase sampling;
-Sarndal, Swensson and Wretman 1992, section 9.8): the error is that of each prompt's influence on theta, and a contrast's
-that of the prompt's influence on both of its conditions, so that answers to one prompt may depend on each other.
+conditions together, so that few labels do not choose it. The answers read are some of those judged (two-phase
+sampling: Sarndal, Swensson and Wretman 1992, section 9.8): the error is that of each prompt's influence on theta, and
+a contrast's that of its influence on both conditions, so that a prompt's answers may depend on each other.
 
 Two pseudo-answers, read as 1 where the judge says 0 and as 0 where it says 1, keep a few answers on which judge and
 person agree from claiming a judge without error (as the pseudo-prompts of stats.Mean do).

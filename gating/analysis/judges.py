@@ -1,7 +1,7 @@
 """Whose labels a run has, and the run seen with another's: the one place that takes a judge's name.
 
-`rule` names the labels that the run wrote itself (/outcomes), `labels/BY` those of a person (/labels/BY), any other name
-a judge's under /judgements.
+`rule` names the labels that the run wrote itself (/outcomes), `labels/BY` those of a person (/labels/BY), any other
+name a judge's under /judgements.
 """
 
 from __future__ import annotations

@@ -56,8 +56,9 @@ def mediation(
 
     persona, held, given: conditions with Y(1, 1), Y(1, 0) and Y(0, 1); Y(0, 0) is the baseline. measure: a label, of
     which it is the rate, or a number of /outcomes such as refusal_score (nats). A prompt counts where all four are
-    there. Shares are NaN where the total's interval holds 0, or it is negligible: there is nothing to mediate. judge: whose labels, as in
-    `refusal_rate`. Raises GatingError for a condition, measure or judge that the run does not have.
+    there. Shares are NaN where the total's interval holds 0, or it is negligible: there is nothing to mediate.
+    judge: whose labels, as in `refusal_rate`. Raises GatingError for a condition, measure or judge that the run does
+    not have.
     """
     values = _values(with_judge(run, judge), measure, harmful)
     sample = _sample(values, ["baseline", persona, held, given], measure in LABELS, level)
