@@ -17,8 +17,8 @@ def is_setting(word: str) -> bool:
 
 
 def parsed(words: Sequence[str], keys: Collection[str]) -> tuple[list[str], dict[str, str]]:
-    """The runs, and the value of each key that is given. Raises GatingError for a key that the command does not take, one
-    given twice or without a value, and where there is no run."""
+    """The runs, and the value of each key that is given. Raises GatingError for a key that the command does not take,
+    one given twice or without a value, and where there is no run."""
     values: dict[str, str] = {}
     for word in filter(is_setting, words):
         key, _, value = word.partition("=")

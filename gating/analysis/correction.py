@@ -63,7 +63,7 @@ def use_of_judge(judged: np.ndarray, read: np.ndarray, weight: np.ndarray) -> np
     judged, read: 0 or 1, NaN where missing; weight: NaN where an answer was not drawn; all [..., condition, prompt].
     """
     seen = np.isfinite(judged) & np.isfinite(read) & np.isfinite(weight)
-    w = np.where(seen, weight, 0.0)
+    w = np.where(seen, weight, 0.0).astype("float64")
     total = np.maximum(w.sum(-1, keepdims=True), 1e-300)
     f, y = (np.where(seen, x, 0.0) for x in (judged, read))
     f_off, y_off = (np.where(seen, x - (w * x).sum(-1, keepdims=True) / total, 0.0) for x in (f, y))

@@ -31,9 +31,9 @@ class Line(NamedTuple):
 def load(run: str | Path, by: str, file: str | Path, drawn_at_random: bool = False, force: bool = False) -> int:
     """Write the labels of a file to /labels/BY; how many. Whoever calls it holds the run's writer.lock.
 
-    A line is {"prompt": HASH, "condition": NAME, "label": LABEL} and, where it is known, the `probability` with which the
-    answer was drawn to be read; without it a label measures the judge, and corrects no rate. drawn_at_random: the lines
-    are a fair sample within each condition and kind of prompt, so that the probability is the share that is there.
+    A line is {"prompt": HASH, "condition": NAME, "label": LABEL} and, where it is known, the `probability` with which
+    the answer was drawn to be read; without it a label measures the judge, and corrects no rate. drawn_at_random: the
+    lines are a fair sample within each condition and kind of prompt: the probability is the share that is there.
     Raises GatingError, naming the line, for what the run does not have, and for labels of BY that are there.
     """
     path = store.locate(run)
@@ -76,9 +76,7 @@ def _lines(path: Path, places: dict[str, dict[str, int]]) -> list[Line]:
 
 def _line(said: Any, places: dict[str, dict[str, int]], where: str) -> Line:
     if not isinstance(said, dict) or not {"prompt", "condition", "label"} <= set(said) <= FIELDS:
-        raise GatingError(
-            f'{where}: write {{"prompt": ..., "condition": ..., "label": ...}}, and "probability" at will.'
-        )
+        raise GatingError(f'{where}: write {{"prompt": ..., "condition": ..., "label": ...}}, "probability" if known.')
     for key, known in (("condition", places["condition"]), ("prompt", places["prompt"]), ("label", GIVEN)):
         if not isinstance(said[key], str) or said[key] not in known:
             allowed = "the hash of a prompt of the run" if key == "prompt" else choices(known, said[key])

@@ -8,8 +8,8 @@ NOT_DRAWN = -1
 
 
 def draw(drawable: np.ndarray, harmful: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The place of each answer in a sample of n (int32, -1 where not drawn) and its probability to be drawn (float32,
-    NaN where its condition was not to be), both [condition, prompt].
+    """The place of each answer in a sample of n (int32, -1 where not drawn) and its probability to be drawn (NaN where
+    its condition was not to be), both [condition, prompt].
 
     drawable: which answers there are to draw from; harmful: [prompt]. The sample goes in rounds: one answer of every
     condition and kind of prompt, in an order of chance, then another of each. So every beginning of it is balanced and
@@ -31,13 +31,13 @@ def draw(drawable: np.ndarray, harmful: np.ndarray, n: int, seed: int) -> tuple[
 
 
 def shares(drawn: np.ndarray, drawable: np.ndarray, harmful: np.ndarray) -> np.ndarray:
-    """The share of each answer's condition and kind of prompt that was drawn, float32 [condition, prompt]; NaN where an
+    """The share of each answer's condition and kind of prompt that was drawn [condition, prompt]; NaN where an
     answer was not to be drawn."""
     stratum = strata(drawable, harmful)
     had, all_of = (np.bincount(stratum[which], minlength=stratum.max() + 1) for which in (drawn, drawable))
     with np.errstate(invalid="ignore"):
         share = had[stratum] / all_of[stratum]
-    return np.where(drawable, share, np.nan).astype("float32")
+    return np.where(drawable, share, np.nan)
 
 
 def strata(drawable: np.ndarray, harmful: np.ndarray) -> np.ndarray:

@@ -115,9 +115,7 @@ def labelled_run(path: Path) -> xr.DataTree:
     """The run, its prompts and answers loaded. Raises GatingError where its answers are not there to be labelled."""
     tree = store.open_run(path)
     if tree.attrs.get("status") != "complete":
-        raise GatingError(
-            f"{path.parent} is not finished, so that no fair sample can be drawn: give its command again."
-        )
+        raise GatingError(f"{path.parent} is not finished: no fair sample can be drawn; give its command again.")
     if tree["/outcomes"].sizes["token"] == 1:
         raise GatingError(f"max_new_tokens=1 in {path.parent}: one token is no answer and has no label.")
     kept = {"/prompts": ["text", "harmful"], "/outcomes": ["completion"]}
@@ -139,7 +137,7 @@ def empty(tree: xr.DataTree, attrs: Mapping[str, object]) -> xr.Dataset:
     return xr.Dataset(
         {
             "label": (dims, np.full(like.shape, MISSING, dtype="int8"), store.LABEL_ATTRS),
-            "probability": missing(np.nan, "float32", "probability to be drawn", "1"),
+            "probability": missing(np.nan, "float64", "probability to be drawn", "1"),
             "order": missing(NOT_DRAWN, "int32", "place in the sample"),
             "seconds": missing(np.nan, "float32", "time that it was looked at", "s"),
             "time": missing("", TEXT, "when it was labelled"),

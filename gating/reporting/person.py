@@ -72,9 +72,8 @@ def _reading(run: xr.DataTree, by: str, harmful: bool) -> Reading:
         change = ("", "") if name == "baseline" else (_points(effect), _points(effect, "judged"))
         shares = (_share(error, "precision"), _share(error, "recall"))
         own = (_rate(rate), percent(rate["judged"]))
-        rows.append(
-            (shown[name], str(int(error["n"])), *own, *change, *shares, f"{kappa:.2f}" if kappa == kappa else "")
-        )
+        last = "" if np.isnan(kappa) else f"{kappa:.2f}"
+        rows.append((shown[name], str(int(error["n"])), *own, *change, *shares, last))
     unread = [shown[n] for n in rates["condition"].values.tolist() if np.isnan(float(rates["rate"].sel(condition=n)))]
     return Reading(harmful, by, judge_of(run), int(errors["n"].sum()), rows, unread)
 
@@ -113,7 +112,7 @@ def _table(reading: Reading) -> Table:
 
 
 def sentences(run: xr.DataTree, names: Sequence[str], harmful: bool) -> list[str]:
-    """The corrected figures of these conditions, the judge's own beside them; that nobody labelled, where nobody did."""
+    """The corrected figures of these conditions, the judge's own beside them; or that nobody has labelled answers."""
     if not held(run):
         return [] if judge_of(run).startswith(PERSON) else [NONE]
     by = analysis.reader_of(run)
