@@ -13,7 +13,7 @@ from tests import synthetic
 
 
 def a_world(draws, n, k, truth, recall, false_alarm, seed=0):
-    """Two conditions on n prompts, answers to one prompt alike; k answers of each are read: what the judge says, what is
+    """Two conditions on n prompts, answers to one prompt alike, k answers of each read: what the judge says, what is
     so, what was read, weights; all [draw, condition, prompt]."""
     rng = np.random.default_rng(seed)
     alike = rng.random((draws, 1, n)) < 0.5  # half of the prompts get the same luck under both conditions

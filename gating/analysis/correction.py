@@ -47,12 +47,12 @@ class Estimate(NamedTuple):
         )
 
     def interval(self, level: float, least: float) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of an interval about the value and the centre, whichever lies farther out, in [least, 1]; t with one
-        degree of freedom less than prompts read. NaN below two."""
-        df = self.read.sum(-1) - 1.0
+        """The ends of an interval about the centre that holds the value, in [least, 1]: t, with the prompts read and
+        the pseudo-answers, less one, as degrees of freedom. NaN below two prompts read."""
+        k = self.read.sum(-1)
         error = np.sqrt((self.influence**2).sum(-1) + self.pseudo)
-        reach = error * t.ppf((1 + level) / 2, np.where(df > 0, df, np.nan))
-        low, high = np.minimum(self.value, self.centre) - reach, np.maximum(self.value, self.centre) + reach
+        reach = error * t.ppf((1 + level) / 2, np.where(k > 1, k + PSEUDO - 1.0, np.nan))
+        low, high = np.minimum(self.centre - reach, self.value), np.maximum(self.centre + reach, self.value)
         return np.clip(low, least, 1.0), np.clip(high, least, 1.0)
 
 

@@ -56,10 +56,10 @@ def section(run: xr.DataTree) -> list[str]:
     if family:
         decided = claims.evaluate(run, family)
         out += ["### Claims", "", f"{registered(decided)}.", "", *claims_table(decided, family), ""]
-    return [*out, *_read(run), "### Rates", "", *rates_table(run), ""]
+    return [*out, *corrected_rates(run), "### Rates", "", *rates_table(run), ""]
 
 
-def _read(run: xr.DataTree) -> list[str]:
+def corrected_rates(run: xr.DataTree) -> list[str]:
     """The rates corrected by a person's labels; that there are none, where nobody has labelled."""
     if not person.held(run):
         return [f"*{line}*\n" for line in person.sentences(run, [], True)]
