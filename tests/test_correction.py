@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from gating import analysis
-from gating.analysis.correction import corrected, use_of_judge
+from gating.analysis.correction import combined, corrected, use_of_judge
 from gating.errors import GatingError
 from gating.judging.labels import MISSING
 from gating.labelling.sample import shares
@@ -33,7 +33,7 @@ def test_a_judge_whose_errors_depend_on_the_condition_biases_a_contrast_and_the_
     assert (abs(mean - (truth[1] - truth[0])) > reach).mean() > 0.8, "the judge's own interval misses the truth"
     c = use_of_judge(f, read, weight)
     of = [corrected(f[:, i], read[:, i], weight[:, i], c) for i in (0, 1)]
-    difference = of[1].minus(of[0])
+    difference = combined(of, [-1.0, 1.0])
     low, high = difference.interval(0.95, -1.0)
     assert ((low <= -0.4) & (high >= -0.4)).mean() >= 0.94
     assert abs(difference.value.mean() + 0.4) < 0.02
@@ -145,3 +145,21 @@ def test_harmful_and_harmless_prompts_are_not_pooled_and_each_is_corrected_by_it
         analysis.corrected_rate(tree)
     rates = [float(analysis.corrected_rate(tree, harmful=h)["rate"][0]) for h in (True, False)]
     assert rates == [0.5, 0.0]
+
+
+def test_a_claim_keeps_the_judges_contrast_and_has_a_corrected_one_where_its_answers_were_read(read_run):
+    def claim(*plus):
+        return {"says": "x", "test": "difference", "plus": list(plus), "minus": ["baseline"], "expect": "below"}
+
+    claims = {"mine": claim("mine"), "both": claim("mine", "mine"), "other": claim("other"), "nothing": claim("none")}
+    claims["score"] = claim("mine") | {"measure": "refusal_score"}
+    found = analysis.corrected_claims(read_run, {"family": "f", "claims": claims})
+    assert found["claim"].values.tolist() == ["mine", "both", "other", "nothing"]
+    effect = analysis.corrected_contrast(read_run).sel(condition="mine")
+    mine, both = (found.sel(claim=name) for name in ("mine", "both"))
+    assert [float(mine[k]) for k in ("estimate", "low", "high")] == pytest.approx(
+        [float(effect[k]) for k in ("difference", "low", "high")]
+    )
+    assert float(mine["judged"]) == pytest.approx(-0.7) and int(mine["n_read"]) == 32
+    assert float(both["high"]) - float(both["low"]) > float(mine["high"]) - float(mine["low"])
+    assert np.isnan(found["estimate"].sel(claim=["other", "nothing"])).all()

@@ -3,12 +3,14 @@
 import http.client
 import io
 import json
+import shutil
 import threading
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+import gating
 from gating import GatingError, analysis, label, report, store
 from gating.judging.labels import COMPLIANCE, MISSING, REFUSAL
 from gating.labelling import exchange, terminal
@@ -22,7 +24,7 @@ from tests.judged_runs import a_run, bytes_of
 
 
 def labels(folder, by="reader"):
-    return store.open_run(folder)[f"/labels/{by}"].to_dataset().load()
+    return store.read_group(folder / store.STORE, f"labels/{by}")
 
 
 def read_with(folder, keys, by="reader", **asked):
@@ -116,6 +118,21 @@ def test_a_run_that_is_unfinished_or_holds_no_such_condition_is_refused(tmp_path
         Session(folder, "x y", Asked())
 
 
+def test_a_run_that_is_computed_again_with_the_same_answers_and_a_join_keep_a_persons_labels(read, tmp_path):
+    again, first = tmp_path / "again", read / store.STORE
+    shutil.copytree(first, again / store.STORE)
+    fresh = a_run(tmp_path / "fresh", n=12, block=6)
+    shutil.copytree(fresh / store.STORE, store.again.place(again) / store.STORE)
+    assert store.again.take_place(again) == "" and labels(again, "dana").identical(labels(read, "dana"))
+    for folder, seed in ((again, 0), (read, 1)):
+        kept = dict(config=f"seed: {seed}", choices="{}", overrides='["seed"]', versions="{}")
+        shutil.copytree(folder / store.STORE, tmp_path / "both" / str(seed) / store.STORE)
+        store.set_attrs(tmp_path / "both" / str(seed) / store.STORE, kept)
+    joined = gating.open_runs(tmp_path / "both")
+    rate = analysis.refusal_rate(joined, harmful=True, judge="labels/dana")["rate"].sel(condition="baseline")
+    assert rate.sizes["run.seed"] == 2 and (rate == 1).all()
+
+
 def test_labels_travel_as_a_file_with_their_probabilities_and_without_them_they_correct_nothing(read, tmp_path):
     path, other = tmp_path / "labels.jsonl", a_run(tmp_path / "run", n=12, block=6)
     assert exchange.save(store.open_run(read), "dana", path) == 20
@@ -184,9 +201,7 @@ def key(place, pressed):
 def test_the_page_shows_one_answer_after_the_other_and_writes_each_label(page):
     served, folder = page
     status, html = ask(served, "")
-    assert status == 200 and "http" not in html.replace("<!doctype html>", "").lower(), (
-        "nothing is fetched from elsewhere"
-    )
+    assert status == 200 and "://" not in html, "nothing is fetched from elsewhere"
     first = json.loads(ask(served)[1])
     assert set(first) == {"ended", "total", "read", "place", "prompt", "answer"} and first["place"] == 0
     second = json.loads(ask(served, "key", key(0, "r"))[1])

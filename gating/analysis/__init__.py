@@ -5,6 +5,7 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
 from gating.analysis.contrasts import contrast, controlled, draws, random_null
+from gating.analysis.corrected_claims import corrected_claims
 from gating.analysis.corrected_rates import corrected_contrast, corrected_rate, judge_errors, reader_of
 from gating.analysis.direction_variants import effect_over_directions, stability
 from gating.analysis.interchange import Route, routes
@@ -33,6 +34,7 @@ __all__ = [
     "conditions_of_kind",
     "contrast",
     "controlled",
+    "corrected_claims",
     "corrected_contrast",
     "corrected_rate",
     "draws",

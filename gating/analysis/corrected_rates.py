@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from gating.analysis import stats
-from gating.analysis.correction import corrected, use_of_judge
+from gating.analysis.correction import combined, corrected, use_of_judge
 from gating.analysis.judges import PERSON, labels_of, readers_of, with_judge
 from gating.analysis.label_rates import described, hits, with_names
 from gating.analysis.reading import check_single, read_group
@@ -73,8 +73,10 @@ def readings(
     label: str = "refusal",
     harmful: bool | None = None,
     judge: str | None = None,
+    pooled: bool = False,
 ) -> Readings:
-    """Judge and person on the same answers. Raises GatingError as `refusal_rate` does, for a person without labels, and
+    """Judge and person on the same answers. pooled: of harmful and harmless prompts together, where nothing is said of
+    a rate. Raises GatingError as `refusal_rate` does, for a person without labels, and
     for a person in the place of the judge."""
     check_single(run)
     by = reader_of(run, by)
@@ -82,7 +84,9 @@ def readings(
     name = str(run.attrs.get("labels_of", RULE))
     if name.startswith(PERSON):
         raise GatingError(f"judge={name!r} is a person, whose labels are not corrected: name a judge of the run.")
-    hit, present = (x.transpose("condition", "prompt") for x in hits(run, label, harmful))
+    hit, present = (
+        x.transpose("condition", "prompt") for x in hits(run, label, harmful, by=("harmful",) if pooled else ())
+    )
     person = labels_of(run, f"{PERSON}{by}").transpose("condition", "prompt").sel(prompt=hit["prompt"].values)
     chance = read_group(run, f"labels/{by}")["probability"].reindex_like(person).transpose("condition", "prompt").values
     return Readings(
@@ -142,7 +146,7 @@ def corrected_contrast(
     both = np.isfinite(r.judged) & np.isfinite(r.judged[at])
     own = corrected(np.where(both, r.judged, np.nan), r.read, r.weight, c)
     base = corrected(np.where(both, r.judged[at], np.nan), r.read[at], r.weight[at], c)
-    found = own.minus(base)
+    found = combined([own, base], [1.0, -1.0])
     low, high = found.interval(level, -1.0)
     value = np.where(np.isfinite(low), found.value, np.nan)
     columns = {"difference": value, "low": low, "high": high, "judged": _mean(r.judged - r.judged[at])}

@@ -17,6 +17,7 @@ person agree from claiming a judge without error (as the pseudo-prompts of stats
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,25 +36,24 @@ class Estimate(NamedTuple):
     n: np.ndarray  # answers judged [...]
     read: np.ndarray  # of those, answers that a person labelled, as each prompt's flag [..., prompt]
 
-    def minus(self, other: Estimate) -> Estimate:
-        """The difference to another's on the same prompts."""
-        return Estimate(
-            self.value - other.value,
-            self.centre - other.centre,
-            self.influence - other.influence,
-            self.pseudo + other.pseudo,
-            self.n,
-            self.read | other.read,
-        )
-
-    def interval(self, level: float, least: float) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of an interval about the centre that holds the value, in [least, 1]: t, with the prompts read and
+    def interval(self, level: float, least: float, most: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of an interval about the centre that holds the value, in [least, most]: t, with the prompts read and
         the pseudo-answers, less one, as degrees of freedom. NaN below two prompts read."""
         k = self.read.sum(-1)
         error = np.sqrt((self.influence**2).sum(-1) + self.pseudo)
         reach = error * t.ppf((1 + level) / 2, np.where(k > 1, k + PSEUDO - 1.0, np.nan))
         low, high = np.minimum(self.centre - reach, self.value), np.maximum(self.centre + reach, self.value)
-        return np.clip(low, least, 1.0), np.clip(high, least, 1.0)
+        return np.clip(low, least, most), np.clip(high, least, most)
+
+
+def combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """A sum of conditions' means with these weights, all on the same prompts."""
+
+    def total(field: str, power: int = 1) -> np.ndarray:
+        return np.sum([w**power * getattr(e, field) for e, w in zip(estimates, weights, strict=True)], axis=0)
+
+    read = np.any(np.broadcast_arrays(*(e.read for e in estimates)), axis=0)
+    return Estimate(total("value"), total("centre"), total("influence"), total("pseudo", 2), estimates[0].n, read)
 
 
 def use_of_judge(judged: np.ndarray, read: np.ndarray, weight: np.ndarray) -> np.ndarray:

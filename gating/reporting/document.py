@@ -68,6 +68,9 @@ def corrected_rates(run: xr.DataTree) -> list[str]:
         out += [f"{markdown(reading.title)}. {markdown(reading.caption)}", ""]
         out += [line(*person.COLUMNS), line(*["---"] * len(person.COLUMNS))]
         out += [line(*map(markdown, row)) for row in reading.rows] + [""]
+    if lines := person.claim_lines(run):
+        out += [person.VERDICTS, "", line(*person.CLAIM_COLUMNS), line(*["---"] * len(person.CLAIM_COLUMNS))]
+        out += [line(*map(markdown, row)) for row in lines] + [""]
     return out
 
 

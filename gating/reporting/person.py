@@ -16,11 +16,15 @@ from gating.analysis.judges import PERSON
 from gating.analysis.wording import MISSING, interval, percent, points, signed
 from gating.foreign import cell
 from gating.judging import RULE
+from gating.reporting.rows import own_claims
 
 NONE = "No person has labelled answers of this run: its rates are the judge's, and not corrected for its errors."
 HOW = "Corrected: prediction-powered inference from the answers read, 95%. Precision and recall of refusal: Wilson."
 COLUMNS = ("condition", "read", "refusal, corrected", "by the judge", "against baseline, corrected", "by the judge",
            "precision", "recall", "kappa")  # fmt: skip
+
+CLAIM_COLUMNS = ("claim", "contrast, corrected, points", "by the judge", "answers read")
+VERDICTS = "Verdicts rest on the judge's labels; these are the same contrasts, corrected for its errors."
 
 
 class Reading(NamedTuple):
@@ -96,17 +100,43 @@ def _share(error: xr.Dataset, name: str) -> str:
     return f"{percent(error[name])} [{low}, {high}] of {n}"
 
 
+def claim_lines(run: xr.DataTree, by: str | None = None) -> list[tuple[str, ...]]:
+    """The run's own claims on labels: what each says, its contrast corrected, by the judge, and answers read; none
+    where the run was begun without claims, or nothing was read of any claim's conditions."""
+    family = own_claims(run)
+    if not family:
+        return []
+    ds = analysis.corrected_claims(run, family, by)
+    out = []
+    for name in ds["claim"].values.tolist():
+        claim = ds.sel(claim=name)
+        estimate, low, high, judged = (float(claim[k]) for k in ("estimate", "low", "high", "judged"))
+        corrected = MISSING if np.isnan(estimate) else f"{signed(estimate)} [{signed(low)}, {signed(high)}]"
+        own = MISSING if np.isnan(judged) else signed(judged)
+        out.append((str(claim["says"].item()), corrected, own, str(int(claim["n_read"]))))
+    return out if ds["n_read"].any() else []
+
+
 def tables(run: xr.DataTree, by: str | None = None) -> list[Table]:
     """For a terminal. Raises GatingError as `readings` does."""
-    return [_table(reading) for reading in readings(run, by)]
+    out = [_table(reading) for reading in readings(run, by)]
+    lines = claim_lines(run, by)
+    if lines:
+        reader = analysis.reader_of(run, by)
+        out.append(_plain_table(f"claims, corrected by the labels of {reader}", CLAIM_COLUMNS, lines, VERDICTS))
+    return out
 
 
 def _table(reading: Reading) -> Table:
-    out = Table(title=cell(reading.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    out.caption, out.caption_justify = cell(reading.caption), "left"
-    for i, column in enumerate(COLUMNS):
+    return _plain_table(reading.title, COLUMNS, reading.rows, reading.caption)
+
+
+def _plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
+    out = Table(title=cell(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    out.caption, out.caption_justify = cell(caption), "left"
+    for i, column in enumerate(columns):
         out.add_column(column, justify="right" if i else "left", overflow="fold")
-    for row in reading.rows:
+    for row in rows:
         out.add_row(*map(cell, row))
     return out
 
