@@ -23,6 +23,10 @@ from gating.reporting.headline import headline
 from tests.judged_runs import a_run, bytes_of
 
 
+CLAIM = {"says": "add refuses less", "test": "difference", "plus": ["add"], "minus": ["baseline"], "expect": "below"}
+FAMILY = {"family": "f", "claims": {"less": CLAIM}}
+
+
 def labels(folder, by="reader"):
     return store.read_group(folder / store.STORE, f"labels/{by}")
 
@@ -44,6 +48,7 @@ def read(tmp_path_factory):
         session = Session(folder, "dana", Asked(n=20))
         while item := session.next():
             session.put(item.place, "r" if item.answer.startswith("baseline") else "c", 2.5)
+    store.set_attrs(folder / store.STORE, {"claims": json.dumps(FAMILY)})
     return folder
 
 
@@ -232,7 +237,7 @@ def test_reports_lead_with_what_a_person_read_and_say_where_nobody_did(read, tmp
     monkeypatch.setattr("sys.argv", ["gating.report", str(read)])
     report.main()
     out = capsys.readouterr().out
-    assert out.index("as read by dana") < out.index("vs baseline")
+    assert out.index("as read by dana") < out.index("claims, corrected by the labels of dana") < out.index("vs baseline")
     html = (read / "report.html").read_text()
     assert html.index("corrected for the judge") < html.index("McNemar") and "harmless prompts as read by dana" in html
     assert document.corrected_rates(store.open_run(read))[0] == "### Rates corrected by a person's labels"
