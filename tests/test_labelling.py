@@ -22,7 +22,6 @@ from gating.reporting import page as page_of_run
 from gating.reporting.headline import headline
 from tests.judged_runs import a_run, bytes_of
 
-
 CLAIM = {"says": "add refuses less", "test": "difference", "plus": ["add"], "minus": ["baseline"], "expect": "below"}
 FAMILY = {"family": "f", "claims": {"less": CLAIM}}
 
@@ -237,7 +236,8 @@ def test_reports_lead_with_what_a_person_read_and_say_where_nobody_did(read, tmp
     monkeypatch.setattr("sys.argv", ["gating.report", str(read)])
     report.main()
     out = capsys.readouterr().out
-    assert out.index("as read by dana") < out.index("claims, corrected by the labels of dana") < out.index("vs baseline")
+    places = [out.index(x) for x in ("as read by dana", "claims, corrected by the labels of dana", "vs baseline")]
+    assert places == sorted(places)
     html = (read / "report.html").read_text()
     assert html.index("corrected for the judge") < html.index("McNemar") and "harmless prompts as read by dana" in html
     assert document.corrected_rates(store.open_run(read))[0] == "### Rates corrected by a person's labels"
