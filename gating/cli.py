@@ -29,7 +29,12 @@ LONG_WORD = re.compile(r"\S{400,}")
 INTERRUPTED = "interrupted: what is finished is kept; give the same command again to go on"
 EXPECTED = (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError, RuntimeError)
 RENAMED = {"judge": "label_rule"}  # groups that had another name, so that an old command is refused with the new one
-SCHEMAS = ("schema", "train_schema", "choose_schema")  # of the commands that Hydra configures, one a process
+SCHEMAS = (
+    "schema",
+    "train_schema",
+    "choose_schema",
+    "audit_schema",
+)  # of the commands that Hydra configures, one a process
 REJUDGE = "Another judge is asked afterwards: python -m gating.rejudge RUN judge=NAME."
 
 

@@ -96,6 +96,14 @@ CHOOSING = {
     "new_tokens": Range(2, 4096),
 }
 
+AUDITING = {
+    **{key: limits for key, limits in CHOOSING.items() if key not in ("n", "drop")},
+    "n": Range(6, 10**6),
+    "n_harmless": Range(4, 10**6),
+    "kl": Range(0, 20, above=True),  # nats
+    "random": Range(0, 99),
+}
+
 
 JUDGES = {
     "attempts": Range(1, 100),

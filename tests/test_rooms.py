@@ -20,11 +20,24 @@ FLOORS = (
     ("analysis",),
     ("remote",),
     ("pipeline",),
-    ("training", "choosing", "labelling"),
+    ("training", "choosing", "auditing", "labelling"),
     ("figures",),
     ("reporting",),
     ("cli",),
-    ("run", "train", "choose", "report", "results", "rejudge", "label", "selection", "verify", "meta", "__main__"),
+    (
+        "run",
+        "train",
+        "choose",
+        "audit",
+        "report",
+        "results",
+        "rejudge",
+        "label",
+        "selection",
+        "verify",
+        "meta",
+        "__main__",
+    ),
 )
 
 

@@ -79,6 +79,7 @@ class DirectionsConfig:
     samples: int = 1  # answers a chat; more than one needs a temperature
     temperature: float = 0.0  # 0 is greedy
     source: str | None = None  # take them from another run instead: its folder
+    other_weights: bool = False  # the source may be of other weights: directions of a base model, for its fine-tunes
     filter: str | None = (
         None  # leave out pairs: fluent, of which an answer is empty or loops; a judge (conf/judges or a
     )
