@@ -83,7 +83,7 @@ def test_with_judge_every_analysis_counts_the_other_judges_labels_and_the_run_it
     assert analysis.contrast(other)["n"].values.tolist() == [3]
 
 
-FAMILY = {"family": "f", "claims": {"c": {"says": "x", "test": "difference", "plus": ["mine"], "minus": ["baseline"],
+FAMILY: claims.Family = {"family": "f", "claims": {"c": {"says": "x", "test": "difference", "plus": ["mine"], "minus": ["baseline"],
                                          "expect": "below"}}}  # fmt: skip
 COUNTED = {
     "refusal_rate": analysis.refusal_rate,
@@ -129,8 +129,7 @@ def test_samples_have_the_rules_labels_alone_and_are_never_set_beside_another_ju
     label = xr.DataArray(np.zeros((5, 8, 2), dtype="int8"), dims=("condition", "prompt", "sample"))
     sampled["/samples"] = xr.DataTree(xr.Dataset({"label": label}, judged_twice["/outcomes"].coords))
     assert float(analysis.sampled_rates(sampled)["rate"][0]) == 1
-    for given in ({"judge": "other"}, {}):
-        run = sampled if given else agreement.with_judge(sampled, "other")
+    for run, judge in ((sampled, "other"), (agreement.with_judge(sampled, "other"), None)):
         with pytest.raises(GatingError, match="no labels of sampled answers"):
-            analysis.sampled_rates(run, **given)
+            analysis.sampled_rates(run, judge=judge)
     assert (agreement.with_judge(sampled, "other")["/samples/label"] == MISSING).all()

@@ -50,7 +50,7 @@ def load(run: str | Path, by: str, file: str | Path, drawn_at_random: bool = Fal
         labels["label"].values[cell], labels["probability"].values[cell] = line.label, line.probability
         labels["done"].values[cell] = True
     if drawn_at_random:
-        harmful = tree["/prompts"]["harmful"].sel(prompt=labels["prompt"].values.tolist()).values
+        harmful = tree["/prompts"].to_dataset()["harmful"].sel(prompt=labels["prompt"].values.tolist()).values
         done = labels["done"].values
         labels["probability"].values[:] = np.where(done, shares(done, np.ones_like(done), harmful), np.nan)
     write(path, group, labels)

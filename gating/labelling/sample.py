@@ -26,8 +26,8 @@ def draw(drawable: np.ndarray, harmful: np.ndarray, n: int, seed: int) -> tuple[
     at = at[np.lexsort((second.ravel()[at], turn.ravel()[at]))][:n]
     order = np.full(drawable.size, NOT_DRAWN, dtype="int32")
     order[at] = np.arange(at.size)
-    order = order.reshape(drawable.shape)
-    return order, shares(order != NOT_DRAWN, drawable, harmful)
+    places = order.reshape(drawable.shape)
+    return places, shares(places != NOT_DRAWN, drawable, harmful)
 
 
 def shares(drawn: np.ndarray, drawable: np.ndarray, harmful: np.ndarray) -> np.ndarray:

@@ -128,11 +128,11 @@ def labelled_run(path: Path) -> xr.DataTree:
 
 def empty(tree: xr.DataTree, attrs: Mapping[str, object]) -> xr.Dataset:
     """A group of labels with every value missing, [condition, prompt] as /outcomes."""
-    like, dims = tree["/outcomes"]["completion"], ("condition", "prompt")
+    like, dims = tree["/outcomes"].to_dataset()["completion"], ("condition", "prompt")
 
     def missing(value: object, dtype: object, long_name: str, units: str = "") -> tuple:
         about = {"long_name": long_name, **({"units": units} if units else {})}
-        return dims, np.full(like.shape, value, dtype=dtype), about  # type: ignore[call-overload]
+        return dims, np.full(like.shape, value, dtype=dtype), about
 
     return xr.Dataset(
         {
@@ -156,13 +156,14 @@ def write(path: Path, group: str, labels: xr.Dataset) -> None:
 
 def _laid_out(tree: xr.DataTree, by: str, asked: Asked, there: xr.Dataset | None) -> xr.Dataset:
     """The group with the sample drawn: a new one, or the one that is there, with more drawn where n has grown."""
-    known = tree["/outcomes"]["condition"].values.tolist()
+    answers = tree["/outcomes"].to_dataset()
+    known = answers["condition"].values.tolist()
     wanted = _wanted(asked, there, by)
     if absent := [c for c in wanted.conditions or () if c not in known]:
         raise GatingError(f"conditions={absent[0]!r} is not a condition of this run: use {choices(known, absent[0])}.")
     if there is not None and there.attrs["n"] == wanted.n:
         return there
-    harmful = tree["/prompts"]["harmful"].sel(prompt=tree["/outcomes"]["prompt"]).values
+    harmful = tree["/prompts"].to_dataset()["harmful"].sel(prompt=answers["prompt"]).values
     drawable = np.isin(known, wanted.conditions or known)[:, None] & np.ones(harmful.size, dtype=bool)
     assert wanted.n is not None and wanted.seed is not None
     order, probability = draw(drawable, harmful, wanted.n, wanted.seed)

@@ -68,7 +68,8 @@ def _reading(run: xr.DataTree, by: str, harmful: bool) -> Reading:
     rates = analysis.corrected_rate(run, by, harmful=harmful)
     effects = analysis.corrected_contrast(run, by=by, harmful=harmful)
     errors = analysis.judge_errors(run, by, harmful=harmful)
-    shown, rows = analysis.shown_names(run), []
+    shown = analysis.shown_names(run)
+    rows: list[tuple[str, ...]] = []
     names = [name for name in rates["condition"].values.tolist() if int(errors["n"].sel(condition=name))]
     for name in names:
         rate, effect, error = (ds.sel(condition=name) for ds in (rates, effects, errors))
@@ -107,7 +108,7 @@ def claim_lines(run: xr.DataTree, by: str | None = None) -> list[tuple[str, ...]
     if not family:
         return []
     ds = analysis.corrected_claims(run, family, by)
-    out = []
+    out: list[tuple[str, ...]] = []
     for name in ds["claim"].values.tolist():
         claim = ds.sel(claim=name)
         estimate, low, high, judged = (float(claim[k]) for k in ("estimate", "low", "high", "judged"))
