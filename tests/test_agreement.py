@@ -83,8 +83,12 @@ def test_with_judge_every_analysis_counts_the_other_judges_labels_and_the_run_it
     assert analysis.contrast(other)["n"].values.tolist() == [3]
 
 
-FAMILY: claims.Family = {"family": "f", "claims": {"c": {"says": "x", "test": "difference", "plus": ["mine"], "minus": ["baseline"],
-                                         "expect": "below"}}}  # fmt: skip
+FAMILY: claims.Family = {
+    "family": "f",
+    "claims": {
+        "c": {"says": "x", "test": "difference", "plus": ["mine"], "minus": ["baseline"], "expect": "below"},
+    },
+}
 COUNTED = {
     "refusal_rate": analysis.refusal_rate,
     "rates": analysis.rates,
