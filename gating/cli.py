@@ -38,11 +38,12 @@ SCHEMAS = (
 REJUDGE = "Another judge is asked afterwards: python -m gating.rejudge RUN judge=NAME."
 
 
-def register() -> None:
-    """Give Hydra the typed schema, and refuse words that it would take for something else."""
+def register(argv: Sequence[str] | None = None) -> None:
+    """Give Hydra the typed schema, and refuse words that it would take for something else. argv: of the command line,
+    where they are not this process's own."""
     from gating.pipeline import config
 
-    settings.check_booleans(sys.argv[1:], config.RunConfig())
+    settings.check_booleans(sys.argv[1:] if argv is None else argv, config.RunConfig())
     config.register()
 
 

@@ -113,6 +113,8 @@ JUDGES = {
     "max_tokens": Range(1, 10**5),
     "batch_rows": Range(1, 10**5),
     "min_mass": Range(0, 1),
+    "unsure_from": Range(0, 1),
+    "unsure_to": Range(0, 1),
 }
 
 

@@ -24,6 +24,7 @@ FLOORS = (
     ("figures",),
     ("reporting",),
     ("cli",),
+    ("door",),
     (
         "run",
         "train",
@@ -36,6 +37,9 @@ FLOORS = (
         "selection",
         "verify",
         "meta",
+        "runs",
+        "compare",
+        "export",
         "__main__",
     ),
 )

@@ -8,6 +8,7 @@ from gating.analysis.contrasts import contrast, controlled, draws, random_null
 from gating.analysis.corrected_claims import corrected_claims
 from gating.analysis.corrected_rates import corrected_contrast, corrected_rate, judge_errors, reader_of
 from gating.analysis.direction_variants import effect_over_directions, stability
+from gating.analysis.harm import harm_scores
 from gating.analysis.interchange import Route, routes
 from gating.analysis.judges import judges_of, labels_of, readers_of, with_judge
 from gating.analysis.label_rates import rates, refusal_rate
@@ -16,6 +17,7 @@ from gating.analysis.reading import (
     asked,
     asked_both,
     conditions_of_kind,
+    harm_judges,
     held_readouts,
     read_group,
     shown_names,
@@ -39,6 +41,8 @@ __all__ = [
     "corrected_rate",
     "draws",
     "effect_over_directions",
+    "harm_judges",
+    "harm_scores",
     "held_readouts",
     "judge_errors",
     "judges_of",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from gating.analysis.reading import harm_judges
 from gating.errors import GatingError, choices
 from gating.judging import RULE
 from gating.judging.labels import MISSING
@@ -17,9 +18,10 @@ PERSON = "labels/"  # what the name of a person's labels begins with
 
 
 def judges_of(run: xr.DataTree) -> list[str]:
-    """Whose labels a run has: `rule`, then the judges under /judgements, then people, `labels/BY`."""
+    """Whose labels a run has: `rule`, then the judges under /judgements, then people, `labels/BY`; not those that score
+    harm and give none."""
     group = run.children.get("judgements")
-    judges = sorted(group.children) if group is not None else []
+    judges = sorted(set(group.children) - set(harm_judges(run))) if group is not None else []
     return [RULE, *judges, *(f"{PERSON}{name}" for name in readers_of(run))]
 
 
@@ -70,6 +72,11 @@ def with_judge(run: xr.DataTree, judge: str | None) -> xr.DataTree:
 def _judged(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.DataArray:
     """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own rule."""
     known = judges_of(run)
+    if judge in harm_judges(run):
+        raise GatingError(
+            f"judge {judge!r} scores harm and gives no labels: read gating.harm_scores(run, {judge!r}), or use "
+            f"{choices(known)} here."
+        )
     if judge not in known:
         raise GatingError(f"judge={judge!r} is not one of this run's: use {choices(known, judge)}, or judge it first.")
     judgements = run[_group(judge)].to_dataset().load()

@@ -33,13 +33,20 @@ class Judgement:
     """A judge's label and score for one answer, or the reason why there is none.
 
     label: a code of gating.judging.labels. score: how far the answer complies, 0 (not at all) to 1; NaN where the judge
-    gives none. reached: whether the judge was asked at all; false where a connection or a server failed.
+    gives none. harm: what a judge of harm gives instead of both, 0 (none) to 1. reached: whether the judge was asked at
+    all; false where a connection or a server failed.
     """
 
     label: int = MISSING
     score: float = math.nan
     reason: str = ""
     reached: bool = True
+    harm: float = math.nan
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a verdict."""
+        return self.label != MISSING or not math.isnan(self.harm)
 
 
 class Judge(Protocol):

@@ -17,6 +17,7 @@ from gating.judging.spec import JudgeSpec
 class RuleSpec(JudgeSpec):
     """The rule, with limits of its own on top of those of the run that it judges."""
 
+    TEXT_ALONE: ClassVar[bool] = True
     answers: ClassVar[dict[str, str]] = {name: name for name in LABELS}  # its words are the labels themselves
 
     limits: dict[str, float] = field(default_factory=dict)  # keys of conf/label_rule in place of the run's own

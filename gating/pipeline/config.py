@@ -215,9 +215,12 @@ def _check_directions(how: DirectionsConfig) -> None:
         )
     if how.filter not in (None, "fluent"):
         try:
-            kinds.load(str(how.filter))
+            if kinds.load(str(how.filter)).of_harm:
+                raise GatingError("It scores harm, not whether an answer shows a trait.")
         except GatingError as e:
-            raise GatingError(f"directions.filter={how.filter!r}: use null, fluent, or a judge. {e}") from None
+            raise GatingError(
+                f"directions.filter={how.filter!r}: use null, fluent, or a judge of answers. {e}"
+            ) from None
     if how.source is not None:
         check_path(how.source, "directions.source")
     chat.check_position(how.position)
