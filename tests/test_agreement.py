@@ -79,7 +79,7 @@ def test_with_judge_every_analysis_counts_the_other_judges_labels_and_the_run_it
     assert int(rate["n"][0]) == 3 and int(rate["k"][0]) == 1
     assert tree["/outcomes/label"].values[0].tolist() == [0, 0, 0, 1] and int(analysis.refusal_rate(tree)["k"][0]) == 3
     assert other.attrs["judge"].startswith("other") and tree.attrs["judge"] == "1"
-    assert agreement.with_judge(tree, "rule")["/outcomes"].to_dataset().identical(tree["/outcomes"].to_dataset())
+    assert agreement.with_judge(tree, "own")["/outcomes"].to_dataset().identical(tree["/outcomes"].to_dataset())
     assert analysis.contrast(other)["n"].values.tolist() == [3]
 
 
@@ -119,7 +119,7 @@ def test_every_analysis_takes_a_judge_by_name_and_says_which_there_are(judged_tw
     own, other = (count(judged_twice, judge=judge) for judge in (None, "other"))
     assert other.drop_attrs().identical(count(agreement.with_judge(judged_twice, "other"), judge=None).drop_attrs())
     assert not other.drop_attrs().equals(own.drop_attrs())
-    with pytest.raises(GatingError, match=r"judge='othr'.*rule or other \(did you mean other\?\)"):
+    with pytest.raises(GatingError, match=r"judge='othr'.*own or other \(did you mean other\?\)"):
         count(judged_twice, judge="othr")
 
 

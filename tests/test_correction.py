@@ -117,7 +117,7 @@ def test_a_judge_is_measured_condition_by_condition_and_no_label_is_no_rate(read
     assert np.isnan(effect["difference"].sel(condition=["baseline", "other"])).all()
     assert float(effect["judged"].sel(condition="mine")) == pytest.approx(-0.7)
     assert -0.5 < float(effect["difference"].sel(condition="mine")) < 0
-    assert effect.attrs["by"] == "dana" and rate.attrs["judge"] == "rule"
+    assert effect.attrs["by"] == "dana" and rate.attrs["judge"] == "own"
 
 
 def test_what_a_person_said_of_answers_drawn_by_nobody_knows_what_chance_corrects_no_rate(read_run):
@@ -130,7 +130,7 @@ def test_what_a_person_said_of_answers_drawn_by_nobody_knows_what_chance_correct
 def test_an_unknown_person_or_judge_is_refused_with_those_that_there_are(read_run):
     with pytest.raises(GatingError, match=r"by='dan'.*did you mean dana"):
         analysis.corrected_rate(read_run, by="dan")
-    with pytest.raises(GatingError, match=r"judge='nobody'.*rule or labels/dana"):
+    with pytest.raises(GatingError, match=r"judge='nobody'.*own or labels/dana"):
         analysis.refusal_rate(read_run, judge="nobody")
     with pytest.raises(GatingError, match="is a person, whose labels are not corrected"):
         analysis.corrected_rate(read_run, judge="labels/dana")

@@ -251,11 +251,11 @@ def test_a_report_by_another_judge_stands_in_a_folder_of_its_own(read, capsys, m
     report.main()
     assert "by-labels-dana" in capsys.readouterr().out
     html = (read / "by-labels-dana" / "report.html").read_text()
-    assert "Labels are those of labels/dana" in html and "corrected for the judge" not in html
+    assert "Labels are those of a person (labels/dana)" in html and "corrected for the judge" not in html
     monkeypatch.setattr("sys.argv", ["gating.report", str(read), "judge=nobody"])
     with pytest.raises(SystemExit):
         report.main()
-    assert "rule or labels/dana" in capsys.readouterr().out
+    assert "own or labels/dana" in capsys.readouterr().out
 
 
 def test_the_command_labels_from_keys_that_are_piped_in_and_prints_how_the_judge_errs(tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ from gating.analysis import stats
 from gating.analysis.judges import judges_of, labels_of, shown_labels, with_judge
 from gating.errors import GatingError, choices
 from gating.foreign import cell
-from gating.judging import RULE
+from gating.judging import OWN, own_name
 from gating.judging.labels import LABELS, MISSING
 
 __all__ = ["agreement", "judges_of", "labels_of", "table", "with_judge"]
@@ -22,7 +22,7 @@ NO_JUDGES = "this run has no other judge's labels yet; make some with python -m 
 
 def agreement(
     run: xr.DataTree,
-    a: str = RULE,
+    a: str = OWN,
     b: str | None = None,
     condition: str | None = None,
     harmful: bool | None = None,
@@ -32,8 +32,8 @@ def agreement(
     (low, high), Cohen's kappa with its large-sample interval (kappa_low, kappa_high), only_a, only_b (judged by one
     alone).
 
-    b: by default the only judge besides the rule. Counted are answers that both judged; a degenerate answer that a
-    judge was not shown, because it keeps the rule's label, does not count. condition, harmful: only these answers.
+    b: by default the only other judge. Counted are answers that both judged; a degenerate answer that a
+    judge was not shown, because it keeps the run's own label, does not count. condition, harmful: only these answers.
 
     The intervals take answers as independent, which those of one prompt under several conditions are not quite: give a
     condition for an interval to rely on. Kappa is NaN where both judges gave one and the same label throughout, and has
@@ -61,8 +61,8 @@ def agreement(
 
 
 def _only_other(run: xr.DataTree) -> str:
-    """The judge besides the rule. Raises GatingError where there is none, or more than one."""
-    others = [j for j in judges_of(run) if j != RULE]
+    """The judge besides the run's own. Raises GatingError where there is none, or more than one."""
+    others = [j for j in judges_of(run) if j != OWN]
     if not others:
         raise GatingError(NO_JUDGES)
     if len(others) > 1:
@@ -85,20 +85,22 @@ def _chosen(run: xr.DataTree, labels: xr.DataArray, condition: str | None, harmf
 
 
 def table(run: xr.DataTree, names: Sequence[str] | None = None) -> Table:
-    """Each judge against the run's rule, over all conditions and in each, for a terminal."""
+    """Each judge against the run's own labels, over all conditions and in each, for a terminal."""
     names = list(names or judges_of(run)[1:])
     if not names:
         raise GatingError(NO_JUDGES)
+    own = own_name(run.attrs)
     out = Table(
-        title=f"agreement with the run's own labels ({RULE})", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+        title=cell(f"agreement with the run's own labels ({run.attrs.get('judge', own)})"),
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
     for column in ("judge", "condition"):
         out.add_column(column, overflow="fold")
-    for column in ("n", "not judged", "agreement", "kappa", "rule refuses", "judge refuses", f"{RULE} > judge"):
-        out.add_column(column, justify="right", overflow="fold")
+    for column in ("n", "not judged", "agreement", "kappa", f"{own} refuses", "judge refuses", f"{own} > judge"):
+        out.add_column(cell(column), justify="right", overflow="fold")
     for name in names:
         for condition in (None, *run["/outcomes"].to_dataset()["condition"].values.tolist()):
-            out.add_row(cell(name), cell(condition or "all"), *_cells(agreement(run, RULE, name, condition)))
+            out.add_row(cell(name), cell(condition or "all"), *_cells(agreement(run, OWN, name, condition)))
         out.add_section()
     return out
 

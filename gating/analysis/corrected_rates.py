@@ -18,7 +18,7 @@ from gating.analysis.judges import PERSON, labels_of, readers_of, with_judge
 from gating.analysis.label_rates import described, hits, with_names
 from gating.analysis.reading import check_single, read_group
 from gating.errors import GatingError, choices
-from gating.judging import RULE
+from gating.judging import OWN
 from gating.judging.labels import LABELS, MISSING
 
 NO_LABELS = "no person has labelled answers of this run; do so with python -m gating.label RUN."
@@ -81,7 +81,7 @@ def readings(
     check_single(run)
     by = reader_of(run, by)
     run = with_judge(run, judge)
-    name = str(run.attrs.get("labels_of", RULE))
+    name = str(run.attrs.get("labels_of", OWN))
     if name.startswith(PERSON):
         raise GatingError(f"judge={name!r} is a person, whose labels are not corrected: name a judge of the run.")
     hit, present = (

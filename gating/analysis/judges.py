@@ -1,6 +1,6 @@
 """Whose labels a run has, and the run seen with another's: the one place that takes a judge's name.
 
-`rule` names the labels that the run wrote itself (/outcomes), `labels/BY` those of a person (/labels/BY), any other
+`own` names the labels that the run wrote itself (/outcomes), `labels/BY` those of a person (/labels/BY), any other
 name a judge's under /judgements.
 """
 
@@ -11,18 +11,18 @@ import xarray as xr
 
 from gating.analysis.reading import harm_judges
 from gating.errors import GatingError, choices
-from gating.judging import RULE
+from gating.judging import OWN
 from gating.judging.labels import MISSING
 
 PERSON = "labels/"  # what the name of a person's labels begins with
 
 
 def judges_of(run: xr.DataTree) -> list[str]:
-    """Whose labels a run has: `rule`, then the judges under /judgements, then people, `labels/BY`; not those that score
+    """Whose labels a run has: `own`, then the judges under /judgements, then people, `labels/BY`; not those that score
     harm and give none."""
     group = run.children.get("judgements")
     judges = sorted(set(group.children) - set(harm_judges(run))) if group is not None else []
-    return [RULE, *judges, *(f"{PERSON}{name}" for name in readers_of(run))]
+    return [OWN, *judges, *(f"{PERSON}{name}" for name in readers_of(run))]
 
 
 def readers_of(run: xr.DataTree) -> list[str]:
@@ -32,30 +32,30 @@ def readers_of(run: xr.DataTree) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def labels_of(run: xr.DataTree, judge: str = RULE) -> xr.DataArray:
+def labels_of(run: xr.DataTree, judge: str = OWN) -> xr.DataArray:
     """One judge's labels, int8 over condition and prompt as in /outcomes; -1 where there is none.
 
     Raises GatingError for a judge that the run does not have.
     """
     outcomes = run["/outcomes"].to_dataset()[["label", "done"]].load()
     own = outcomes["label"].where(outcomes["done"], MISSING).astype("int8")
-    return own if judge == RULE else _judged(run, judge, own, kept=True)
+    return own if judge == OWN else _judged(run, judge, own, kept=True)
 
 
 def shown_labels(run: xr.DataTree, judge: str) -> xr.DataArray:
-    """As `labels_of`, without what a judge took over from the run's own rule instead of being shown it."""
+    """As `labels_of`, without what a judge took over from the run's own instead of being shown it."""
     own = labels_of(run)
-    return own if judge == RULE else _judged(run, judge, own, kept=False)
+    return own if judge == OWN else _judged(run, judge, own, kept=False)
 
 
 def with_judge(run: xr.DataTree, judge: str | None) -> xr.DataTree:
     """The run with this judge's labels in /outcomes, so that every analysis counts them; all else is as it was. None,
-    or `rule`, is the run itself.
+    or `own`, is the run itself.
 
-    An answer that the judge did not label is missing there, and so is every sampled answer: only the run's own rule
+    An answer that the judge did not label is missing there, and so is every sampled answer: only the run's own judge
     labels those. Raises GatingError for a judge that the run does not have.
     """
-    if judge is None or judge == RULE:
+    if judge is None or judge == OWN:
         return run
     label = labels_of(run, judge)
     label.attrs = run["/outcomes/label"].attrs
@@ -70,7 +70,7 @@ def with_judge(run: xr.DataTree, judge: str | None) -> xr.DataTree:
 
 
 def _judged(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.DataArray:
-    """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own rule."""
+    """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own."""
     known = judges_of(run)
     if judge in harm_judges(run):
         raise GatingError(

@@ -32,7 +32,7 @@ def refusal_rate(
 
     by: one or more of category, source, harmful: a further dimension each. harmful: count only harmful (True) or only
     harmless (False) prompts; None counts what was asked, which must not be both in one rate. judge: whose labels count,
-    `rule`, a judge of the run or `labels/BY`; by default the run's own. Raises GatingError for an unknown label,
+    `own`, a judge of the run or `labels/BY`; by default the run's own. Raises GatingError for an unknown label,
     grouping or judge, and where harmful and harmless prompts would be pooled.
     """
     run = with_judge(run, judge)

@@ -42,8 +42,8 @@ def sampled_rates(
     samples disagree; n prompts, answers.
 
     Intervals are those of a claim's contrast (stats.mean_of: two pseudo-prompts; the difference's is the wider of
-    plain and category-clustered). Raises GatingError for a run without samples, for a judge other than the run's own
-    rule, which alone labels samples, and as `refusal_rate` does.
+    plain and category-clustered). Raises GatingError for a run without samples, for a judge other than the run's own,
+    which alone labels samples, and as `refusal_rate` does.
     """
     run = with_judge(run, judge)
     check_single(run)

@@ -44,8 +44,16 @@ def headline(run: xr.DataTree) -> list[str]:
     if len(names) > SENTENCES:
         out.append(f"{len(names) - SENTENCES} more conditions stand in the table.")
     corrected = person.sentences(run, names[:SENTENCES], harmful)
-    out += _cosines(run)
+    out += [*_unsure(run, names), *_cosines(run)]
     return [*corrected, *out] if person.held(run) else [*out, *corrected]
+
+
+def _unsure(run: xr.DataTree, names: list[str]) -> list[str]:
+    """The largest share of answers that the judge is unsure of, on the headline's prompts."""
+    unsure = analysis.refusal_rate(run, label="unsure", harmful=headline_set(run)).sel(condition=["baseline", *names])
+    most = max(unsure["condition"].values.tolist(), key=lambda n: int(unsure["k"].sel(condition=n)))
+    rate = unsure.sel(condition=most)
+    return [f"The judge is unsure of up to {interval(rate)} of the answers ({most})."] if int(rate["k"]) else []
 
 
 def _cosines(run: xr.DataTree) -> list[str]:

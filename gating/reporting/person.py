@@ -15,7 +15,7 @@ from gating.analysis import agreement
 from gating.analysis.judges import PERSON
 from gating.analysis.wording import MISSING, interval, percent, points, signed
 from gating.foreign import cell
-from gating.judging import RULE
+from gating.judging import OWN, own_name
 from gating.reporting.rows import own_claims
 
 NONE = "No person has labelled answers of this run: its rates are the judge's, and not corrected for its errors."
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
 
 def judge_of(run: xr.DataTree) -> str:
     """Whose labels a run is counted by, in words."""
-    return str(run.attrs.get("labels_of", "the run's own"))
+    return str(run.attrs.get("labels_of") or own_name(run.attrs))
 
 
 def held(run: xr.DataTree) -> bool:
@@ -73,7 +73,7 @@ def _reading(run: xr.DataTree, by: str, harmful: bool) -> Reading:
     names = [name for name in rates["condition"].values.tolist() if int(errors["n"].sel(condition=name))]
     for name in names:
         rate, effect, error = (ds.sel(condition=name) for ds in (rates, effects, errors))
-        kappa = float(agreement.agreement(run, RULE, f"{PERSON}{by}", name, harmful)["kappa"])
+        kappa = float(agreement.agreement(run, OWN, f"{PERSON}{by}", name, harmful)["kappa"])
         change = ("", "") if name == "baseline" else (_points(effect), _points(effect, "judged"))
         shares = (_share(error, "precision"), _share(error, "recall"))
         own = (_rate(rate), percent(rate["judged"]))
