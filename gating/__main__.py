@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "steer a model along a persona direction and report refusal rates",
     "choose": "where and how strongly a persona acts on a model, chosen on the select split",
     "rejudge": "show a run's answers to another judge and keep its labels beside them",
+    "label": "label a blinded sample of a run's answers yourself; rates corrected for the judge's errors",
     "report": "write a run's page again; print its table and its claims' verdicts",
     "results": "a page of results from the stores of several runs",
     "runs": "every run of a folder: what it is, how far it is, what it says",

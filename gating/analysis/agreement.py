@@ -1,8 +1,4 @@
-"""How far judges agree, and a run seen with another judge's labels. Pure functions from a run's tree; no model.
-
-`own` names the labels that the run wrote itself (/outcomes), by the judge in its attribute `judge`; any other name is a
-group under /judgements.
-"""
+"""How far judges agree, a person among them. Pure functions from a run's tree; no model."""
 
 from __future__ import annotations
 
@@ -14,43 +10,14 @@ from rich import box
 from rich.table import Table
 
 from gating.analysis import stats
-from gating.analysis.reading import harm_judges
+from gating.analysis.judges import judges_of, labels_of, shown_labels, with_judge
 from gating.errors import GatingError, choices
 from gating.foreign import cell
 from gating.judging import OWN, own_name
 from gating.judging.labels import LABELS, MISSING
 
+__all__ = ["agreement", "judges_of", "labels_of", "table", "with_judge"]
 NO_JUDGES = "this run has no other judge's labels yet; make some with python -m gating.rejudge RUN judge=NAME."
-
-
-def judges_of(run: xr.DataTree) -> list[str]:
-    """Whose labels a run has: `own`, then the judges under /judgements; not those that score harm and give none."""
-    group = run.children.get("judgements")
-    return [OWN, *sorted(set(group.children) - set(harm_judges(run)))] if group is not None else [OWN]
-
-
-def labels_of(run: xr.DataTree, judge: str = OWN) -> xr.DataArray:
-    """One judge's labels, int8 over condition and prompt as in /outcomes; -1 where there is none.
-
-    Raises GatingError for a judge that the run does not have.
-    """
-    outcomes = run["/outcomes"].to_dataset()[["label", "done"]].load()
-    own = outcomes["label"].where(outcomes["done"], MISSING).astype("int8")
-    return own if judge == OWN else _judged(run, judge, own, kept=True)
-
-
-def with_judge(run: xr.DataTree, judge: str) -> xr.DataTree:
-    """The run with this judge's labels in /outcomes, so that every analysis counts them; all else is as it was.
-
-    An answer that the judge did not label is missing there. Raises GatingError for a judge that the run does not have.
-    """
-    out = run.copy(deep=False)
-    label = labels_of(run, judge)
-    label.attrs = run["/outcomes/label"].attrs
-    out["/outcomes"].dataset = run["/outcomes"].to_dataset().assign(label=label)
-    digest = "" if judge == OWN else f" {run[f'/judgements/{judge}'].attrs.get('digest', '')}".rstrip()
-    out.attrs = {**run.attrs, **({} if judge == OWN else {"judge": f"{judge}{digest}"})}
-    return out
 
 
 def agreement(
@@ -73,7 +40,7 @@ def agreement(
     no interval where a judge gave only one label. Raises GatingError for an unknown judge or condition.
     """
     b = b or _only_other(run)
-    first, second = (_chosen(run, _seen(run, judge), condition, harmful) for judge in (a, b))
+    first, second = (_chosen(run, shown_labels(run, judge), condition, harmful) for judge in (a, b))
     x, y = first.values.ravel(), second.transpose(*first.dims).values.ravel()
     both = (x != MISSING) & (y != MISSING)
     counts = np.zeros((len(LABELS), len(LABELS)), dtype="int64")
@@ -115,28 +82,6 @@ def _chosen(run: xr.DataTree, labels: xr.DataArray, condition: str | None, harmf
         flags = run["/prompts"].to_dataset()["harmful"].load()
         labels = labels.sel(prompt=flags["prompt"].values[flags.values == harmful])
     return labels
-
-
-def _seen(run: xr.DataTree, judge: str) -> xr.DataArray:
-    """A judge's labels for answers that it was shown itself."""
-    own = labels_of(run)
-    return own if judge == OWN else _judged(run, judge, own, kept=False)
-
-
-def _judged(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.DataArray:
-    """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own."""
-    known = judges_of(run)
-    if judge in harm_judges(run):
-        raise GatingError(
-            f"judge {judge!r} scores harm and gives no labels: read gating.harm_scores(run, {judge!r}), or use "
-            f"{choices(known)} here."
-        )
-    if judge not in known:
-        raise GatingError(f"judge {judge!r} is not one of this run's: use {choices(known, judge)}, or judge it first.")
-    judgements = run[f"/judgements/{judge}"].to_dataset()[["label", "reason", "done"]].load()
-    present = judgements["done"] & (kept | (judgements["reason"] == ""))
-    label = judgements["label"].where(present, MISSING).astype("int8")
-    return label.transpose(*like.dims).reindex_like(like, fill_value=MISSING)
 
 
 def table(run: xr.DataTree, names: Sequence[str] | None = None) -> Table:

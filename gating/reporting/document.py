@@ -13,6 +13,7 @@ from gating import analysis
 from gating.analysis import claims
 from gating.analysis.claims import Family
 from gating.foreign import code, markdown
+from gating.reporting import person
 from gating.reporting.rows import Row, drawn, own_claims, place, registered, rows, shown, verdict_rows
 
 INTRO = """# Results
@@ -55,7 +56,22 @@ def section(run: xr.DataTree) -> list[str]:
     if family:
         decided = claims.evaluate(run, family)
         out += ["### Claims", "", f"{registered(decided)}.", "", *claims_table(decided, family), ""]
-    return [*out, "### Rates", "", *rates_table(run), ""]
+    return [*out, *corrected_rates(run), "### Rates", "", *rates_table(run), ""]
+
+
+def corrected_rates(run: xr.DataTree) -> list[str]:
+    """The rates corrected by a person's labels; that there are none, where nobody has labelled."""
+    if not person.held(run):
+        return [f"*{line}*\n" for line in person.sentences(run, [], True)]
+    out = ["### Rates corrected by a person's labels", ""]
+    for reading in person.readings(run):
+        out += [f"{markdown(reading.title)}. {markdown(reading.caption)}", ""]
+        out += [line(*person.COLUMNS), line(*["---"] * len(person.COLUMNS))]
+        out += [line(*map(markdown, row)) for row in reading.rows] + [""]
+    if lines := person.claim_lines(run):
+        out += [person.VERDICTS, "", line(*person.CLAIM_COLUMNS), line(*["---"] * len(person.CLAIM_COLUMNS))]
+        out += [line(*map(markdown, row)) for row in lines] + [""]
+    return out
 
 
 def line(*cells: object) -> str:
