@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from gating import cli, config_files, extras, settings
+from gating import cli, config_files, extras, help_text, settings
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 failures: list[str] = []
@@ -59,7 +59,10 @@ def main() -> None:
 
         ConfigStore.instance().store(name="choose_schema", node=ChooseConfig)
         settings.check_booleans(sys.argv[1:], ChooseConfig())
-        job()
+        if help_text.asked(sys.argv[1:]):
+            print(help_text.text("choose", sys.argv[1:]))
+        else:
+            job()
     sys.exit(2 if failures else 0)
 
 

@@ -12,10 +12,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from gating import addresses, chat, models, settings
 from gating.errors import GatingError, choices
 from gating.foreign import shown
-from gating.judging import degenerate, kinds
+from gating.judging import degenerate
 from gating.judging.degenerate import Limits
 from gating.models import ModelConfig
-from gating.steering import direction_methods, direction_specs, readouts, variants
+from gating.steering import direction_methods, direction_specs, variants
 
 
 @dataclass
@@ -192,7 +192,10 @@ def check(run: RunConfig) -> None:
     _check_directions(run.directions)
     models.check(run.model)
     degenerate.check(run.label_rule)
-    readouts.check_extra(run.readouts.extra)
+    if run.readouts.extra:
+        from gating.steering import readouts  # torch comes with it
+
+        readouts.check_extra(run.readouts.extra)
     if run.readouts.extra and not run.readouts.last:
         raise GatingError(
             f"readouts.extra={run.readouts.extra} with readouts.last=false, which reads nothing off the residual "
@@ -214,6 +217,8 @@ def _check_directions(how: DirectionsConfig) -> None:
         )
     if how.filter not in (None, "fluent"):
         try:
+            from gating.judging import kinds
+
             kinds.load(str(how.filter))
         except GatingError as e:
             raise GatingError(f"directions.filter={how.filter!r}: use null, fluent, or a judge. {e}") from None
