@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gating import chat, models
+from gating.models import parts
 from gating.steering import scoring
 from gating.steering.backend import Backend
 from gating.steering.decode import can_leave
@@ -51,8 +52,8 @@ def both(request):
     free = here.generate(asked, lower(rows, made, 0), NEW).tokens
     ends = sorted({row[t] for row, t in zip(free, (1, 3, 3, 5, 7, 9) * 3, strict=True)})
     kept, m.model.generation_config.eos_token_id = m.model.generation_config.eos_token_id, ends
-    sizes: list[int] = []
-    hook = m.model.register_forward_pre_hook(lambda mod, a, k: sizes.append(len(k["input_ids"])), with_kwargs=True)
+    sizes: list[int] = []  # rows that the last block sees
+    hook = parts.decoder_blocks(m.model)[-1].register_forward_hook(lambda mod, a, out: sizes.append(len(out)))
     try:
         outs = []
         for backend in (there, here):
@@ -83,6 +84,20 @@ def test_rows_that_ended_are_not_computed(both):
     assert set(theirs) == {len(lengths)}
 
 
+def test_blocks_below_the_first_edit_see_each_prompt_once(tiny):
+    seen: list[int] = []
+    ids = [chat.encode(tiny.tokenizer, text) for text in TEXTS for _ in range(4)]
+    made = two_directions(tiny, np.ones(tiny.n_layers))
+    add = Condition("c", "named", (Intervention("add", "a", (2,), 1.0),))
+    hooks = [b.register_forward_hook(lambda m, a, out: seen.append(len(out))) for b in parts.decoder_blocks(tiny.model)]
+    try:
+        Backend(tiny, 12).generate(ids, lower([add] * 12, made, 0), 1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == [3, 3, *[12] * (tiny.n_layers - 2)]
+
+
 def test_a_rows_draws_do_not_depend_on_when_others_end(both):
     _, _, ((_, theirs, _), (_, ours, _)) = both
     assert ours == theirs and len({len(t) for t in ours}) > 3
@@ -102,20 +117,28 @@ def test_answers_scored_on_their_prompts_cache_score_as_in_a_forward_of_their_ow
 ])  # fmt: skip
 def test_a_familys_rows_leave_its_cache_or_stay_and_nothing_else_changes(family, monkeypatch):
     m = loaded(families.model(family))
-    ids = [chat.encode(m.tokenizer, text) for text in TEXTS] * 2
-    backend = Backend(m, 8)
-    free = backend.generate(ids, {}, 6).tokens
-    m.model.generation_config.eos_token_id = [
-        row[min(t, len(row) - 1)] for row, t in zip(free, (0, 2, 4), strict=False)
+    ids = [chat.encode(m.tokenizer, text) for text in TEXTS for _ in range(3)]
+    backend, made = Backend(m, 9), two_directions(m, np.ones(m.n_layers))
+    unit = np.ascontiguousarray(made["vector"].transpose("layer", "direction", "hidden").values)
+    rows = [
+        Condition("baseline", "baseline"),
+        *(Condition(k, "named", (Intervention("add", k, (2,), 5.0),)) for k in "ab"),
     ]
-    ours = backend.generate(ids, {}, 6).tokens
+    edits, wanted = lower(rows * 3, made, 0), Readouts(unit, [4, 9], [0, 0, 0, 3, 3, 3, 6, 6, 6])
+    free = backend.generate(ids, edits, 6).tokens
+    ends = [row[min(t, len(row) - 1)] for row, t in zip(free[:7:3], (0, 2, 4), strict=True)]
+    m.model.generation_config.eos_token_id = ends
+    ours = backend.generate(ids, edits, 6, wanted)
     monkeypatch.setattr("gating.steering.decode.can_leave", lambda *a: False)
-    assert ours == backend.generate(ids, {}, 6).tokens
-    here = backend.nll(ids[:3], [[5, 6, 7], [8], [9, 5]])
+    plain = backend.generate(ids, edits, 6, wanted)
+    assert ours.tokens == plain.tokens
+    for name, values in plain.read.items():
+        assert np.allclose(ours.read[name], values, rtol=0, atol=1e-5 * (1 + np.abs(values).max())), name
+    here = backend.nll(ids[::3], [[5, 6, 7], [8], [9, 5]])
     with torch.no_grad():
         for r, answer in enumerate([[5, 6, 7], [8], [9, 5]]):
-            logp = m.model(input_ids=torch.tensor([[*ids[r], *answer]])).logits[0].log_softmax(-1)
-            at = range(len(ids[r]) - 1, len(ids[r]) - 1 + len(answer))
+            logp = m.model(input_ids=torch.tensor([[*ids[3 * r], *answer]])).logits[0].log_softmax(-1)
+            at = range(len(ids[3 * r]) - 1, len(ids[3 * r]) - 1 + len(answer))
             assert np.isclose(here[r], -logp[at, answer].mean(), atol=1e-4)
 
 

@@ -6,6 +6,7 @@ sent elsewhere decodes in transformers' own loop, where rows that have ended are
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from gating.models.parts import decoder_blocks, final_modules
-from gating.steering import ops
+from gating.steering import ops, prefill
 from gating.steering.calls import Inputs, Plan
 from gating.steering.lowering import Edit
 from gating.steering.readouts import Entries
@@ -31,7 +32,8 @@ def decode(
     rows, width = enc["input_ids"].shape
     paths = final_modules(model) if "lens_score" in plan["readouts"] else ()
     final = [model.get_submodule(path) for path in paths]
-    run = _Decoding(model, _on(plan, model.device), final, torch.arange(rows, device=model.device), rows)
+    live, prompt = torch.arange(rows, device=model.device), prefill.numbers(plan["ids"], plan["prompt_mask"])
+    run = _Decoding(model, _on(plan, model.device), final, live, rows, prompt)
     with run.hooks():
         ids = run.model.generate(**enc, generation_config=config, custom_generate=run.loop)
     return ops.new_tokens(ids, width), ops.pack(run.trail)
@@ -39,13 +41,15 @@ def decode(
 
 @dataclass
 class _Decoding:
-    """One batch under way. live: the numbers of the rows that are still decoded, of `rows` at first."""
+    """One batch under way. live: the numbers of the rows that are still decoded, of `rows` at first; prompt: the
+    number of each row's prompt."""
 
     model: Any
     plan: Plan
     final: list[torch.nn.Module]
     live: torch.Tensor
     rows: int
+    prompt: list[int]
     step: int = 0
     trail: Trail = field(default_factory=list)
 
@@ -64,6 +68,8 @@ class _Decoding:
         def hook(module: torch.nn.Module, args: object, output: Any) -> Any:
             read: Trail = []
             after = ops.at_block(output, block, self.final, self.plan, self.step, read)
+            if len(ops.stream(output)) < len(self.live):  # a row for each prompt
+                read = [(name, b, value[self.prompt]) for name, b, value in read]
             self._keep(read)
             return after
 
@@ -77,6 +83,20 @@ class _Decoding:
                 whole[self.live.cpu()] = value
                 value = whole
             self.trail.append((name, block, value))
+
+    def _prefill(self, asked: dict[str, Any]) -> Any:
+        """The whole prompt: below the first edit, what rows of one prompt share is computed once."""
+        blocks, shared = decoder_blocks(self.model), min(self.plan["edits"], default=0)
+        plain = can_leave(self.model, asked, self.rows) and prefill.fits(asked, blocks, len(set(self.prompt)))
+        if shared and plain:
+            empty = copy.deepcopy(asked["past_key_values"])
+            try:
+                of = torch.tensor(self.prompt, device=self.live.device)
+                return prefill.once(self.model, asked, blocks, shared, of)
+            except prefill.Apart:
+                self.trail.clear()
+                asked = {**asked, "past_key_values": empty}
+        return self.model(**asked, return_dict=True)
 
     def loop(
         self,
@@ -99,7 +119,7 @@ class _Decoding:
                 is_first_iteration=self.step == 0,
                 **inputs,
             )
-            given = model(**asked, return_dict=True)
+            given = model(**asked, return_dict=True) if self.step else self._prefill(asked)
             inputs = model._update_model_kwargs_for_generation(given, inputs)
             logits = given.logits[:, -1].to(ids.device, torch.float32, copy=True)
             del given  # the logits of a whole prompt may be large
