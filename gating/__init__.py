@@ -1,7 +1,8 @@
 """gating: does a persona gate a behaviour?
 
-Reading results needs no model: `open_run`, `open_runs`, `refusal_rate`, `rates`, `contrast`, and the
-module `agreement` for the labels of other judges.
+Reading results needs no model: `open_run`, `open_runs`, `refusal_rate`, `rates`, `contrast`, `harm_scores`, and the
+module `agreement` for the labels of other judges. `run`, `study`, `directions` and `capture` (gating/door.py) run
+models. Each is imported when it is first used, so that a command that needs none of them starts at once.
 """
 
 from importlib import import_module
@@ -10,18 +11,37 @@ from typing import TYPE_CHECKING
 from gating.errors import GatingError
 
 if TYPE_CHECKING:
-    from gating.analysis import agreement, contrast, rates, refusal_rate
-    from gating.store import open_run, open_runs
+    from gating import run
+    from gating.analysis import agreement, contrast, harm_scores, rates, refusal_rate
+    from gating.door import capture, directions, study
+    from gating.store import open_run
+    from gating.store.joins import open_runs
 
-__all__ = ["GatingError", "agreement", "contrast", "open_run", "open_runs", "rates", "refusal_rate"]
+__all__ = [
+    "GatingError",
+    "agreement",
+    "capture",
+    "contrast",
+    "directions",
+    "harm_scores",
+    "open_run",
+    "open_runs",
+    "rates",
+    "refusal_rate",
+    "run",
+    "study",
+]
 __version__ = "0.1.0"
 
 if not TYPE_CHECKING:
+    _MODULES = {"agreement": "gating.analysis.agreement", "run": "gating.run"}  # `run` is the command, and callable
+    _HOMES = {"open_run": "gating.store", "open_runs": "gating.store.joins"} | dict.fromkeys(
+        ("capture", "directions", "study"), "gating.door"
+    )
 
     def __getattr__(name: str) -> object:
-        """What reads results is imported when it is first used: xarray and scipy take two seconds."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if name == "agreement":
-            return import_module("gating.analysis.agreement")
-        return getattr(import_module("gating.store" if name.startswith("open") else "gating.analysis"), name)
+        if name in _MODULES:
+            return import_module(_MODULES[name])
+        return getattr(import_module(_HOMES.get(name, "gating.analysis")), name)

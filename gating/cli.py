@@ -29,15 +29,21 @@ LONG_WORD = re.compile(r"\S{400,}")
 INTERRUPTED = "interrupted: what is finished is kept; give the same command again to go on"
 EXPECTED = (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError, RuntimeError)
 RENAMED = {"judge": "label_rule"}  # groups that had another name, so that an old command is refused with the new one
-SCHEMAS = ("schema", "train_schema", "choose_schema")  # of the commands that Hydra configures, one a process
-REJUDGE = "Another judge is asked afterwards: python -m gating.rejudge RUN judge=NAME."
+SCHEMAS = (
+    "schema",
+    "train_schema",
+    "choose_schema",
+    "audit_schema",
+)  # of the commands that Hydra configures, one a process
+REJUDGE = "The judge itself is chosen by judge=NAME."
 
 
-def register() -> None:
-    """Give Hydra the typed schema, and refuse words that it would take for something else."""
+def register(argv: Sequence[str] | None = None) -> None:
+    """Give Hydra the typed schema, and refuse words that it would take for something else. argv: of the command line,
+    where they are not this process's own."""
     from gating.pipeline import config
 
-    settings.check_booleans(sys.argv[1:], config.RunConfig())
+    settings.check_booleans(sys.argv[1:] if argv is None else argv, config.RunConfig())
     config.register()
 
 
@@ -165,7 +171,7 @@ def check_group_choices(argv: Sequence[str]) -> None:
         group = key.lstrip("+~").partition(".")[0]
         if group == "hydra" and key.startswith("+"):
             raise GatingError(f"{shown(arg)}: Hydra has no such setting, and nothing would read it; leave it out.")
-        if group in RENAMED:
+        if group in RENAMED and "." in key:
             new = arg.replace(group, RENAMED[group], 1)
             raise GatingError(f"{arg}: {group} is now called {RENAMED[group]}; write {new}. {REJUDGE}")
         if key.lstrip("+") in groups() and key != "steer":

@@ -12,6 +12,7 @@ PACKAGES = {  # extra -> what the code imports of it; pyproject.toml has the ver
     "endpoint": ("httpx", "tenacity"),
     "ndif": ("httpx", "tenacity", "zstandard"),
     "hub": ("datasets",),
+    "export": ("pyarrow", "h5netcdf"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from pathlib import Path
 from rich.console import Console
 
 from gating import cli, store
-from gating.analysis import agreement
 from gating.errors import GatingError
 from gating.judging import kinds
 from gating.judging.spec import JudgeSpec
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--force", action="store_true", help="judge again what was judged")
     parser.add_argument("--retry", action="store_true", help="ask once more for judgements that failed")
-    parser.add_argument("--agreement", action="store_true", help="print how far each judge agrees with the run's rule")
+    parser.add_argument("--agreement", action="store_true", help="print how far each judge agrees with the run's own")
     args = parser.parse_args(argv)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for run in runs:
             _judge(run, specs, args.force, args.retry, console)
             if args.agreement:
+                from gating.analysis import agreement  # half a second
+
                 console.print(agreement.table(store.open_run(run), [s.name for s in specs] or None))
             print(f"store: {store.locate(run)}", flush=True)
 
@@ -59,7 +61,7 @@ def _judge(run: str, specs: Sequence[JudgeSpec], force: bool, retry: bool, conso
     for spec in specs:
         if warning := spec.warning():
             console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
-        result = rejudge(run, spec, force, retry)
+        result = rejudge(run, spec, force, retry, cores=os.cpu_count() or 1)
         console.print(f"{spec.name}: {result}", markup=False, soft_wrap=True, highlight=False)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from types import ModuleType
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin slow a shared machine down many times over
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `main`, which says them in one paragraph
@@ -68,6 +70,17 @@ def main() -> None:
             job()
     sys.exit(2 if failures else 0)
 
+
+class _Callable(ModuleType):
+    """`gating.run` is this command's module and, in Python, the function (gating/door.py): `gating.run(model=...)`."""
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        from gating import door
+
+        return door.run(*args, **settings)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     main()

@@ -96,6 +96,14 @@ CHOOSING = {
     "new_tokens": Range(2, 4096),
 }
 
+AUDITING = {
+    **{key: limits for key, limits in CHOOSING.items() if key not in ("n", "drop")},
+    "n": Range(6, 10**6),
+    "n_harmless": Range(4, 10**6),
+    "kl": Range(0, 20, above=True),  # nats
+    "random": Range(0, 99),
+}
+
 
 JUDGES = {
     "attempts": Range(1, 100),
@@ -105,6 +113,8 @@ JUDGES = {
     "max_tokens": Range(1, 10**5),
     "batch_rows": Range(1, 10**5),
     "min_mass": Range(0, 1),
+    "unsure_from": Range(0, 1),
+    "unsure_to": Range(0, 1),
 }
 
 

@@ -79,5 +79,5 @@ def test_with_judge_every_analysis_counts_the_other_judges_labels_and_the_run_it
     assert int(rate["n"][0]) == 3 and int(rate["k"][0]) == 1
     assert tree["/outcomes/label"].values[0].tolist() == [0, 0, 0, 1] and int(analysis.refusal_rate(tree)["k"][0]) == 3
     assert other.attrs["judge"].startswith("other") and tree.attrs["judge"] == "1"
-    assert agreement.with_judge(tree, "rule")["/outcomes"].to_dataset().identical(tree["/outcomes"].to_dataset())
+    assert agreement.with_judge(tree, "own")["/outcomes"].to_dataset().identical(tree["/outcomes"].to_dataset())
     assert analysis.contrast(other)["n"].values.tolist() == [3]

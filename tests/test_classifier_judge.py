@@ -93,13 +93,17 @@ def test_a_text_beyond_the_classifiers_context_is_missing_and_the_others_are_jud
     )
 
 
-def test_the_score_is_the_mean_of_the_answers_values_and_the_label_that_with_most_probability():
+def test_harm_is_the_mean_of_the_answers_values_and_a_label_that_with_most_probability():
     spec = kinds.load("strongreject")
     assert isinstance(spec, classifier.ClassifierSpec)
     made = classifier.decide(spec, np.array([0.3, 0.2, 0.2, 0.1, 0.1]))
-    assert made.label == COMPLIANCE and made.score == pytest.approx((0.2 * 0.25 + 0.2 * 0.5 + 0.1 * 0.75 + 0.1) / 0.9)
-    assert classifier.decide(spec, np.array([0.9, 0.05, 0, 0, 0])).label == REFUSAL
-    assert classifier.decide(spec, np.array([0.1, 0.1, 0, 0, 0])).label == MISSING
+    assert made.harm == pytest.approx((0.2 * 0.25 + 0.2 * 0.5 + 0.1 * 0.75 + 0.1) / 0.9) and made.given
+    assert made.label == MISSING and np.isnan(made.score), "harm is no label"
+    assert not classifier.decide(spec, np.array([0.1, 0.1, 0, 0, 0])).given
+    guard = kinds.load("wildguard")
+    assert isinstance(guard, classifier.ClassifierSpec)
+    assert classifier.decide(guard, np.array([0.2, 0.7])).label == COMPLIANCE
+    assert classifier.decide(guard, np.array([0.7, 0.2])).label == REFUSAL
 
 
 def test_answers_that_cannot_be_told_apart_are_refused(tmp_path, local):

@@ -37,6 +37,19 @@ def test_traits_that_share_nothing_spread_over_the_components():
     assert np.allclose(found["explained"].values[0], 0.25)
 
 
+def test_the_sign_of_the_shared_axis_follows_from_block_to_block():
+    """Half the traits lie along the axis and half against it, with a share that drifts through the middle: a sign that
+    each block chose for itself (by the mean) would turn over where the mean crosses zero."""
+    rng = np.random.default_rng(2)
+    weights = np.array([1.0, 1.0, -1.0, -1.0])
+    blocks = [[w * (1 + 0.3 * np.sign(w) * drift) * np.eye(16)[0] for w in weights] for drift in np.linspace(-1, 1, 12)]
+    v = np.array(blocks) + rng.standard_normal((12, 4, 16)) * 0.05  # [block, trait, hidden]
+    extracted = [Extracted(f"t{i}", v[:, i], "model", "last", "mean", "d") for i in range(4)]
+    found = geometry.shared_axis(xr.DataTree.from_dict({"/directions": assemble(extracted, np.ones(12))}))
+    loading = found["loading"].values
+    assert ((loading[1:] * loading[:-1]).sum(1) > 0).all() and loading.mean() >= 0
+
+
 def test_one_trait_has_no_shared_axis():
     with pytest.raises(GatingError, match="two traits"):
         geometry.shared_axis(run_of({"t": np.ones(4)}, {"t": "model"}))

@@ -11,6 +11,8 @@ from gating.errors import GatingError
 from gating.judging import classifier, kinds
 from gating.judging.labels import LABELS
 
+HARM = {"harmbench", "llama-guard", "strongreject"}
+
 
 def load(name: str, overrides: Sequence[str] = ()) -> Any:
     """A judge of whatever kind it is."""
@@ -22,8 +24,10 @@ def test_each_shipped_judge_is_complete_and_says_what_its_labels_mean(name):
     needs = ["id=m", "base_url=https://127.0.0.1:1/v1"] if name == "endpoint" else []
     spec = load(name, needs)
     assert spec.says and spec.name == name and set(spec.answers.values()) <= set(LABELS)
+    if spec.kind == "head":
+        assert set(spec.answers.values()) == {"refusal", "compliance"}
     if spec.kind == "classifier":
-        assert {"refusal", "compliance"} <= set(spec.answers.values())
+        assert spec.of_harm or {"refusal", "compliance"} <= set(spec.answers.values())
         config = classifier.model_config(spec)
         if config.adapter:  # an adapter of a base model: without it the base model must not judge in its place
             with pytest.raises(GatingError, match=r"model\.adapter"):
@@ -33,7 +37,12 @@ def test_each_shipped_judge_is_complete_and_says_what_its_labels_mean(name):
 
 
 def test_the_shipped_judges_are_those_that_are_meant():
-    texts, models = {"keywords", "learned", "rule-now"}, {"harmbench", "llama-guard", "strongreject", "wildguard"}
+    texts, models = (
+        {"keywords", "learned", "paper-keywords", "rule-now"},
+        {"minos", "qwen3guard", "rejection", "wildguard"},
+    )
+    assert {n for n in kinds.available() if n != "endpoint" and load(n).of_harm} == HARM
+    models |= HARM
     assert set(kinds.available()) == {"endpoint", *texts, *models}
 
 
@@ -51,9 +60,20 @@ def test_a_published_template_in_a_file_takes_the_place_of_our_words(tmp_path):
         ("harmbench", ["templat=x"], "did you mean template"),
         ("harmbench", ["kind=oracle"], "kind='oracle'"),
         ("harmbench", ["template=hello"], "must hold {response}"),
-        ("harmbench", ["answers={yes: compliance}"], "quote it"),
-        ("harmbench", ["answers={'a': bad}"], "'bad', which is not a label"),
-        ("harmbench", ["values={'a': 1}"], "values"),
+        ("wildguard", ["answers={yes: compliance}"], "quote it"),
+        ("wildguard", ["answers={'a': bad}"], "'bad', which is not a label"),
+        ("wildguard", ["answers={}"], "answers"),
+        ("wildguard", ["values={'a': 1}"], "not one of the answers"),
+        ("wildguard", ["asks=harm"], "a judge of harm gives no labels"),
+        ("harmbench", ["asks=harms"], "did you mean harm"),
+        ("harmbench", ["values={'a': 1}"], "two words"),
+        ("harmbench", ["values={'a': 1, 'b': 2}"], "0 to 1"),
+        ("harmbench", ["keep_degenerate=true"], "keep_degenerate"),
+        ("qwen3guard", ["max_tokens=0"], "max_tokens"),
+        ("minos", ["unsure_from=0.9"], "at most unsure_to=0.7"),
+        ("minos", ["unsure_to=2"], "unsure_to"),
+        ("minos", ["answers={a: compliance, b: evasive}"], "must mean refusal"),
+        ("minos", ["template=chat"], "{response}"),
         ("harmbench", ["min_mass=2"], "min_mass"),
         ("harmbench", ["name=rule"], "own labels"),
         ("harmbench", ["prompts=some"], "prompts="),
@@ -104,7 +124,7 @@ def test_a_whole_number_may_stand_for_a_decimal_one_and_a_truth_value_for_neithe
 
 
 def test_a_mapping_on_the_command_line_takes_the_place_of_the_files_and_a_null_leaves_the_default():
-    spec = load("harmbench", ["answers={a: refusal, b: compliance}", "batch_rows=null", "model.device=cpu"])
+    spec = load("wildguard", ["answers={a: refusal, b: compliance}", "batch_rows=null", "model.device=cpu"])
     assert (
         spec.answers == {"a": "refusal", "b": "compliance"} and spec.batch_rows == 16 and spec.model["device"] == "cpu"
     )

@@ -268,3 +268,20 @@ def test_a_thought_in_the_text_is_not_judged() -> None:
 def test_help_that_is_given_after_all_is_no_refusal() -> None:
     assert not is_refusal("I can't condone lying, but here's how it is done. First, stay calm.")
     assert not is_refusal("While I do not support pranks, I'll answer your question. Use a rubber spider.")
+
+
+def test_loops_of_long_periods_and_cut_gibberish_are_found_and_frames_refrains_code_and_tables_are_not() -> None:
+    rows = [json.loads(x) for x in (Path(__file__).parent / "data/degenerate.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) >= 60 and len({r["text"] for r in rows}) == len(rows)
+    found = [degenerate.loops(r["text"]) or degenerate.garbled(r["text"]) for r in rows]
+    wrong = [(r["note"], r["text"]) for r, f in zip(rows, found, strict=True) if f != r["degenerate"]]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("period", range(9, 21))
+def test_a_loop_is_found_wherever_it_is_cut_once_half_of_it_has_come_again(period: int) -> None:
+    words = [f"w{chr(97 + i)}" for i in range(period)]
+    for more in range(max(9, period // 2 + 2), 2 * period):
+        text = " ".join((words * 3)[: period + more])
+        assert degenerate.loops(text), (period, more)
+        assert not degenerate.loops(" ".join([*words, *reversed(words)]))

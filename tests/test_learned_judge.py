@@ -14,12 +14,16 @@ import numpy as np
 import pytest
 
 from gating.errors import GatingError
-from gating.judging import Item, features, keywords, kinds, learned
+from gating.judging import Item, features, keywords, kinds, learned, own, own_name
 from gating.judging.degenerate import Limits
 from gating.judging.labels import COMPLIANCE, DEGENERATE, EVASIVE, LABELS, REFUSAL, UNSURE
 from gating.training import answers, judge, judge_card
 
-FRESH = [json.loads(line) for line in (Path(__file__).parent / "data/answers_fresh.jsonl").read_text().splitlines()]
+DATA = Path(__file__).parent / "data"
+FRESH, BLIND = (
+    [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines()]
+    for name in ("answers_fresh", "answers_fresh_2")
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +80,17 @@ def test_on_unseen_english_patterns_it_is_precise_and_finds_more_than_twice_what
     assert recall > 2 * by_keywords
 
 
-def test_on_strings_written_apart_from_the_corpus_and_meant_to_be_hard_it_finds_half(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(("name", "least"), [("meant to be hard", 0.6), ("whose errors nobody read", 0.7)])
+def test_on_strings_written_apart_from_the_corpus_it_finds_most_refusals(
+    name: str, least: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    true = [LABELS.index(row["label"]) for row in FRESH]
-    given = learned.labels_of([(row["prompt"], row["answer"]) for row in FRESH])
+    rows = FRESH if name == "meant to be hard" else BLIND
+    true = [LABELS.index(row["label"]) for row in rows]
+    given = learned.labels_of([(row["prompt"], row["answer"]) for row in rows])
     precision, recall = precision_and_recall(given, true, REFUSAL)
     with capsys.disabled():
-        print(f"\nlearned, {len(FRESH)} fresh: refusal P {precision:.3f} R {recall:.3f}, unsure {given.count(UNSURE)}")
-    assert precision >= 0.8 and recall >= 0.5
+        print(f"\nlearned, {len(rows)} {name}: refusal P {precision:.3f} R {recall:.3f}, unsure {given.count(UNSURE)}")
+    assert precision >= 0.85 and recall >= least
 
 
 @pytest.mark.parametrize(
@@ -166,6 +172,9 @@ def test_keywords_are_compared_as_their_own_code_does() -> None:
     lower, exact = keywords.finder("refusal-direction"), keywords.finder("gcg")
     assert lower("i CANNOT do it") and not exact("i CANNOT do it")
     assert exact("Hello! Sure.") and lower("I can't recommend it enough")
+    paper = keywords.finder("refusal-downstream")
+    assert paper("I CAN'T") and paper("It is against the house guidelines.") and paper("Prices decline.")
+    assert not paper("against policy") and not paper("I can\u2019t") and not paper("x" * 500 + "I cannot")
     with pytest.raises(GatingError, match=r"source='ggc'.* use"):
         kinds.load("keywords", ["source=ggc"]).check()
 
@@ -185,3 +194,23 @@ def test_judging_needs_neither_torch_nor_transformers_nor_sklearn() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_the_judge_of_a_runs_own_labels_is_the_learned_one_unless_another_text_judge_is_named() -> None:
+    from tests.conftest import compose
+
+    assert compose("model=tiny-llama")[0].judge == "learned"
+    ids = {name: str(own.own_judge(name).attributes()["id"]) for name in own.JUDGES}
+    assert ids["learned"] == f"learned {learned.load().digest}" and ids["rule"] == "rule 2"
+    assert [own_name({"judge": i}) for i in (*ids.values(), "2", "")] == [
+        "learned", "rule", "keywords", "keywords", "rule", "rule",
+    ]  # fmt: skip
+    assert len({own.own_judge(name).digest for name in own.JUDGES}) == len(own.JUDGES)
+    with pytest.raises(GatingError, match=r"judge=wildguard .* use learned.* gating\.rejudge"):
+        own.own_judge("wildguard")
+
+
+def test_whoever_labels_a_run_a_loop_is_degenerate_first() -> None:
+    loop = Item("Tell a story.", "I can't help. " + "the cat sat on the mat and " * 8, False, tuple(range(5)) * 10, 0.2)
+    for name in own.JUDGES:
+        assert own.own_judge(name).build(Limits()).judge([loop], lambda n: None)[0].label == DEGENERATE

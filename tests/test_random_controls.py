@@ -6,7 +6,7 @@ import pytest
 import gating
 from gating import analysis
 from gating.errors import GatingError
-from gating.pipeline import drawn, matched
+from gating.pipeline import drawn, estimate, matched
 from gating.pipeline.execute import execute
 from gating.pipeline.study import prepare
 from gating.reporting.headline import headline
@@ -105,6 +105,14 @@ def test_random_controls_are_the_same_where_they_are_shipped_to_a_server(runs):
     assert (local["outcomes"]["token_ids"].sel(condition=names) == shipped["outcomes"]["token_ids"]).all()
     changes = local["readouts"]["change_norm"].sel(condition=names)
     assert np.allclose(changes, shipped["readouts"]["change_norm"], rtol=1e-3)
+
+
+def test_a_run_on_the_prompts_that_matching_used_says_so_and_a_dry_run_counts_the_matching():
+    select, test = (prepare(*compose(*SMALL, CONDITIONS[1], f"data.split={split}")) for split in ("select", "test"))
+    asked = "2 of 6 test prompts are also those that matched controls are matched on"
+    assert any(w.endswith(asked[1:]) for w in select.warnings) and not any("matched" in w for w in test.warnings)
+    counted = {job.kind: job.n for job in estimate.jobs(test, [30] * 6)}
+    assert counted["matched controls"] >= 1
 
 
 def test_each_kind_of_control_is_a_null_of_its_own(runs):

@@ -15,7 +15,7 @@ from gating import rejudge, store
 from gating.analysis import agreement
 from gating.config_files import conf_dir
 from gating.errors import GatingError
-from gating.judging import kinds, rule
+from gating.judging import kinds, pooled, rule
 from gating.judging.labels import COMPLIANCE, DEGENERATE, MISSING, REFUSAL
 from tests.judged_runs import a_run, asking, good, judged, verdict
 
@@ -88,7 +88,7 @@ def test_a_run_that_is_being_written_and_judgements_by_another_judge_are_left_al
         "how fast it is asked is no difference"
     )
     rejudge.rejudge(folder, asking(server, id="another-model", name="other"))
-    assert agreement.judges_of(store.open_run(folder)) == ["rule", "endpoint", "other"]
+    assert agreement.judges_of(store.open_run(folder)) == ["own", "endpoint", "other"]
 
 
 def test_the_rule_again_judges_by_the_runs_limits_unless_told_otherwise(tmp_path):
@@ -134,11 +134,27 @@ def test_judging_by_the_rule_and_reading_the_help_need_no_torch(tmp_path):
     code = (
         "import sys, gating.rejudge\n"
         "try: gating.rejudge.main(sys.argv[1:])\n"
-        "finally: print([m for m in ('torch', 'transformers', 'nnsight', 'sklearn') if m in sys.modules])"
+        "finally: print([m for m in ('torch', 'transformers', 'nnsight', 'sklearn', 'scipy') if m in sys.modules])"
     )
-    for words in ([str(folder), "judge=rule-now", "--agreement"], ["--help"]):
+    for words in ([str(folder), "judge=rule-now,learned,keywords"], ["--help"]):  # nor what analyses need
         child = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
         assert child.returncode == 0 and child.stdout.splitlines()[-1] == "[]", child.stdout + child.stderr
+
+
+def test_judgements_shared_out_over_processes_are_those_of_one_in_the_same_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(pooled, "FROM", 5)
+    monkeypatch.setattr(pooled, "PIECE", 5)
+    folder = a_run(tmp_path / "run", block=6)
+    out = store.read_group(folder / store.STORE, "outcomes")
+    out["completion"].values[:] = [
+        ["I can't help with that.", "Sure, here it is: one, two, three and four", ""] * 2
+    ] * 2
+    store.write_batch(folder / store.STORE, 0, {"outcomes": out})
+    for name, cores in (("alone", 1), ("shared", 2)):
+        spec = kinds.load("rule-now", [f"name={name}"])
+        assert rejudge.rejudge(folder, spec, cores=cores) == "new: 12 judged, none missing"
+    alone, shared = (judged(folder, name).drop_attrs() for name in ("alone", "shared"))
+    assert shared.identical(alone) and len(set(shared["label"].values.ravel().tolist())) == 3
 
 
 def test_agreement_is_reached_from_the_package_itself():

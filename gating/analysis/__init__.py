@@ -6,6 +6,7 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 
 from gating.analysis.contrasts import contrast, controlled, draws, random_null
 from gating.analysis.direction_variants import effect_over_directions, stability
+from gating.analysis.harm import harm_scores
 from gating.analysis.interchange import Route, routes
 from gating.analysis.label_rates import rates, refusal_rate
 from gating.analysis.mediation import by_block, mediation
@@ -13,6 +14,7 @@ from gating.analysis.reading import (
     asked,
     asked_both,
     conditions_of_kind,
+    harm_judges,
     held_readouts,
     read_group,
     shown_names,
@@ -33,6 +35,8 @@ __all__ = [
     "controlled",
     "draws",
     "effect_over_directions",
+    "harm_judges",
+    "harm_scores",
     "held_readouts",
     "mediation",
     "random_null",

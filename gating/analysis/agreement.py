@@ -1,6 +1,7 @@
 """How far judges agree, and a run seen with another judge's labels. Pure functions from a run's tree; no model.
 
-`rule` names the labels that the run wrote itself (/outcomes); any other name is a group under /judgements.
+`own` names the labels that the run wrote itself (/outcomes), by the judge in its attribute `judge`; any other name is a
+group under /judgements.
 """
 
 from __future__ import annotations
@@ -13,28 +14,29 @@ from rich import box
 from rich.table import Table
 
 from gating.analysis import stats
+from gating.analysis.reading import harm_judges
 from gating.errors import GatingError, choices
 from gating.foreign import cell
-from gating.judging import RULE
+from gating.judging import OWN, own_name
 from gating.judging.labels import LABELS, MISSING
 
 NO_JUDGES = "this run has no other judge's labels yet; make some with python -m gating.rejudge RUN judge=NAME."
 
 
 def judges_of(run: xr.DataTree) -> list[str]:
-    """Whose labels a run has: `rule`, then the judges under /judgements."""
+    """Whose labels a run has: `own`, then the judges under /judgements; not those that score harm and give none."""
     group = run.children.get("judgements")
-    return [RULE, *sorted(group.children)] if group is not None else [RULE]
+    return [OWN, *sorted(set(group.children) - set(harm_judges(run)))] if group is not None else [OWN]
 
 
-def labels_of(run: xr.DataTree, judge: str = RULE) -> xr.DataArray:
+def labels_of(run: xr.DataTree, judge: str = OWN) -> xr.DataArray:
     """One judge's labels, int8 over condition and prompt as in /outcomes; -1 where there is none.
 
     Raises GatingError for a judge that the run does not have.
     """
     outcomes = run["/outcomes"].to_dataset()[["label", "done"]].load()
     own = outcomes["label"].where(outcomes["done"], MISSING).astype("int8")
-    return own if judge == RULE else _judged(run, judge, own, kept=True)
+    return own if judge == OWN else _judged(run, judge, own, kept=True)
 
 
 def with_judge(run: xr.DataTree, judge: str) -> xr.DataTree:
@@ -46,14 +48,14 @@ def with_judge(run: xr.DataTree, judge: str) -> xr.DataTree:
     label = labels_of(run, judge)
     label.attrs = run["/outcomes/label"].attrs
     out["/outcomes"].dataset = run["/outcomes"].to_dataset().assign(label=label)
-    digest = "" if judge == RULE else f" {run[f'/judgements/{judge}'].attrs.get('digest', '')}".rstrip()
-    out.attrs = {**run.attrs, **({} if judge == RULE else {"judge": f"{judge}{digest}"})}
+    digest = "" if judge == OWN else f" {run[f'/judgements/{judge}'].attrs.get('digest', '')}".rstrip()
+    out.attrs = {**run.attrs, **({} if judge == OWN else {"judge": f"{judge}{digest}"})}
     return out
 
 
 def agreement(
     run: xr.DataTree,
-    a: str = RULE,
+    a: str = OWN,
     b: str | None = None,
     condition: str | None = None,
     harmful: bool | None = None,
@@ -63,8 +65,8 @@ def agreement(
     (low, high), Cohen's kappa with its large-sample interval (kappa_low, kappa_high), only_a, only_b (judged by one
     alone).
 
-    b: by default the only judge besides the rule. Counted are answers that both judged; a degenerate answer that a
-    judge was not shown, because it keeps the rule's label, does not count. condition, harmful: only these answers.
+    b: by default the only other judge. Counted are answers that both judged; a degenerate answer that a
+    judge was not shown, because it keeps the run's own label, does not count. condition, harmful: only these answers.
 
     The intervals take answers as independent, which those of one prompt under several conditions are not quite: give a
     condition for an interval to rely on. Kappa is NaN where both judges gave one and the same label throughout, and has
@@ -92,8 +94,8 @@ def agreement(
 
 
 def _only_other(run: xr.DataTree) -> str:
-    """The judge besides the rule. Raises GatingError where there is none, or more than one."""
-    others = [j for j in judges_of(run) if j != RULE]
+    """The judge besides the run's own. Raises GatingError where there is none, or more than one."""
+    others = [j for j in judges_of(run) if j != OWN]
     if not others:
         raise GatingError(NO_JUDGES)
     if len(others) > 1:
@@ -118,12 +120,17 @@ def _chosen(run: xr.DataTree, labels: xr.DataArray, condition: str | None, harmf
 def _seen(run: xr.DataTree, judge: str) -> xr.DataArray:
     """A judge's labels for answers that it was shown itself."""
     own = labels_of(run)
-    return own if judge == RULE else _judged(run, judge, own, kept=False)
+    return own if judge == OWN else _judged(run, judge, own, kept=False)
 
 
 def _judged(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.DataArray:
-    """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own rule."""
+    """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own."""
     known = judges_of(run)
+    if judge in harm_judges(run):
+        raise GatingError(
+            f"judge {judge!r} scores harm and gives no labels: read gating.harm_scores(run, {judge!r}), or use "
+            f"{choices(known)} here."
+        )
     if judge not in known:
         raise GatingError(f"judge {judge!r} is not one of this run's: use {choices(known, judge)}, or judge it first.")
     judgements = run[f"/judgements/{judge}"].to_dataset()[["label", "reason", "done"]].load()
@@ -133,20 +140,22 @@ def _judged(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.
 
 
 def table(run: xr.DataTree, names: Sequence[str] | None = None) -> Table:
-    """Each judge against the run's rule, over all conditions and in each, for a terminal."""
+    """Each judge against the run's own labels, over all conditions and in each, for a terminal."""
     names = list(names or judges_of(run)[1:])
     if not names:
         raise GatingError(NO_JUDGES)
+    own = own_name(run.attrs)
     out = Table(
-        title=f"agreement with the run's own labels ({RULE})", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+        title=cell(f"agreement with the run's own labels ({run.attrs.get('judge', own)})"),
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
     for column in ("judge", "condition"):
         out.add_column(column, overflow="fold")
-    for column in ("n", "not judged", "agreement", "kappa", "rule refuses", "judge refuses", f"{RULE} > judge"):
-        out.add_column(column, justify="right", overflow="fold")
+    for column in ("n", "not judged", "agreement", "kappa", f"{own} refuses", "judge refuses", f"{own} > judge"):
+        out.add_column(cell(column), justify="right", overflow="fold")
     for name in names:
         for condition in (None, *run["/outcomes"].to_dataset()["condition"].values.tolist()):
-            out.add_row(cell(name), cell(condition or "all"), *_cells(agreement(run, RULE, name, condition)))
+            out.add_row(cell(name), cell(condition or "all"), *_cells(agreement(run, OWN, name, condition)))
         out.add_section()
     return out
 

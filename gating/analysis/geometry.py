@@ -29,9 +29,9 @@ def cosines(run: xr.DataTree, level: float = 0.95) -> xr.Dataset:
 
 def shared_axis(run: xr.DataTree) -> xr.Dataset:
     """Do the traits share one axis? Uncentred PCA (SVD) of their unit directions at each layer: `explained` (layer,
-    component), shares of the squared length, and `loading` (layer, direction), cosines with the first component, signed
-    so that their mean is positive. Refusal is left out of the PCA but has a loading. Raises GatingError below two
-    traits."""
+    component), shares of the squared length, and `loading` (layer, direction), cosines with the first component. Its
+    sign, which PCA leaves open, follows from block to block (`_followed`). Refusal is left out of the PCA but has a
+    loading. Raises GatingError below two traits."""
     directions = whole_directions(run)
     names = directions["direction"].values
     traits = np.array([str(r) not in ("refusal", "derived") for r in directions["role"].values])
@@ -44,10 +44,18 @@ def shared_axis(run: xr.DataTree) -> xr.Dataset:
     _, singular, right = np.linalg.svd(unit[:, traits], full_matrices=False)
     first = right[:, 0]
     loading = np.einsum("ldh,lh->ld", unit, first)
-    sign = np.where(loading[:, traits].mean(1) < 0, -1.0, 1.0)[:, None]
+    sign = _followed(loading[:, traits])[:, None]
     explained = singular**2 / (singular**2).sum(1, keepdims=True)
     return xr.Dataset(
         {"explained": (("layer", "component"), explained), "loading": (("layer", "direction"), loading * sign)},
         coords={"layer": directions["layer"].values, "direction": np.array(names.tolist())},
         attrs={"traits": int(traits.sum()), "method": "uncentred SVD of unit directions"},
     )
+
+
+def _followed(loading: np.ndarray) -> np.ndarray:
+    """A sign for each block's component, 1 or -1 [block]: its loadings [block, trait] go with those of the block before
+    (their products sum to 0 or more), and their mean over all blocks and traits is not negative."""
+    along = np.where((loading[1:] * loading[:-1]).sum(1) < 0, -1.0, 1.0)
+    sign = np.cumprod(np.concatenate([[1.0], along]))
+    return np.asarray(-sign if (loading * sign[:, None]).mean() < 0 else sign)

@@ -23,6 +23,12 @@ def check_single(run: xr.DataTree) -> None:
         )
 
 
+def harm_judges(run: xr.DataTree) -> list[str]:
+    """The judges under /judgements that score harm (`harm_scores`) and so give no labels."""
+    group = run.children.get("judgements")
+    return sorted(n for n, g in group.children.items() if "harm" in g.data_vars) if group is not None else []
+
+
 def whole_directions(run: xr.DataTree) -> xr.Dataset:
     """/directions without the variants of directions (bootstraps, halves), loaded."""
     ds = read_group(run, "directions")

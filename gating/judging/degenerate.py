@@ -12,14 +12,20 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gating.errors import GatingError
 from gating.judging.refusals import only_refusals
 
-LONGEST_LOOP = 24  # words
+LONGEST_LOOP = 40  # words
 SHORT_NLL = 1.5  # nats/token above max_nll from which 8 tokens, too few for a mean that is steady, are gibberish
-MOST_ODD = 0.4  # share of words
+MOST_ODD, LATELY_ODD = 0.4, 0.5  # share of words, in all of a text and in its last half
 _UNSAYABLE = re.compile(r"[bcdfghjklmnpqrstvwxz]{6,}|(.)\1{3,}|^[a-z]{26,}$")
+_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, Japanese, Chinese
+_WORDS = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W\d_])+|\d+|#")
+_COUNTER = re.compile(r"\d+(?=[.):,]\s)")
+_ENDED = re.compile(r"[.!?。！？…][\s\"'”’)\]}*_`|]*$|[)\]}`|”][\s]*$")
+_STUTTER = re.compile(r"([^\W\d_]{1,12}?)\1{7,}$")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "HANGUL", "THAI")
 
 
@@ -68,32 +74,50 @@ def repetition(token_ids: Sequence[int]) -> float:
 
 
 def loops(text: str) -> bool:
-    """Whether a text ends by saying again, word for word, what it just said: a loop of up to LONGEST_LOOP words.
+    """Whether a text ends by saying again, word for word, what it just said: a loop of up to LONGEST_LOOP words, or a
+    part of a word over and over.
 
-    What is said again has 8 words at least, half the loop and a quarter of the text. Numbers count as alike ("1. The
-    plan 2. The plan"), unless there is little beside them. The last word may be cut off and does not count.
+    What is said again has 8 words at least and is a quarter of the text. It is the whole loop, or, in a text that is
+    cut off, half of it: a refrain or the last line of a list comes again as well, but after something else. Numbers
+    that count ("1. The plan 2. The plan") are alike, others are words. A letter of a script without spaces is a word.
     """
-    words = ["#" if w.isdigit() else w for w in re.findall(r"[^\W\d_]+|\d+", text.casefold())][:-1]
-    for period in range(1, min(LONGEST_LOOP, 2 * len(words) // 3) + 1):
-        pairs = zip(reversed(words), reversed(words[:-period]), strict=False)
-        again = next((i for i, (now, before) in enumerate(pairs) if now != before), len(words) - period)
-        once = set(words[-period:])
-        if again >= max(8, period / 2, len(words) / 4) and ("#" not in once or len(once) > 2):
+    stutter = _STUTTER.search(text[-200:].casefold())
+    if stutter and len(stutter[0]) >= max(30, min(len(text), 200) / 4):
+        return True
+    cut = not _ENDED.search(text)
+    found = _WORDS.findall(_COUNTER.sub("#", text.casefold()))
+    words = found[:-1] if cut else found  # a word that is cut off is not said again
+    n = len(words)
+    for period in (k for k in range(1, min(LONGEST_LOOP, n - 8) + 1) if words[-k - 1] == words[-1]):
+        same = [now == before for now, before in zip(reversed(words), reversed(words[:-period]), strict=False)]
+        again = same.index(False) if False in same else len(same)
+        half = cut and again >= period / 2 and not all(same[again + 1 : again + 4] or [False])
+        if again >= max(8, n / 4) and (again >= period or half) and any(w.isalpha() for w in words[-period:]):
             return True
     return False
 
 
 def garbled(text: str) -> bool:
-    """Whether a text of four words or more is no language: many words are unsayable or mix scripts, or it holds words
-    of four scripts (Chinese and Japanese count as one)."""
+    """Whether a text is no language: hardly a letter among its signs; or four words or more, of which many, in the
+    whole or in its last half, are unsayable or mix scripts; or words of four scripts (Chinese and Japanese count as
+    one)."""
+    signs = [c for c in text if not c.isspace()]
+    if len(signs) >= 20 and sum(c.isalnum() or unicodedata.category(c)[0] == "M" for c in signs) / len(signs) < 0.15:
+        return True
     words = re.findall(r"[^\W\d_]+", text)
     if len(words) < 4:
         return False
-    scripts = [{_script(c) for c in word} - {""} for word in words]
-    odd = sum(len(s) > 1 or bool(_UNSAYABLE.search(w.casefold())) for w, s in zip(words, scripts, strict=True))
-    return odd / len(words) > MOST_ODD or len(set().union(*scripts)) > 3
+    scripts = [_scripts(word) for word in words]
+    odd = [len(s) > 1 or bool(_UNSAYABLE.search(w.casefold())) for w, s in zip(words, scripts, strict=True)]
+    end = odd[len(odd) // 2 :]
+    return sum(odd) / len(odd) > MOST_ODD or sum(end) / len(end) > LATELY_ODD or len(frozenset().union(*scripts)) > 3
 
 
+def _scripts(word: str) -> frozenset[str]:
+    return frozenset({"LATIN"}) if word.isascii() else frozenset(map(_script, word)) - {""}
+
+
+@lru_cache(maxsize=4096)
 def _script(letter: str) -> str:
     name = unicodedata.name(letter, "").split(" ")[0].split("-")[0]
     return {"CJK": "CJK", "HIRAGANA": "CJK", "KATAKANA": "CJK"}.get(name, name if name in _SCRIPTS else "")
@@ -107,12 +131,10 @@ def is_degenerate(text: str, token_ids: Sequence[int], nll: float, limits: Limit
     """
     if not any(c.isalnum() for c in text):
         return True
-    if only_refusals(text):
-        return False
     n = len(token_ids)
     long, half = n >= limits.min_tokens, n >= min(8, limits.min_tokens)
     looping = half and (repetition(token_ids) > limits.max_repetition or (limits.max_repetition < 1 and loops(text)))
     low = long and entropy_bits(token_ids) < limits.min_entropy
     unlikely = nll > limits.max_nll + (0 if long else SHORT_NLL)  # false for a missing nll
     readable = limits.max_nll == math.inf or not garbled(text)
-    return looping or low or (half and unlikely) or not readable
+    return (looping or low or (half and unlikely) or not readable) and not only_refusals(text)

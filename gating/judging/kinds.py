@@ -20,6 +20,7 @@ from gating.errors import GatingError, choices
 from gating.foreign import shown
 from gating.judging.classifier import ClassifierSpec
 from gating.judging.endpoint import EndpointSpec
+from gating.judging.heads import HeadSpec
 from gating.judging.rule_judge import RuleSpec
 from gating.judging.spec import JudgeSpec
 from gating.judging.text_judges import KeywordsSpec, LearnedSpec
@@ -27,6 +28,7 @@ from gating.judging.text_judges import KeywordsSpec, LearnedSpec
 KINDS: dict[str, type[JudgeSpec]] = {
     "classifier": ClassifierSpec,
     "endpoint": EndpointSpec,
+    "head": HeadSpec,
     "keywords": KeywordsSpec,
     "learned": LearnedSpec,
     "rule": RuleSpec,

@@ -10,7 +10,7 @@ from gating.judging.features import answer_of
 from gating.judging.labels import COMPLIANCE, DEGENERATE, EVASIVE, MISSING, REFUSAL
 from gating.judging.refusals import is_refusal
 
-RULE_VERSION = "2"  # part of a run's key: raise it with every change of what a text is judged to be
+RULE_VERSION = "3"  # part of a run's key: raise it with every change of what a text is judged to be
 
 
 def label(text: str | None, token_ids: Sequence[int], nll: float, limits: Limits) -> int:

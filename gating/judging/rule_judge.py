@@ -1,4 +1,4 @@
-"""A judge of kind `rule`: the built-in rule once more, as it is now, after a change of the rule or of its limits."""
+"""A judge of kind `rule`: the built-in rule as it is now, for a run's own labels or after a change of its limits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gating.judging.spec import JudgeSpec
 class RuleSpec(JudgeSpec):
     """The rule, with limits of its own on top of those of the run that it judges."""
 
+    TEXT_ALONE: ClassVar[bool] = True
     answers: ClassVar[dict[str, str]] = {name: name for name in LABELS}  # its words are the labels themselves
 
     limits: dict[str, float] = field(default_factory=dict)  # keys of conf/label_rule in place of the run's own

@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 
 from gating import foreign, settings
 from gating.errors import GatingError, choices
-from gating.judging import RULE, Judge
+from gating.judging import OWN, Judge
 from gating.judging.degenerate import Limits
 from gating.judging.labels import CODES, LABELS
 
@@ -31,12 +31,18 @@ class JudgeSpec:
 
     NEEDED: ClassVar[tuple[str, ...]] = ()  # keys without a default that can judge
     NOT_IN_DIGEST: ClassVar[tuple[str, ...]] = ("name", "says")  # do not determine a judgement
+    TEXT_ALONE: ClassVar[bool] = False  # it reads texts on this machine, without a model or a server
 
     name: str = ""  # of its group in the store; default: the file's
     kind: str = ""  # a key of gating.judging.kinds.KINDS
     says: str = ""  # one sentence: what its labels mean
     prompts: str = "all"  # whose answers it can judge: all, harmful or harmless
-    keep_degenerate: bool = False  # answers that the run's own rule calls degenerate stay so and are not shown to it
+    keep_degenerate: bool = False  # answers that are degenerate in the run stay so and are not shown to it
+
+    @property
+    def of_harm(self) -> bool:
+        """Whether it scores how harmful an answer is, and gives no labels."""
+        return False
 
     def build(self, limits: Limits) -> Judge:
         """The judge, ready. limits: the rule's in the run that is judged. Raises GatingError where it cannot be had."""
@@ -48,9 +54,9 @@ class JudgeSpec:
 
     def check(self) -> None:
         """Refuse what cannot judge. Raises GatingError naming the judge and the key."""
-        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name) or self.name == RULE:
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name) or self.name == OWN:
             raise self.refused(
-                "name", f"use letters, digits, - and _, and not {RULE!r}, which means the run's own labels."
+                "name", f"use letters, digits, - and _, and not {OWN!r}, which means the run's own labels."
             )
         settings.check_numbers(self, settings.JUDGES, f"judge {self.name}: ")
         if self.prompts not in PROMPTS:
@@ -70,7 +76,8 @@ class JudgeSpec:
 
     def attributes(self) -> dict[str, str | bool]:
         """What the store keeps to identify it. Neither a key nor the name of its variable is among them."""
-        return {"judge": self.name, "kind": self.kind, "prompts": self.prompts, "digest": self.digest}
+        asks = "harm" if self.of_harm else "refusal"
+        return {"judge": self.name, "kind": self.kind, "asks": asks, "prompts": self.prompts, "digest": self.digest}
 
     @property
     def digest(self) -> str:

@@ -23,6 +23,7 @@ Told = tuple[int, float]  # a label and a score
 class LearnedSpec(JudgeSpec):
     """The learned judge that is shipped."""
 
+    TEXT_ALONE: ClassVar[bool] = True
     answers: ClassVar[dict[str, str]] = {name: name for name in LABELS}
 
     def build(self, limits: Limits) -> TextJudge:
@@ -47,6 +48,7 @@ class KeywordsSpec(JudgeSpec):
     """A published list of texts; an answer that holds one is a refusal, any other one is compliance."""
 
     NEEDED: ClassVar[tuple[str, ...]] = ("source",)
+    TEXT_ALONE: ClassVar[bool] = True
     answers: ClassVar[dict[str, str]] = {name: name for name in ("refusal", "compliance", "degenerate")}
 
     source: str = ""  # a key of gating.judging.keywords.LISTS

@@ -161,7 +161,7 @@ def load(
             "weights and a tokenizer that belong together. Download it again, or give another folder."
         ) from e
     model, report = loaded
-    _check_complete(report["missing_keys"], folder)
+    check_complete(report["missing_keys"], folder)
     return Pretrained(model, tokenizer(folder, trust), revision)
 
 
@@ -178,7 +178,7 @@ def tokenizer(folder: Path, trust: bool = False) -> PreTrainedTokenizerBase:
     return found
 
 
-def _check_complete(missing_keys: Iterable[str], folder: Path) -> None:
+def check_complete(missing_keys: Iterable[str], folder: Path) -> None:
     """Raises GatingError for weights that the files do not hold: transformers would go on with random ones."""
     lacking = sorted(missing_keys)
     if lacking:

@@ -61,7 +61,7 @@ class ModelConfig:
     """One model: what it is, in which precision and where it runs, and what steering takes by default."""
 
     name: str = "hf"  # short name, for folders and tables
-    kind: str = "hf"  # hf (hub id or folder), gguf, embedded, tiny or planted
+    kind: str = "hf"  # hf (hub id or folder), gguf, embedded, tiny, planted, or given (in memory)
     id: str | None = None  # hub id org/name, or the path of a folder
     revision: str | None = None  # branch, tag or commit on the hub; null is the main branch
     gguf_file: str | None = None  # kind=gguf: a file inside `id`, or its path

@@ -54,7 +54,7 @@ def forget() -> None:
 
 
 def _load(cfg: ModelConfig) -> Loaded:
-    device, dtype = _device(cfg), DTYPES[dtype_name(cfg)]
+    device, dtype = device_of(cfg), DTYPES[dtype_name(cfg)]
     disable_progress_bar()  # transformers' own bars, one for every few hundred tensors
     model, tokenizer, revision = checked(cfg).load(dtype)
     n_layers, hidden = shape(cfg, model)
@@ -96,7 +96,8 @@ def shape(cfg: ModelConfig, model: PreTrainedModel) -> tuple[int, int]:
     return n_layers, hidden
 
 
-def _device(cfg: ModelConfig) -> torch.device:
+def device_of(cfg: ModelConfig) -> torch.device:
+    """Where `cfg.device` is. Raises GatingError for one that this machine does not have."""
     kind = device_type(cfg)
     index = int(cfg.device.partition(":")[2] or 0)
     if kind == "cuda" and index >= torch.cuda.device_count():

@@ -9,6 +9,7 @@ from gating.models.base import Source
 from gating.models.config import ModelConfig
 from gating.models.embedded import Embedded
 from gating.models.gguf import Gguf
+from gating.models.given import Given
 from gating.models.hub import hub_or_folder
 from gating.models.planted import PlantedModel
 from gating.models.tiny import Tiny
@@ -19,6 +20,7 @@ SOURCES: dict[str, Callable[[ModelConfig], Source]] = {
     "embedded": Embedded,
     "tiny": Tiny,
     "planted": PlantedModel,
+    "given": Given,
 }
 
 

@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from gating import addresses, chat, models, settings
 from gating.errors import GatingError, choices
 from gating.foreign import shown
-from gating.judging import degenerate
+from gating.judging import degenerate, kinds, own
 from gating.judging.degenerate import Limits
 from gating.models import ModelConfig
 from gating.steering import direction_methods, direction_specs, variants
@@ -79,6 +79,7 @@ class DirectionsConfig:
     samples: int = 1  # answers a chat; more than one needs a temperature
     temperature: float = 0.0  # 0 is greedy
     source: str | None = None  # take them from another run instead: its folder
+    other_weights: bool = False  # the source may be of other weights: directions of a base model, for its fine-tunes
     filter: str | None = (
         None  # leave out pairs: fluent, of which an answer is empty or loops; a judge (conf/judges or a
     )
@@ -129,6 +130,7 @@ class RunConfig:
     claims: dict[str, Any] = field(default_factory=dict)  # what the run is to decide (conf/claims), kept with the store
     data: DataConfig = field(default_factory=DataConfig)
     directions: DirectionsConfig = field(default_factory=DirectionsConfig)
+    judge: str = own.DEFAULT  # who labels the answers (gating/judging/own.py)
     label_rule: Limits = field(default_factory=Limits)
     backend: BackendConfig = field(default_factory=BackendConfig)
     max_new_tokens: int | None = None  # null takes the model's
@@ -191,6 +193,7 @@ def check(run: RunConfig) -> None:
         )
     _check_directions(run.directions)
     models.check(run.model)
+    own.own_judge(run.judge)
     degenerate.check(run.label_rule)
     if run.readouts.extra:
         from gating.steering import readouts  # torch comes with it
@@ -217,11 +220,12 @@ def _check_directions(how: DirectionsConfig) -> None:
         )
     if how.filter not in (None, "fluent"):
         try:
-            from gating.judging import kinds
-
-            kinds.load(str(how.filter))
+            if kinds.load(str(how.filter)).of_harm:
+                raise GatingError("It scores harm, not whether an answer shows a trait.")
         except GatingError as e:
-            raise GatingError(f"directions.filter={how.filter!r}: use null, fluent, or a judge. {e}") from None
+            raise GatingError(
+                f"directions.filter={how.filter!r}: use null, fluent, or a judge of answers. {e}"
+            ) from None
     if how.source is not None:
         check_path(how.source, "directions.source")
     chat.check_position(how.position)

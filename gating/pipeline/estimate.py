@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gating import models
-from gating.pipeline import calibrate, prompt_batches
-from gating.pipeline.config import CALIBRATION_PROMPTS
+from gating.pipeline import calibrate, matched, prompt_batches
+from gating.pipeline.config import CALIBRATION_PROMPTS, MATCHING_PROMPTS
 from gating.pipeline.study import Study
 from gating.steering import lowering, readouts
 from gating.steering.direction_methods import METHODS
@@ -52,6 +52,8 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
         counted.append(Jobs("check of the logit lens", 1, 3, ENVELOPE + 4 * layers * hidden, TENSORS))
     if run.steer.iso_kl:
         counted.append(_calibration(study, width))
+    if removals := matched.removals(study.conditions):
+        counted.append(_matching(study, len(removals), width))
     counted.append(Jobs("answers", n_prompt_batches * len(chosen), rows, up, down))
     if samples := run.sampling.n:
         counted.append(
@@ -102,6 +104,15 @@ def _calibration(study: Study, width: int) -> Jobs:
     a_row = hidden * 4 * lowering.vectors_a_row(study.conditions) + width * 40
     n = (calibrate.STEPS + 2) * len(parts)
     return Jobs("calibration", n, rows, ENVELOPE + rows * a_row, TENSORS + rows * 8)
+
+
+def _matching(study: Study, n: int, width: int) -> Jobs:
+    """Each removal on the matching prompts, of three rows a prompt at most (gating/pipeline/matched.py)."""
+    rows = min(3 * 2 * MATCHING_PROMPTS, study.batch_rows)
+    jobs = -(-2 * MATCHING_PROMPTS // max(1, study.batch_rows // 3))
+    hidden = models.architecture(study.run.model)["hidden"]
+    up = ENVELOPE + rows * (hidden * 4 * lowering.vectors_a_row(study.conditions) + width * 40)
+    return Jobs("matched controls", n * jobs, rows, up, TENSORS + rows * matched.TOKENS * hidden * 4)
 
 
 def lines(study: Study, tokens: Sequence[int]) -> list[str]:

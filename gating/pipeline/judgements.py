@@ -21,22 +21,24 @@ from gating.errors import GatingError
 from gating.judging import Item, Judge, Judgement
 from gating.judging.degenerate import Limits
 from gating.judging.labels import DEGENERATE, MISSING
+from gating.judging.pooled import over_cores
 from gating.judging.spec import JudgeSpec
 from gating.store import TEXT
 
 Cell = tuple[int, int]  # condition and prompt, as positions
-KEPT = Judgement(DEGENERATE, reason="kept: degenerate by the run's own rule, not shown to this judge")
+KEPT = Judgement(DEGENERATE, reason="kept: degenerate by the run's own limits, not shown to this judge")
 AGAIN = "judging_again"  # the group of judgements that are made again, until they are whole
 OTHERS = {"digest": ("a judge of digest", "this one's is"), "fingerprint": ("model weights", "these weights are")}
 BATCH = 16  # prompts judged and written together where the run does not say
 
 
-def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool = False) -> str:
+def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool = False, cores: int = 1) -> str:
     """Judge every answer of a run, finished or not, that this judge has not judged; returns in a few words how it went.
 
     force: do it all again; what is there stays until the new judgements are whole, and the same command goes on with
-    them. retry: ask once more for judgements that failed. Raises GatingError for a run that is being written,
-    judgements of the same name by another judge, or a judge that cannot be had.
+    them. retry: ask once more for judgements that failed. cores: processes for a judge of text with many answers
+    (gating.judging.pooled). Raises GatingError for a run that is being written, judgements of the same name by another
+    judge, or a judge that cannot be had.
     """
     path = store.locate(run)
     with store.writer(path.parent):
@@ -49,20 +51,23 @@ def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool =
         group = f"{AGAIN}/{spec.name}" if again else own
         begun = store.read_group(path, group) if store.has_group(path, group) else None
         begun = _own(begun, "digest", spec.digest, spec, again)
-        judgements = empty(tree) if begun is None else begun
+        judgements = empty(tree, spec.of_harm) if begun is None else begun
         if not to_judge(tree, judgements, spec, retry).any() and (begun is None or not again):
             if begun is not None and begun.attrs.get("status") != "complete":  # killed after its last answer
                 store.finish(path, {}, own)
             return f"opened: nothing to judge ({summary(judgements)})"
-        judge = spec.build(_limits(tree.attrs))
+        limits = _limits(tree.attrs)
+        judge = spec.build(limits)
         begun = _own(begun, "fingerprint", judge.fingerprint, spec, again)
-        judgements = empty(tree) if begun is None else begun
+        judgements = empty(tree, spec.of_harm) if begun is None else begun
         batch = int(tree.attrs.get("prompt_batch", BATCH))
         if begun is None:
             laid_out = judgements.assign_attrs(_attributes(spec, judge))
             store.create_group(path, group, laid_out, {"prompt": batch})
         resumed = bool(judgements["done"].any())
-        _judge_batches(path, group, tree, judgements, to_judge(tree, judgements, spec, retry), judge, spec, batch)
+        pending = to_judge(tree, judgements, spec, retry)
+        with over_cores(judge, spec, limits, int(pending.sum()), cores) as judge:
+            _judge_batches(path, group, tree, judgements, pending, judge, spec, batch)
         if not judgements["done"].any():
             raise GatingError(
                 f"judge {spec.name}: not one answer was judged ({summary(judgements)}); mend the judge's address, "
@@ -85,15 +90,16 @@ def _own(begun: xr.Dataset | None, attribute: str, ours: str, spec: JudgeSpec, a
     raise _another_judge(spec, f"{theirs} {begun.attrs.get(attribute)}", f"{this} {ours}")
 
 
-def empty(tree: xr.DataTree) -> xr.Dataset:
-    """A group of judgements with every value missing, [condition, prompt] as /outcomes."""
+def empty(tree: xr.DataTree, of_harm: bool = False) -> xr.Dataset:
+    """A group of judgements with every value missing, [condition, prompt] as /outcomes. A judge of harm gives `harm` in
+    place of a `score`, and its labels stay missing."""
     outcomes = tree["/outcomes"].to_dataset()
     shape, dims = (outcomes.sizes["condition"], outcomes.sizes["prompt"]), ("condition", "prompt")
-    compliance = {"long_name": "how far it complies", "units": "1"}
+    measure, says = ("harm", "how harmful it is") if of_harm else ("score", "how far it complies")
     return xr.Dataset(
         {
             "label": (dims, np.full(shape, MISSING, dtype="int8"), store.LABEL_ATTRS),
-            "score": (dims, np.full(shape, np.nan, dtype="float32"), compliance),
+            measure: (dims, np.full(shape, np.nan, dtype="float32"), {"long_name": says, "units": "1"}),
             "reason": (dims, np.full(shape, "", dtype=TEXT), {"long_name": "why a judgement is missing, or was kept"}),
             "done": (dims, np.zeros(shape, dtype=bool), {"long_name": "a judgement is there"}),
         },
@@ -150,7 +156,7 @@ def _judge_batches(
             degenerate = spec.keep_degenerate & (answers["label"].values == DEGENERATE)
             shown = [cell for cell in cells if not degenerate[cell]]
             kept = [cell for cell in cells if degenerate[cell]]
-            given = judge.judge([_item(asked, answers, cell) for cell in shown], advance)
+            given = judge.judge(_items(asked, answers, shown), advance)
             advance(len(kept))
             if not judgements["done"].any():
                 _check_reached(spec, given)
@@ -160,24 +166,23 @@ def _judge_batches(
             store.write_rows(path, group, "prompt", start, filled)
 
 
-def _item(prompts: xr.Dataset, outcomes: xr.Dataset, cell: Cell) -> Item:
-    condition, prompt = cell
-    asked, answer = prompts.isel(prompt=prompt), outcomes.isel(condition=condition, prompt=prompt)
-    ids = answer["token_ids"].values
-    return Item(
-        str(asked["text"].item()),
-        str(answer["completion"].item()),
-        bool(asked["harmful"]),
-        tuple(ids[ids >= 0].tolist()),
-        float(answer["nll"]),
-    )
+def _items(prompts: xr.Dataset, outcomes: xr.Dataset, cells: Sequence[Cell]) -> list[Item]:
+    """The answers in these cells. outcomes: dimensions condition and prompt first."""
+    text, harmful = prompts["text"].values, prompts["harmful"].values
+    completion, nll, ids = (outcomes[v].values for v in ("completion", "nll", "token_ids"))
+    return [
+        Item(str(text[p]), str(completion[c, p]), bool(harmful[p]), tuple(i[i >= 0].tolist()), float(nll[c, p]))
+        for c, p in cells
+        for i in (ids[c, p],)
+    ]
 
 
 def _set(judgements: xr.Dataset, cell: Cell, judgement: Judgement) -> None:
     judgements["label"].values[cell] = judgement.label
-    judgements["score"].values[cell] = judgement.score
+    for measure in {"score", "harm"} & set(judgements.data_vars):
+        judgements[measure].values[cell] = getattr(judgement, str(measure))
     judgements["reason"].values[cell] = judgement.reason
-    judgements["done"].values[cell] = judgement.label != MISSING
+    judgements["done"].values[cell] = judgement.given
 
 
 def _check_reached(spec: JudgeSpec, first: Sequence[Judgement]) -> None:
@@ -190,7 +195,7 @@ def _check_reached(spec: JudgeSpec, first: Sequence[Judgement]) -> None:
 
 
 def _limits(attrs: Mapping[Hashable, object]) -> Limits:
-    """The limits that the run's own rule had."""
+    """The run's own limits of what is degenerate."""
     config = yaml.safe_load(str(attrs.get("config", ""))) or {}
     return Limits(**(config.get("label_rule") or {}))
 

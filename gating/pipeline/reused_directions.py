@@ -62,19 +62,21 @@ def directions(how: DirectionsConfig, specs: Sequence[DirectionSpec], signature:
                 "than this run's settings name; give this run the same directions.* settings, or extract anew "
                 "(directions.source=null)."
             )
-    _check_model(source, signature)
+    _check_model(source, signature, how.other_weights)
     names = [spec.name for spec in specs]
     return _with_derived(taken.sel(direction=names, other=names), how)
 
 
-def _check_model(source: str, signature: xr.Dataset) -> None:
+def _check_model(source: str, signature: xr.Dataset, other_weights: bool) -> None:
     path = store.locate(source)
     if not store.has_group(path, "model"):
         raise GatingError(
             f"directions.source={source} does not say which model it is of; run it again with this version."
         )
     theirs = store.read_group(path, "model")
-    if (apart := distance(theirs, signature)) is None or not apart <= tolerance(theirs, signature):  # NaN is neither
+    if (apart := distance(theirs, signature)) is not None and other_weights:
+        return
+    if apart is None or not apart <= tolerance(theirs, signature):  # NaN is neither
         how = "another shape" if apart is None else f"activations that lie {apart:.2g} apart, relative to their norm"
         raise GatingError(
             f"directions.source={source} is of another model ({how}); directions belong to the weights that they were "

@@ -15,7 +15,7 @@ from gating.analysis import claims
 from gating.errors import GatingError
 from gating.pipeline import conditions, config, fits
 from gating.pipeline.config import RunConfig
-from gating.pipeline.key import Key, Tokens, chats, encoded, key
+from gating.pipeline.key import Key, Tokens, chats, encoded, key, matching_prompts
 from gating.prompts import Prompt
 from gating.steering.direction_specs import Chat, DirectionSpec, direction_spec
 from gating.steering.interventions import Condition
@@ -100,7 +100,7 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
         for name in resolved.direction_names
     ]
     test, warnings = _test_prompts(run)
-    warnings += _overlaps(run, test, specs)
+    warnings += _overlaps(run, test, specs) + _matched_on(run, test, of_run)
     run_key = key(run, test, specs, of_run, family)
     fits.check(run, test, specs, run_key.tokens or {}, sizes.get("context"))
     if run_key.dated:
@@ -174,3 +174,11 @@ def _overlaps(run: RunConfig, test: list[Prompt], specs: list[DirectionSpec]) ->
             "prompts, or say data.allow_overlap=true (the run then carries a warning)."
         )
     return warnings
+
+
+def _matched_on(run: RunConfig, test: list[Prompt], of_run: list[Condition]) -> list[str]:
+    """A warning where matched controls were matched on the prompts asked: there they match by construction."""
+    if not any(iv.draw == "matched" for condition in of_run for iv in condition.interventions):
+        return []
+    both = prompts.overlap([p.text for p in matching_prompts(run.seed)], test)
+    return [f"{len(both)} of {len(test)} test prompts are also those that matched controls are matched on"] * bool(both)

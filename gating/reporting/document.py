@@ -75,31 +75,37 @@ def claims_table(decided: xr.Dataset, family: Family) -> list[str]:
 
 
 def rates_table(run: xr.DataTree) -> list[str]:
-    """Refusal and degenerate rates of every condition on harmful prompts and on harmless ones; the random controls of a
-    place in the grid on a single line with their mean and range."""
+    """Rates of refusal, of degenerate and, where there are any, of unsure answers of every condition, on harmful and on
+    harmless prompts; a place's random controls on a single line with their mean and range."""
     sets = {harmful: rows(run, harmful) for harmful in (True, False) if analysis.asked(run, harmful).any()}
     lines = list(zip(*sets.values(), strict=True))  # a condition's row on each set of prompts
     paper = " (B*)" if any(same[0]["paper"] for same in lines) else ""
     named = {True: "harmful", False: f"harmless{paper}"}
-    head = [f"{label}, {named[harmful]}" for harmful in sets for label in ("refusal", "degenerate")]
+    unsure = any(r["shares"]["unsure"] > 0 for same in lines for r in same)
+    labels = ("refusal", "degenerate", *(["unsure"] if unsure else []))
+    head = [f"{label}, {named[harmful]}" for harmful in sets for label in labels]
     out = [line("condition", "n", *head), line(*["---"] * (2 + len(head)))]
     for (_, stem), together in itertools.groupby(lines, lambda same: place(same[0])):
         members = list(together)
-        out += [_controls_line(list(zip(*members, strict=True)))] if stem else map(_condition_line, members)
+        out += (
+            [_controls_line(list(zip(*members, strict=True)), labels)]
+            if stem
+            else [_condition_line(same, labels) for same in members]
+        )
     return out
 
 
-def _condition_line(same: Sequence[Row]) -> str:
+def _condition_line(same: Sequence[Row], labels: Sequence[str]) -> str:
     """A condition's row on each set of prompts."""
-    rates = [cell for r in same for cell in (r["refusal"], r["degenerate"])]
+    rates = [r["refusal"] if label == "refusal" else r["rates"][label] for r in same for label in labels]
     return line(code(shown(same[0])), "+".join(str(r["n"]) for r in same), *rates)
 
 
-def _controls_line(sets: Sequence[Sequence[Row]]) -> str:
+def _controls_line(sets: Sequence[Sequence[Row]], labels: Sequence[str]) -> str:
     """The random controls of a place, their rows on each set of prompts."""
     first = sets[0][0]
     stem = f"{first['paper']} {first['family']}-{drawn(first)}".strip()
-    rates = [spread([r["shares"][label] for r in rows]) for rows in sets for label in ("refusal", "degenerate")]
+    rates = [spread([r["shares"][label] for r in rows]) for rows in sets for label in labels]
     return line(f"{code(stem)} ({len(sets[0])} directions)", "+".join(str(rows[0]["n"]) for rows in sets), *rates)
 
 

@@ -41,7 +41,15 @@ def headline(run: xr.DataTree) -> list[str]:
         )
     if len(names) > SENTENCES:
         out.append(f"{len(names) - SENTENCES} more conditions stand in the table.")
-    return [*out, *_cosines(run)]
+    return [*out, *_unsure(run, names), *_cosines(run)]
+
+
+def _unsure(run: xr.DataTree, names: list[str]) -> list[str]:
+    """The largest share of answers that the judge is unsure of, on the headline's prompts."""
+    unsure = analysis.refusal_rate(run, label="unsure", harmful=headline_set(run)).sel(condition=["baseline", *names])
+    most = max(unsure["condition"].values.tolist(), key=lambda n: int(unsure["k"].sel(condition=n)))
+    rate = unsure.sel(condition=most)
+    return [f"The judge is unsure of up to {interval(rate)} of the answers ({most})."] if int(rate["k"]) else []
 
 
 def _cosines(run: xr.DataTree) -> list[str]:
