@@ -59,9 +59,7 @@ def main() -> None:
 
         ConfigStore.instance().store(name="choose_schema", node=ChooseConfig)
         settings.check_booleans(sys.argv[1:], ChooseConfig())
-        if help_text.asked(sys.argv[1:]):
-            print(help_text.text("choose", sys.argv[1:]))
-        else:
+        if not help_text.answered("choose", sys.argv[1:]):
             job()
     sys.exit(2 if failures else 0)
 

@@ -12,9 +12,13 @@ from omegaconf import OmegaConf, open_dict
 from gating.config_files import conf_dir, group_choices, groups
 
 
-def asked(words: Sequence[str]) -> bool:
-    """Whether --help is the only option among these words: with others, Hydra answers."""
-    return [word for word in words if word.startswith("-")] in (["--help"], ["-h"])
+def answered(name: str, words: Sequence[str]) -> bool:
+    """Print the help of the command whose configuration is `name`, where --help is the only option among these words:
+    with others, Hydra answers."""
+    asked = [word for word in words if word.startswith("-")] in (["--help"], ["-h"])
+    if asked:
+        print(text(name, words))
+    return asked
 
 
 def text(name: str, words: Sequence[str]) -> str:

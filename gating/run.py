@@ -64,9 +64,7 @@ def main() -> None:
     with cli.spoken(console):
         sys.argv[1:] = cli.words(sys.argv[1:])
         cli.register()
-        if help_text.asked(sys.argv[1:]):
-            print(help_text.text("config", sys.argv[1:]))
-        else:
+        if not help_text.answered("config", sys.argv[1:]):
             job()
     sys.exit(2 if failures else 0)
 

@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from gating import cli, config_files, extras, help_text, settings
+from gating import cli, config_files, extras, settings
 from gating.training.config import TrainConfig
 
 
@@ -47,10 +47,7 @@ def main() -> None:
         sys.argv[1:] = cli.words(sys.argv[1:])
         extras.require("torch", "gating.train")
         settings.check_booleans(sys.argv[1:], TrainConfig())
-        if help_text.asked(sys.argv[1:]):
-            print(help_text.text("train", sys.argv[1:]))
-        else:
-            job()
+        job()
 
 
 if __name__ == "__main__":

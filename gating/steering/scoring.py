@@ -27,6 +27,8 @@ def rows_at_once(model: PreTrainedModel, longest: int) -> int:
 def scores(model: PreTrainedModel, rows: Sequence[Scored], pad: int, prompts_at_once: int) -> list[float] | None:
     """Mean negative log-likelihood of every row's answer behind its prompt, nats a token; None where the family keeps
     more of a prompt than a cache."""
+    if model._is_stateful:
+        return None
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for r, (prompt, _) in enumerate(rows):
         by_prompt.setdefault(tuple(prompt), []).append(r)
@@ -73,7 +75,7 @@ class Prefill:
     def holds(self) -> bool:
         """Whether all that the family keeps of a prompt is in the cache, row by row."""
         plain = all(isinstance(x, DynamicLayer) and not hasattr(x, "conv_states") for x in self.cache.layers)
-        return plain and self.cache.get_seq_length() > 0 and not self.model._is_stateful
+        return plain and self.cache.get_seq_length() > 0
 
     def _behind(self, of: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Logits [row, token, vocab] behind each of these tokens, which follow the prompts `of`. Pads come after all
