@@ -15,7 +15,7 @@ from gating.foreign import shown
 from gating.judging import degenerate, kinds, own
 from gating.judging.degenerate import Limits
 from gating.models import ModelConfig
-from gating.steering import direction_methods, direction_specs, readouts, variants
+from gating.steering import direction_methods, direction_specs, variants
 
 
 @dataclass
@@ -195,7 +195,10 @@ def check(run: RunConfig) -> None:
     models.check(run.model)
     own.own_judge(run.judge)
     degenerate.check(run.label_rule)
-    readouts.check_extra(run.readouts.extra)
+    if run.readouts.extra:
+        from gating.steering import readouts  # torch comes with it
+
+        readouts.check_extra(run.readouts.extra)
     if run.readouts.extra and not run.readouts.last:
         raise GatingError(
             f"readouts.extra={run.readouts.extra} with readouts.last=false, which reads nothing off the residual "
