@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from gating import cli, config_files, extras, settings, swap
+from gating import cli, config_files, extras, help_text, settings, swap
 from gating.errors import naming
 
 console = Console(width=None if sys.stdout.isatty() else 140)
@@ -71,7 +71,8 @@ def main() -> None:
 
         ConfigStore.instance().store(name="audit_schema", node=AuditConfig)
         settings.check_booleans(sys.argv[1:], AuditConfig())
-        job()
+        if not help_text.answered("audit", sys.argv[1:]):
+            job()
     sys.exit(2 if failures else 1 if broken else 0)
 
 

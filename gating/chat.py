@@ -6,19 +6,20 @@ import hashlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from gating.errors import GatingError
 
-Tokenizer = PreTrainedTokenizerBase
+if TYPE_CHECKING:  # both take seconds to import, and a help text needs neither
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    Tokenizer = PreTrainedTokenizerBase
+
 Arguments = Mapping[str, Any]
 NO_ARGUMENTS: Arguments = {}
-# What apply_chat_template is told by this package alone.
-OWN_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"kwargs"}
 POSITIONS = (
     "last, -1, -2, ... (tokens after the instruction, -1 is the last prompt token), response_start or response_mean"
 )
@@ -55,6 +56,13 @@ def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], temp
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def own_arguments() -> frozenset[str]:
+    """What apply_chat_template is told by this package alone."""
+    from transformers import PreTrainedTokenizerBase
+
+    return frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"kwargs"}
+
+
 def suffix_length(
     tokenizer: PreTrainedTokenizerBase, system: str | None = None, template: Arguments = NO_ARGUMENTS
 ) -> int:
@@ -73,6 +81,8 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Left-padded ids and attention mask, both [row, token] int64."""
+    import torch
+
     width = max(len(r) for r in rows)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
     mask = torch.zeros((len(rows), width), dtype=torch.int64)
@@ -102,6 +112,8 @@ def position_weights(
     `prompt_mean` every prompt token but the first, whose state is an outlier. lengths: of whole rows, without pads. A
     row without a response gives NaN weights there: missing, not zero.
     """
+    import torch
+
     weights = torch.zeros((len(response_lengths), len(positions), width))
     for r, n in enumerate(response_lengths):
         for p, name in enumerate(positions):

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from gating import cli, config_files, extras, settings
+from gating import cli, config_files, extras, help_text, settings
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 failures: list[str] = []
@@ -59,7 +59,8 @@ def main() -> None:
 
         ConfigStore.instance().store(name="choose_schema", node=ChooseConfig)
         settings.check_booleans(sys.argv[1:], ChooseConfig())
-        job()
+        if not help_text.answered("choose", sys.argv[1:]):
+            job()
     sys.exit(2 if failures else 0)
 
 

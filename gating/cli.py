@@ -35,7 +35,7 @@ SCHEMAS = (
     "choose_schema",
     "audit_schema",
 )  # of the commands that Hydra configures, one a process
-REJUDGE = "Another judge is asked afterwards: python -m gating.rejudge RUN judge=NAME."
+REJUDGE = "The judge itself is chosen by judge=NAME."
 
 
 def register(argv: Sequence[str] | None = None) -> None:
@@ -171,7 +171,7 @@ def check_group_choices(argv: Sequence[str]) -> None:
         group = key.lstrip("+~").partition(".")[0]
         if group == "hydra" and key.startswith("+"):
             raise GatingError(f"{shown(arg)}: Hydra has no such setting, and nothing would read it; leave it out.")
-        if group in RENAMED:
+        if group in RENAMED and "." in key:
             new = arg.replace(group, RENAMED[group], 1)
             raise GatingError(f"{arg}: {group} is now called {RENAMED[group]}; write {new}. {REJUDGE}")
         if key.lstrip("+") in groups() and key != "steer":

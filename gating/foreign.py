@@ -34,6 +34,11 @@ def shown(text: object, limit: int = SHOWN) -> str:
     return line if len(line) <= limit and len(whole) <= 8 * limit else f"{line[: limit - 3]}..."
 
 
+def plain(text: str) -> str:
+    """A foreign text for a screen with its lines kept, and no control or escape characters in them."""
+    return "".join(c for c in text.expandtabs() if c == "\n" or unicodedata.category(c) not in UNSAFE)
+
+
 def cell(text: object) -> Text:
     """A foreign text for a table of rich: its brackets are no markup."""
     return Text(shown(text))

@@ -11,7 +11,7 @@ from pathlib import Path
 import xarray as xr
 from rich.console import Console
 
-from gating import analysis, cli, store, swap
+from gating import analysis, cli, store, swap, words
 from gating.analysis import alike, claims, meta
 from gating.analysis.claims import Family
 from gating.errors import GatingError, naming
@@ -56,13 +56,17 @@ def _models(runs: Mapping[str, xr.DataTree]) -> dict[str, xr.DataTree]:
 def main() -> None:
     """Combine the effects of several models: a table, a forest plot and a file of every number."""
     parser = argparse.ArgumentParser(prog="python -m gating.meta", description=main.__doc__)
-    parser.add_argument("run", nargs="+", help="a run's folder or its store.zarr, one a model")
+    parser.add_argument(
+        "words", nargs="+", metavar="RUN | judge=NAME", help="runs, one a model, and whose labels to count"
+    )
     parser.add_argument("--claims", help="combine these (a name in conf/claims or a file), named after the runs")
     parser.add_argument("--out", default="meta", help="the folder of meta.json and forest.png (default: meta)")
     args = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):
-        ds = answer({path: store.open_run(path) for path in args.run}, args.claims)
+        runs, values = words.parsed(args.words, ("judge",))
+        trees = {path: analysis.with_judge(store.open_run(path), values.get("judge")) for path in runs}
+        ds = answer(trees, args.claims)
         console.print(meta_table(ds))
         _write(ds, Path(args.out))
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import xarray as xr
 from rich.console import Console
 
-from gating import cli, store
+from gating import analysis, cli, store, words
 from gating.analysis import claims
 from gating.analysis.claims import Family
-from gating.reporting import page, tables
+from gating.reporting import page, person, tables
 from gating.reporting.rows import own_claims, registered, verdict_rows
 
 
@@ -38,7 +38,7 @@ def _title(families: Sequence[Family], post_hoc: bool) -> str:
 def main() -> None:
     """Write each run's page again, print its tables and its claims' verdicts."""
     parser = argparse.ArgumentParser(prog="python -m gating.report", description=main.__doc__)
-    parser.add_argument("run", nargs="+", help="a run's folder or its store.zarr")
+    parser.add_argument("words", nargs="+", metavar="RUN | judge=NAME", help="runs, and whose labels to count")
     parser.add_argument(
         "--claims", help="decide these too (a name in conf/claims or a file), marked as named after the run"
     )
@@ -47,11 +47,15 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):
         post_hoc = claims.load(args.claims) if args.claims is not None else None
-        trees = {str(path): store.open_run(path) for path in args.run}
+        runs, values = words.parsed(args.words, ("judge",))
+        judge = values.get("judge")
+        trees = {path: analysis.with_judge(store.open_run(path), judge) for path in runs}
         for path, tree in trees.items():
-            for table in (tables.table(tree), *tables.mediation_tables(tree)):
+            read = person.tables(tree) if person.held(tree) else []
+            for table in (*read, tables.table(tree), *tables.mediation_tables(tree)):
                 console.print(table)
-            print(f"report: {page.write(tree, store.locate(path).parent, args.full_text, post_hoc)}")
+            folder = store.locate(path).parent / (f"by-{judge.replace('/', '-')}" if judge else "")
+            print(f"report: {page.write(tree, folder, args.full_text, post_hoc)}")
         _print_verdicts(console, trees, {path: own_claims(tree) for path, tree in trees.items()}, post_hoc=False)
         _print_verdicts(console, trees, dict.fromkeys(trees, post_hoc), post_hoc=True)
 

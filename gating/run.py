@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from gating import cli, config_files
+from gating import cli, config_files, help_text
 from gating.errors import GatingError
 
 console = Console(width=None if sys.stdout.isatty() else 140)
@@ -74,7 +74,8 @@ def main() -> None:
     with cli.spoken(console):
         sys.argv[1:] = cli.words(sys.argv[1:])
         cli.register()
-        job()
+        if not help_text.answered("config", sys.argv[1:]):
+            job()
     sys.exit(2 if failures else 0)
 
 

@@ -329,7 +329,7 @@ def judges() -> Iterator[Case]:
                    {"max_tokens": 0}, {"max_tokens": 10**12}, {"base_url": "ftp://x"}, {"base_url": "http://[::1"},
                    {"base_url": "http://h:99999/v1"}, {"base_url": "http://h:x/v1"}, {"base_url": "http://u:p@h"},
                    {"base_url": "http:///v1"}, {"prompts": "nope"}, {"nope": 1}, {3: 4}, {"name": "a/b"},
-                   {"name": "rule"}, {"answers": {"a": "nope"}}, {"answers": {"": "refusal"}}, {"template": "x"},
+                   {"name": "own"}, {"answers": {"a": "nope"}}, {"answers": {"": "refusal"}}, {"template": "x"},
                    {"template_file": "no.txt"}, {"template_file": "/dev/zero"}, {"request": [1]}, {"system": [1]})  # fmt: skip
     for change in changes:
         content = yaml.safe_dump({**ENDPOINT, **change}).encode()

@@ -6,7 +6,7 @@ import xarray as xr
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from gating import analysis, rejudge, store
-from gating.analysis import agreement
+from gating.analysis import agreement, claims, meta
 from gating.errors import GatingError
 from gating.judging.labels import MISSING
 from gating.pipeline import judgements
@@ -79,5 +79,61 @@ def test_with_judge_every_analysis_counts_the_other_judges_labels_and_the_run_it
     assert int(rate["n"][0]) == 3 and int(rate["k"][0]) == 1
     assert tree["/outcomes/label"].values[0].tolist() == [0, 0, 0, 1] and int(analysis.refusal_rate(tree)["k"][0]) == 3
     assert other.attrs["judge"].startswith("other") and tree.attrs["judge"] == "1"
-    assert agreement.with_judge(tree, "rule")["/outcomes"].to_dataset().identical(tree["/outcomes"].to_dataset())
+    assert agreement.with_judge(tree, "own")["/outcomes"].to_dataset().identical(tree["/outcomes"].to_dataset())
     assert analysis.contrast(other)["n"].values.tolist() == [3]
+
+
+FAMILY: claims.Family = {
+    "family": "f",
+    "claims": {
+        "c": {"says": "x", "test": "difference", "plus": ["mine"], "minus": ["baseline"], "expect": "below"},
+    },
+}
+COUNTED = {
+    "refusal_rate": analysis.refusal_rate,
+    "rates": analysis.rates,
+    "contrast": analysis.contrast,
+    "random_null": analysis.random_null,
+    "mediation": lambda run, judge: analysis.mediation(run, "mine", "held", "given", judge=judge),
+    "by_block": lambda run, judge: analysis.by_block(run, "mine", {2: "held"}, judge=judge),
+    "claims": lambda run, judge: claims.evaluate(run, FAMILY, judge),
+    "meta": lambda run, judge: meta.combine({"a": run, "b": run}, FAMILY, judge),
+}
+
+
+@pytest.fixture(scope="module")
+def judged_twice():
+    """A run whose rule says one thing and whose judge `other` another."""
+    tree = synthetic.tree(
+        {"baseline": [0] * 8, "mine": [1] * 8, "held": [0] * 8, "given": [1] * 8, "random-0": [0] * 8}
+    )
+    made = judgements.empty(tree)
+    made["label"].values[:], made["done"].values[:] = np.arange(40).reshape(5, 8) % 3 % 2, True
+    tree["/judgements/other"] = xr.DataTree(made)
+    return tree
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_every_analysis_takes_a_judge_by_name_and_says_which_there_are(judged_twice, name):
+    count = COUNTED[name]
+    own, other = (count(judged_twice, judge=judge) for judge in (None, "other"))
+    assert other.drop_attrs().identical(count(agreement.with_judge(judged_twice, "other"), judge=None).drop_attrs())
+    assert not other.drop_attrs().equals(own.drop_attrs())
+    with pytest.raises(GatingError, match=r"judge='othr'.*own or other \(did you mean other\?\)"):
+        count(judged_twice, judge="othr")
+
+
+def test_an_effect_over_directions_knows_the_same_judges(judged_twice):
+    with pytest.raises(GatingError, match="judge='othr'"):
+        analysis.effect_over_directions(judged_twice, judge="othr")
+
+
+def test_samples_have_the_rules_labels_alone_and_are_never_set_beside_another_judges(judged_twice):
+    sampled = judged_twice.copy(deep=True)
+    label = xr.DataArray(np.zeros((5, 8, 2), dtype="int8"), dims=("condition", "prompt", "sample"))
+    sampled["/samples"] = xr.DataTree(xr.Dataset({"label": label}, judged_twice["/outcomes"].coords))
+    assert float(analysis.sampled_rates(sampled)["rate"][0]) == 1
+    for run, judge in ((sampled, "other"), (agreement.with_judge(sampled, "other"), None)):
+        with pytest.raises(GatingError, match="no labels of sampled answers"):
+            analysis.sampled_rates(run, judge=judge)
+    assert (agreement.with_judge(sampled, "other")["/samples/label"] == MISSING).all()

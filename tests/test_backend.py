@@ -160,7 +160,7 @@ def test_nll_is_the_same_when_it_is_scored_in_small_pieces(tiny, monkeypatch):
     ids = asked(tiny, 5)
     completions = [[5], [6, 7], [8, 9, 10], [4] * 9, [3, 3]]
     whole = Backend(tiny, 8).nll(ids, completions)
-    monkeypatch.setattr("gating.steering.backend.LOGITS_BYTES", 1)
+    monkeypatch.setattr("gating.steering.scoring.LOGITS_BYTES", {"cpu": 1})
     assert np.allclose(Backend(tiny, 8).nll(ids, completions), whole, atol=1e-5)
 
 

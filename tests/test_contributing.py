@@ -78,6 +78,6 @@ def test_a_model_source_and_a_kind_of_judge_are_known_by_their_entries_alone(mon
     monkeypatch.setitem(sources.SOURCES, "mine", sources.SOURCES["tiny"])
     assert sources.source(ModelConfig(kind="mine", architecture="llama")).sizes()["layers"] == 5
     monkeypatch.setitem(kinds.KINDS, "mine", kinds.KINDS["rule"])
-    path = tmp_path / "own.yaml"
+    path = tmp_path / "mine.yaml"
     path.write_text("kind: mine\nsays: the rule under another name\n")
     assert kinds.load(str(path)).kind == "mine"

@@ -92,7 +92,7 @@ def test_a_readers_install_opens_analyses_and_reports_without_torch(reader, comm
     store = lines[-1].removeprefix("store: ")
     done = reader("-c", READ, store, str(tmp_path / "runs"), str(tmp_path / "page"))
     assert done.returncode == 0, done.stderr
-    for name in ("report", "results", "selection"):
+    for name in ("report", "results", "selection", "label"):
         done = reader("-m", f"gating.{name}", store)
         assert done.returncode == 0 and done.stdout, f"{name}: {done.stdout}{done.stderr}"
     done = reader("-m", "gating.rejudge", store, "judge=rule-now")

@@ -216,3 +216,7 @@ def test_a_file_of_several_pieces_is_digested_over_all_of_them_in_order(tmp_path
         path.write_bytes(content)
         out.add(digests.file(path))
     assert len(out) == 5
+
+
+def test_who_labels_the_answers_is_part_of_the_key(plan):
+    assert plan().identity.name == plan("judge=learned").identity.name != plan("judge=rule").identity.name

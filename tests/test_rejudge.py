@@ -88,7 +88,7 @@ def test_a_run_that_is_being_written_and_judgements_by_another_judge_are_left_al
         "how fast it is asked is no difference"
     )
     rejudge.rejudge(folder, asking(server, id="another-model", name="other"))
-    assert agreement.judges_of(store.open_run(folder)) == ["rule", "endpoint", "other"]
+    assert agreement.judges_of(store.open_run(folder)) == ["own", "endpoint", "other"]
 
 
 def test_the_rule_again_judges_by_the_runs_limits_unless_told_otherwise(tmp_path):

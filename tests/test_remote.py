@@ -288,7 +288,7 @@ def test_a_simulated_server_gives_what_this_process_gives(tmp_path):
     ["activations=true", "backend.batch_rows=8"],
 ])  # fmt: skip
 def test_a_dry_run_counts_the_jobs_that_a_run_would_send(more, tmp_path, monkeypatch):
-    """Counted on traces that run here: one trace is one job."""
+    """Counted on traces that run here, as they would there: one trace is one job."""
     from gating.pipeline import dryrun, estimate, execute, study
     from gating.steering.backend import Backend
     from tests.conftest import compose
@@ -296,6 +296,7 @@ def test_a_dry_run_counts_the_jobs_that_a_run_would_send(more, tmp_path, monkeyp
     small = ("directions.questions=2", "directions.n=4", "directions.response_tokens=4", "max_new_tokens=4", "data.n=3")
     planned = study.prepare(*compose("model=tiny-llama", "controls.random=1", *small, f"runs_dir={tmp_path}", *more))
     sent = []
+    monkeypatch.setattr(execute, "Backend", lambda loaded, rows: Backend(loaded, rows, lambda call: None))
     for name in ("_read", "_generate", "_score"):
         real = getattr(Backend, name)
         monkeypatch.setattr(Backend, name, lambda self, *a, real=real: (sent.append(1), real(self, *a))[1])

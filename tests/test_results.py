@@ -33,6 +33,7 @@ def traces(monkeypatch, tmp_path):
 
     def go(*overrides: str) -> list[tuple[Call, Sizes, dict[str, Any]]]:
         seen = []
+        monkeypatch.setattr(execute, "Backend", lambda loaded, rows: Backend(loaded, rows, lambda call: None))
         for name, kind in KINDS.items():
             real = getattr(Backend, name)
 

@@ -1,6 +1,8 @@
 """The house keeps its shape: imports go one way, files and functions stay small, readers need no torch."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
 FLOORS = (
     ("errors",),
     ("foreign", "progress", "swap"),
-    ("config_files", "extras", "addresses", "settings", "web"),
+    ("config_files", "extras", "addresses", "settings", "web", "words"),
     ("prompts", "personas", "chat", "thoughts"),
     ("models",),
     ("judging",),
@@ -20,10 +22,10 @@ FLOORS = (
     ("analysis",),
     ("remote",),
     ("pipeline",),
-    ("training", "choosing", "auditing"),
+    ("training", "choosing", "auditing", "labelling"),
     ("figures",),
     ("reporting",),
-    ("cli",),
+    ("cli", "help_text"),
     ("door",),
     (
         "run",
@@ -33,6 +35,7 @@ FLOORS = (
         "report",
         "results",
         "rejudge",
+        "label",
         "selection",
         "verify",
         "meta",
@@ -78,3 +81,15 @@ def test_no_file_and_no_function_is_too_long_to_take_in(path):
     assert len(text.splitlines()) <= 300
     functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
     assert not [f.name for f in functions if (f.end_lineno or f.lineno) - f.lineno + 1 > 50]
+
+
+@pytest.mark.parametrize("name", ["run", "choose"])
+def test_a_help_text_needs_neither_torch_nor_xarray(name):
+    code = (
+        f"import sys; from gating import {name}; sys.argv = ['{name}', '--help', 'model=qwen']\n"
+        f"try: {name}.main()\n"
+        "finally: print([m for m in ('torch', 'transformers', 'nnsight', 'xarray', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
+    assert done.returncode == 0 and "id: Qwen/" in done.stdout and "smollm-gated, tiny-gemma" in done.stdout
+    assert done.stdout.strip().endswith("[]")

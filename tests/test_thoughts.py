@@ -114,7 +114,7 @@ def test_what_is_judged_and_scored_and_read_is_the_answer_behind_its_thought(thi
     monkeypatch.setattr(Backend, "generate", generate)
     monkeypatch.setattr(Backend, "nll", nll)
     monkeypatch.setattr(Backend, "capture", captured)
-    words = ("max_new_tokens=99", "directions.response_tokens=99", "directions.position=response_mean")
+    words = ("judge=rule", "max_new_tokens=99", "directions.response_tokens=99", "directions.position=response_mean")
     run, said = opened(command, f"model.id={thinking}", *words, "directions.questions=2")
     outcomes, decode = run["outcomes"], tiny.tokenizer("llama").decode
     assert (outcomes["completion"].values == answer).all() and (outcomes["n_thought"].values == 13).all()

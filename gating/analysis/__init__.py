@@ -5,9 +5,12 @@ other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
 from gating.analysis.contrasts import contrast, controlled, draws, random_null
+from gating.analysis.corrected_claims import corrected_claims
+from gating.analysis.corrected_rates import corrected_contrast, corrected_rate, judge_errors, reader_of
 from gating.analysis.direction_variants import effect_over_directions, stability
 from gating.analysis.harm import harm_scores
 from gating.analysis.interchange import Route, routes
+from gating.analysis.judges import judges_of, labels_of, readers_of, with_judge
 from gating.analysis.label_rates import rates, refusal_rate
 from gating.analysis.mediation import by_block, mediation
 from gating.analysis.reading import (
@@ -33,15 +36,23 @@ __all__ = [
     "conditions_of_kind",
     "contrast",
     "controlled",
+    "corrected_claims",
+    "corrected_contrast",
+    "corrected_rate",
     "draws",
     "effect_over_directions",
     "harm_judges",
     "harm_scores",
     "held_readouts",
+    "judge_errors",
+    "judges_of",
+    "labels_of",
     "mediation",
     "random_null",
     "rates",
     "read_group",
+    "reader_of",
+    "readers_of",
     "refusal_rate",
     "routes",
     "sampled_rates",
@@ -50,5 +61,6 @@ __all__ = [
     "strengths",
     "undisturbed",
     "whole_directions",
+    "with_judge",
     "written_blocks",
 ]

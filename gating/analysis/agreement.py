@@ -1,7 +1,4 @@
-"""How far judges agree, and a run seen with another judge's labels. Pure functions from a run's tree; no model.
-
-`rule` names the labels that the run wrote itself (/outcomes); any other name is a group under /judgements.
-"""
+"""How far judges agree, a person among them. Pure functions from a run's tree; no model."""
 
 from __future__ import annotations
 
@@ -13,48 +10,19 @@ from rich import box
 from rich.table import Table
 
 from gating.analysis import stats
-from gating.analysis.reading import harm_judges
+from gating.analysis.judges import judges_of, labels_of, shown_labels, with_judge
 from gating.errors import GatingError, choices
 from gating.foreign import cell
-from gating.judging import RULE
+from gating.judging import OWN, own_name
 from gating.judging.labels import LABELS, MISSING
 
+__all__ = ["agreement", "judges_of", "labels_of", "table", "with_judge"]
 NO_JUDGES = "this run has no other judge's labels yet; make some with python -m gating.rejudge RUN judge=NAME."
-
-
-def judges_of(run: xr.DataTree) -> list[str]:
-    """Whose labels a run has: `rule`, then the judges under /judgements; not those that score harm and give none."""
-    group = run.children.get("judgements")
-    return [RULE, *sorted(set(group.children) - set(harm_judges(run)))] if group is not None else [RULE]
-
-
-def labels_of(run: xr.DataTree, judge: str = RULE) -> xr.DataArray:
-    """One judge's labels, int8 over condition and prompt as in /outcomes; -1 where there is none.
-
-    Raises GatingError for a judge that the run does not have.
-    """
-    outcomes = run["/outcomes"].to_dataset()[["label", "done"]].load()
-    own = outcomes["label"].where(outcomes["done"], MISSING).astype("int8")
-    return own if judge == RULE else _judged(run, judge, own, kept=True)
-
-
-def with_judge(run: xr.DataTree, judge: str) -> xr.DataTree:
-    """The run with this judge's labels in /outcomes, so that every analysis counts them; all else is as it was.
-
-    An answer that the judge did not label is missing there. Raises GatingError for a judge that the run does not have.
-    """
-    out = run.copy(deep=False)
-    label = labels_of(run, judge)
-    label.attrs = run["/outcomes/label"].attrs
-    out["/outcomes"].dataset = run["/outcomes"].to_dataset().assign(label=label)
-    digest = "" if judge == RULE else f" {run[f'/judgements/{judge}'].attrs.get('digest', '')}".rstrip()
-    out.attrs = {**run.attrs, **({} if judge == RULE else {"judge": f"{judge}{digest}"})}
-    return out
 
 
 def agreement(
     run: xr.DataTree,
-    a: str = RULE,
+    a: str = OWN,
     b: str | None = None,
     condition: str | None = None,
     harmful: bool | None = None,
@@ -64,15 +32,15 @@ def agreement(
     (low, high), Cohen's kappa with its large-sample interval (kappa_low, kappa_high), only_a, only_b (judged by one
     alone).
 
-    b: by default the only judge besides the rule. Counted are answers that both judged; a degenerate answer that a
-    judge was not shown, because it keeps the rule's label, does not count. condition, harmful: only these answers.
+    b: by default the only other judge. Counted are answers that both judged; a degenerate answer that a
+    judge was not shown, because it keeps the run's own label, does not count. condition, harmful: only these answers.
 
     The intervals take answers as independent, which those of one prompt under several conditions are not quite: give a
     condition for an interval to rely on. Kappa is NaN where both judges gave one and the same label throughout, and has
     no interval where a judge gave only one label. Raises GatingError for an unknown judge or condition.
     """
     b = b or _only_other(run)
-    first, second = (_chosen(run, _seen(run, judge), condition, harmful) for judge in (a, b))
+    first, second = (_chosen(run, shown_labels(run, judge), condition, harmful) for judge in (a, b))
     x, y = first.values.ravel(), second.transpose(*first.dims).values.ravel()
     both = (x != MISSING) & (y != MISSING)
     counts = np.zeros((len(LABELS), len(LABELS)), dtype="int64")
@@ -93,8 +61,8 @@ def agreement(
 
 
 def _only_other(run: xr.DataTree) -> str:
-    """The judge besides the rule. Raises GatingError where there is none, or more than one."""
-    others = [j for j in judges_of(run) if j != RULE]
+    """The judge besides the run's own. Raises GatingError where there is none, or more than one."""
+    others = [j for j in judges_of(run) if j != OWN]
     if not others:
         raise GatingError(NO_JUDGES)
     if len(others) > 1:
@@ -116,43 +84,23 @@ def _chosen(run: xr.DataTree, labels: xr.DataArray, condition: str | None, harmf
     return labels
 
 
-def _seen(run: xr.DataTree, judge: str) -> xr.DataArray:
-    """A judge's labels for answers that it was shown itself."""
-    own = labels_of(run)
-    return own if judge == RULE else _judged(run, judge, own, kept=False)
-
-
-def _judged(run: xr.DataTree, judge: str, like: xr.DataArray, kept: bool) -> xr.DataArray:
-    """A judge's labels in the shape of `like`. kept: also those that it took over from the run's own rule."""
-    known = judges_of(run)
-    if judge in harm_judges(run):
-        raise GatingError(
-            f"judge {judge!r} scores harm and gives no labels: read gating.harm_scores(run, {judge!r}), or use "
-            f"{choices(known)} here."
-        )
-    if judge not in known:
-        raise GatingError(f"judge {judge!r} is not one of this run's: use {choices(known, judge)}, or judge it first.")
-    judgements = run[f"/judgements/{judge}"].to_dataset()[["label", "reason", "done"]].load()
-    present = judgements["done"] & (kept | (judgements["reason"] == ""))
-    label = judgements["label"].where(present, MISSING).astype("int8")
-    return label.transpose(*like.dims).reindex_like(like, fill_value=MISSING)
-
-
 def table(run: xr.DataTree, names: Sequence[str] | None = None) -> Table:
-    """Each judge against the run's rule, over all conditions and in each, for a terminal."""
+    """Each judge against the run's own labels, over all conditions and in each, for a terminal."""
     names = list(names or judges_of(run)[1:])
     if not names:
         raise GatingError(NO_JUDGES)
+    own = own_name(run.attrs)
     out = Table(
-        title=f"agreement with the run's own labels ({RULE})", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+        title=cell(f"agreement with the run's own labels ({run.attrs.get('judge', own)})"),
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
     for column in ("judge", "condition"):
         out.add_column(column, overflow="fold")
-    for column in ("n", "not judged", "agreement", "kappa", "rule refuses", "judge refuses", f"{RULE} > judge"):
-        out.add_column(column, justify="right", overflow="fold")
+    for column in ("n", "not judged", "agreement", "kappa", f"{own} refuses", "judge refuses", f"{own} > judge"):
+        out.add_column(cell(column), justify="right", overflow="fold")
     for name in names:
         for condition in (None, *run["/outcomes"].to_dataset()["condition"].values.tolist()):
-            out.add_row(cell(name), cell(condition or "all"), *_cells(agreement(run, RULE, name, condition)))
+            out.add_row(cell(name), cell(condition or "all"), *_cells(agreement(run, OWN, name, condition)))
         out.add_section()
     return out
 

@@ -28,9 +28,11 @@ import yaml
 from gating.analysis import stats
 from gating.analysis.claim_conditions import Kinds, members, weights
 from gating.analysis.claim_files import PROMPTS, Claim, Family, check, check_conditions, digest, load
+from gating.analysis.judges import with_judge
 from gating.analysis.reading import asked, read_group
 from gating.analysis.verdicts import Evidence, decide, testable
 from gating.errors import GatingError
+from gating.judging import OWN
 from gating.judging.labels import LABELS
 
 __all__ = [
@@ -48,10 +50,10 @@ __all__ = [
 ]
 
 ALPHA = 0.05
-GARBLED = 0.1  # share of degenerate answers from which a verdict is told with it
+GARBLED = 0.1  # share of degenerate or unsure answers from which a verdict is told with it
 
 
-def evaluate(run: xr.DataTree, family: Family) -> xr.Dataset:
+def evaluate(run: xr.DataTree, family: Family, judge: str | None = None) -> xr.Dataset:
     """Every claim of a family on one run, along `claim`: estimate, low, high, boot_low, boot_high (bootstrap over
     categories), p, p_holm, n, n_clusters, k (random directions), margin, verdict, n_to_decide, reason, says, test,
     paper.
@@ -61,11 +63,15 @@ def evaluate(run: xr.DataTree, family: Family) -> xr.Dataset:
     outside it), also after Holm over the family; `undecided`: neither, with the n that would decide it; `not testable`:
     a premise does not hold; `missing`: the run has no such condition, or no prompt with a label under all of them.
     """
-    return evaluate_many({"run": run}, {"run": family})["run"]
+    return evaluate_many({"run": run}, {"run": family}, judge)["run"]
 
 
-def evaluate_many(runs: Mapping[str, xr.DataTree], families: Mapping[str, Family]) -> dict[str, xr.Dataset]:
-    """Each run's own family, with p values adjusted over all claims of all runs together."""
+def evaluate_many(
+    runs: Mapping[str, xr.DataTree], families: Mapping[str, Family], judge: str | None = None
+) -> dict[str, xr.Dataset]:
+    """Each run's own family, with p values adjusted over all claims of all runs together. judge: whose labels, as in
+    `refusal_rate`."""
+    runs = {name: with_judge(run, judge) for name, run in runs.items()}
     asked_of = [(name, claim) for name in runs for claim in families[name]["claims"].values()]
     evidence = _adjusted([_weigh(runs[name], claim, _alpha(families[name])) for name, claim in asked_of])
     return {
@@ -79,9 +85,16 @@ def evaluate_many(runs: Mapping[str, xr.DataTree], families: Mapping[str, Family
 
 
 def _provenance(run: xr.DataTree, family: Family) -> dict[str, object]:
-    """The digests of the family and of the code that made the run, and whether the run was begun with this family."""
+    """The digests of the family and of the code that made the run, whether the run was begun with this family, and
+    whose labels were counted."""
     own = digest(family)
-    return {"digest": own, "registered": run.attrs.get("claims_digest") == own, "code": run.attrs.get("code", "")}
+    registered = run.attrs.get("claims_digest") == own
+    return {
+        "digest": own,
+        "registered": registered,
+        "code": run.attrs.get("code", ""),
+        "labels_of": run.attrs.get("labels_of", OWN),
+    }
 
 
 def _alpha(family: Family) -> float:
@@ -119,9 +132,9 @@ class Contrast(NamedTuple):
         return stats.mean_of(self.differences().values, self.category, self.bound)
 
 
-def contrast_of(run: xr.DataTree, claim: Claim) -> Contrast:
+def contrast_of(run: xr.DataTree, claim: Claim, judge: str | None = None) -> Contrast:
     """What a claim contrasts. Raises GatingError where the run has no such condition, or fewer than two prompts."""
-    values, category = _values(run, claim)
+    values, category = _values(with_judge(run, judge), claim)
     kinds = _kinds(run)
     weight = weights(claim["plus"], claim["minus"], kinds)
     null = dict.fromkeys(n for entry in claim.get("null", []) for n in members(entry, kinds))
@@ -159,16 +172,16 @@ def _kinds(run: xr.DataTree) -> Kinds:
 
 
 def _caution(run: xr.DataTree, claim: Claim, names: Sequence[str]) -> str:
-    """What weakens any verdict: answers that are garbled, a run that is half done."""
+    """What weakens any verdict: answers that are garbled or that the judge is unsure of, a run that is half done."""
     outcomes = read_group(run, "outcomes").sel(condition=names)
     outcomes = outcomes.isel(prompt=asked(run, PROMPTS[claim.get("prompts", "harmful")]))
     done = outcomes["done"]
     said = []
-    if claim.get("label") != "degenerate":
-        garbled = ((outcomes["label"] == LABELS.index("degenerate")) & done).sum("prompt") / done.sum("prompt").clip(1)
-        worst = max(names, key=lambda n: float(garbled.sel(condition=n)))
-        if float(garbled.sel(condition=worst)) >= GARBLED:
-            said.append(f"{float(garbled.sel(condition=worst)):.0%} of the answers under {worst} are degenerate")
+    for label in ("degenerate", "unsure"):
+        share = ((outcomes["label"] == LABELS.index(label)) & done).sum("prompt") / done.sum("prompt").clip(1)
+        worst = max(names, key=lambda n: float(share.sel(condition=n)))
+        if claim.get("label") != label and float(share.sel(condition=worst)) >= GARBLED:
+            said.append(f"{float(share.sel(condition=worst)):.0%} of the answers under {worst} are {label}")
     ready, total = int(done.all("condition").sum()), done.sizes["prompt"]
     if ready < total:
         said.append(f"half done: {ready} of {total} prompts, the shortest first, which is no fair sample")

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from gating.analysis import stats
+from gating.analysis.judges import with_judge
 from gating.analysis.label_rates import described, hits, with_names
 from gating.analysis.reading import read_group
 from gating.errors import GatingError, choices
@@ -20,15 +21,17 @@ def contrast(
     harmful: bool | None = None,
     level: float = 0.95,
     holm: bool = False,
+    judge: str | None = None,
 ) -> xr.Dataset:
     """Every condition against `baseline` on the same prompts: difference of rates, low, high (Newcombe's method 10),
     p (exact McNemar), b and c (pairs where only the condition, only the baseline has the label), n pairs.
 
     A pair counts where both answers are present. holm: also p_holm, adjusted for the family of all contrasts in the
     result (the baseline against itself is not one, and is NaN). harmful: of harmful (True) or harmless (False) prompts
-    alone. Raises GatingError for a baseline that the run does not have, and where harmful is left out of a run that
-    asked both.
+    alone. judge: whose labels, as in `refusal_rate`. Raises GatingError for a baseline or judge that the run does not
+    have, and where harmful is left out of a run that asked both.
     """
+    run = with_judge(run, judge)
     hit, present = hits(run, label, harmful)
     names = hit["condition"].values.tolist()
     if baseline not in names:
@@ -62,14 +65,18 @@ def draws(run: xr.DataTree) -> list[str]:
 
 
 def random_null(
-    run: xr.DataTree, label: str = "refusal", harmful: bool | None = None, draw: str | None = None
+    run: xr.DataTree,
+    label: str = "refusal",
+    harmful: bool | None = None,
+    draw: str | None = None,
+    judge: str | None = None,
 ) -> xr.Dataset:
     """Each steered condition against its own grid point's random controls, those of one `draw` (the first that the run
     has): its change from the baseline, theirs (null_low to null_high), and p = (1 + number of controls that change at
     least as much, either way) / (K + 1), with K as `k`. NaN and k = 0 where a condition has no controls, or a joined
     run no such condition."""
     draw = draw or next(iter(draws(run)), "isotropic")
-    effect = contrast(run, label=label, harmful=harmful)["difference"].transpose(..., "condition")
+    effect = contrast(run, label=label, harmful=harmful, judge=judge)["difference"].transpose(..., "condition")
     conditions = read_group(run, "conditions")
     kind, grid, drawn = (conditions[c].broadcast_like(effect).transpose(*effect.dims) for c in ("kind", "grid", "draw"))
     steered, fields = kind.values == "steered", ("difference", "null_low", "null_high", "p")

@@ -11,6 +11,7 @@ import xarray as xr
 from scipy.stats import t
 
 from gating.analysis import stats
+from gating.analysis.judges import with_judge
 from gating.analysis.label_rates import described, hits
 from gating.analysis.reading import asked, check_single, read_group
 
@@ -102,7 +103,11 @@ def _shape(condition: xr.Dataset, of: dict[str, tuple[str, str]]) -> str:
 
 
 def effect_over_directions(
-    run: xr.DataTree, label: str = "refusal", harmful: bool | None = None, level: float = 0.95
+    run: xr.DataTree,
+    label: str = "refusal",
+    harmful: bool | None = None,
+    level: float = 0.95,
+    judge: str | None = None,
 ) -> xr.Dataset:
     """Effects on a label with the uncertainty of prompts *and* of the direction, for every condition whose direction's
     bootstraps the run tried in its place: `difference` to the baseline, `low`, `high`; the interval over prompts alone,
@@ -112,8 +117,9 @@ def effect_over_directions(
     The errors are independent, the rows of a direction being no test prompts: their variances add, se(prompts)^2 +
     sd(bootstraps)^2, with t of Satterthwaite's degrees of freedom. The spread of K bootstraps is the error of one
     direction, so that it does not shrink with K. NaN ends with fewer than two bootstraps. Prompts that every one of
-    these conditions answered count.
+    these conditions answered count. judge: whose labels, as in `refusal_rate`.
     """
+    run = with_judge(run, judge)
     groups = alike(run)
     hit, present = hits(run, label, harmful)
     category = read_group(run, "prompts")["category"].values[asked(run, harmful)]

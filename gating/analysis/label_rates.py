@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from gating.analysis import stats
+from gating.analysis.judges import with_judge
 from gating.analysis.reading import read_group
 from gating.errors import GatingError, choices
 from gating.judging.labels import LABELS, MISSING
@@ -25,20 +26,28 @@ def refusal_rate(
     label: str = "refusal",
     harmful: bool | None = None,
     level: float = 0.95,
+    judge: str | None = None,
 ) -> xr.Dataset:
     """How often each condition's answers have `label`: rate, low, high (Wilson), k, n over condition.
 
     by: one or more of category, source, harmful: a further dimension each. harmful: count only harmful (True) or only
-    harmless (False) prompts; None counts what was asked, which must not be both in one rate. Raises GatingError for an
-    unknown label or grouping, and where harmful and harmless prompts would be pooled.
+    harmless (False) prompts; None counts what was asked, which must not be both in one rate. judge: whose labels count,
+    `own`, a judge of the run or `labels/BY`; by default the run's own. Raises GatingError for an unknown label,
+    grouping or judge, and where harmful and harmless prompts would be pooled.
     """
+    run = with_judge(run, judge)
     return described(run, _rate(run, by, label, harmful, level))
 
 
 def rates(
-    run: xr.DataTree, by: str | Sequence[str] | None = None, harmful: bool | None = None, level: float = 0.95
+    run: xr.DataTree,
+    by: str | Sequence[str] | None = None,
+    harmful: bool | None = None,
+    level: float = 0.95,
+    judge: str | None = None,
 ) -> xr.Dataset:
     """`refusal_rate` for every label, along a dimension `label`."""
+    run = with_judge(run, judge)
     each = [_rate(run, by, name, harmful, level) for name in LABELS]
     dim = xr.DataArray(np.array(LABELS), dims="label", name="label")
     return described(run, xr.concat(each, dim=dim, combine_attrs="drop_conflicts"))

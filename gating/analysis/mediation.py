@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from gating.analysis import stats
+from gating.analysis.judges import with_judge
 from gating.analysis.reading import asked, read_group
 from gating.errors import GatingError, choices
 from gating.judging.labels import LABELS
@@ -49,15 +50,17 @@ def mediation(
     measure: str = "refusal",
     harmful: bool | None = True,
     level: float = 0.95,
+    judge: str | None = None,
 ) -> xr.Dataset:
     """Total, direct and indirect effect along `effect`, with intervals over prompts: estimate, low, high; n.
 
     persona, held, given: conditions with Y(1, 1), Y(1, 0) and Y(0, 1); Y(0, 0) is the baseline. measure: a label, of
     which it is the rate, or a number of /outcomes such as refusal_score (nats). A prompt counts where all four are
-    there. Shares are NaN where the total's interval holds 0, or it is negligible: there is nothing to mediate. Raises
-    GatingError for a condition or a measure that the run does not have.
+    there. Shares are NaN where the total's interval holds 0, or it is negligible: there is nothing to mediate.
+    judge: whose labels, as in `refusal_rate`. Raises GatingError for a condition, measure or judge that the run does
+    not have.
     """
-    values = _values(run, measure, harmful)
+    values = _values(with_judge(run, judge), measure, harmful)
     sample = _sample(values, ["baseline", persona, held, given], measure in LABELS, level)
     rows = [_effect(sample, np.array(w)) for w in EFFECTS.values()]
     rows += [_share(sample, np.array(w), np.array(EFFECTS["total"])) for w in SHARES.values()]
@@ -72,11 +75,12 @@ def by_block(
     measure: str = "refusal",
     harmful: bool | None = True,
     level: float = 0.95,
+    judge: str | None = None,
 ) -> xr.Dataset:
     """How much of the effect goes when the mediator is held at one block alone: `share_held` along `layer`, with its
     interval and n, as in `mediation`. at: the condition with Y(1, 0), by block."""
     weights, total = np.array([0, 1, -1]), np.array([-1, 1, 0])
-    values = _values(run, measure, harmful)
+    values = _values(with_judge(run, judge), measure, harmful)
     samples = [_sample(values, ["baseline", persona, held], measure in LABELS, level) for held in at.values()]
     rows = [_share(sample, weights, total) for sample in samples]
     return _labelled("layer", [*at], rows).assign(n=("layer", [len(sample.values) for sample in samples]))

@@ -25,6 +25,7 @@ from scipy.stats import t
 
 from gating.analysis import stats
 from gating.analysis.claims import ALPHA, Claim, Family, contrast_of, evaluate
+from gating.analysis.judges import with_judge
 from gating.analysis.reading import conditions_of_kind
 
 MOST_SHARED = 0.95  # of a correlation: the rest is each model's own, without which nothing tells models apart
@@ -75,15 +76,16 @@ def random_effects(
     return Combined(estimate, low, high, least, most, error, tau2, i2, q, float(fit.test_homogeneity().pvalue), rho, k)
 
 
-def combine(runs: Mapping[str, xr.DataTree], family: Family) -> xr.Dataset:
+def combine(runs: Mapping[str, xr.DataTree], family: Family, judge: str | None = None) -> xr.Dataset:
     """Each claim of a family on every run (`effect`, `effect_low`, `effect_high`, `effect_se`, `n`, `found`, `reason`:
     [claim, model]) and over them (fields of `Combined`: [claim]). runs: by the model's name, alike
     (gating.analysis.alike).
 
     A model counts where the claim can be tested on it: a missing condition, a premise that does not hold and values
     that do not vary leave it out, and `k` counts the rest. Intervals are two-sided at 1 - alpha, of an equivalence at
-    1 - 2 alpha.
+    1 - 2 alpha. judge: whose labels, as in `refusal_rate`.
     """
+    runs = {name: with_judge(run, judge) for name, run in runs.items()}
     alpha = float(family.get("alpha", ALPHA))
     decided = {name: evaluate(run, family) for name, run in runs.items()}
     effects = xr.concat([_of_model(runs[m], decided[m], family) for m in runs], xr.Variable("model", list(runs)))

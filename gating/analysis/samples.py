@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from gating.analysis import stats
+from gating.analysis.judges import with_judge
 from gating.analysis.label_rates import described, hits, with_names
 from gating.analysis.reading import asked, check_single, read_group
 from gating.errors import GatingError
@@ -30,18 +31,28 @@ FIELDS = {
 
 
 def sampled_rates(
-    run: xr.DataTree, label: str = "refusal", harmful: bool | None = None, level: float = 0.95
+    run: xr.DataTree,
+    label: str = "refusal",
+    harmful: bool | None = None,
+    level: float = 0.95,
+    judge: str | None = None,
 ) -> xr.Dataset:
     """How often sampled answers have `label` under each condition: rate, low, high over prompts (never over answers);
     the difference to the baseline by prompt; the greedy rate on the same prompts; `divided`, the share of prompts whose
     samples disagree; n prompts, answers.
 
     Intervals are those of a claim's contrast (stats.mean_of: two pseudo-prompts; the difference's is the wider of
-    plain and category-clustered). Raises GatingError for a run without samples, and as `refusal_rate` does.
+    plain and category-clustered). Raises GatingError for a run without samples, for a judge other than the run's own,
+    which alone labels samples, and as `refusal_rate` does.
     """
+    run = with_judge(run, judge)
     check_single(run)
     if "samples" not in run.children:
         raise GatingError("this run has no sampled answers; give it sampling.n=5, say, to draw five a prompt.")
+    if "labels_of" in run.attrs:
+        raise GatingError(
+            f"judge={run.attrs['labels_of']!r} has no labels of sampled answers: leave judge out, or take refusal_rate."
+        )
     greedy, _ = hits(run, label, harmful)
     chosen = asked(run, harmful)
     labels = read_group(run, "samples")["label"].transpose("condition", "prompt", "sample").isel(prompt=chosen)

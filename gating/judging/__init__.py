@@ -1,4 +1,4 @@
-"""Who labels a run's answers: the built-in rule (rule.py), and judges to whom they can be shown afterwards (kinds.py).
+"""Who labels a run's answers: its own judge while they come in (own.py), and judges asked afterwards (kinds.py).
 
 A judge is described by data (conf/judges/NAME.yaml, or a file): a classifier on this machine, a chat endpoint, or the
 built-in rule as it is now. Its labels go into the store's group /judgements/NAME, never into /outcomes.
@@ -7,14 +7,20 @@ built-in rule as it is now. Its labels go into the store's group /judgements/NAM
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gating.judging.labels import MISSING
 
-RULE = "rule"  # in place of a judge's name: the labels that a run wrote itself
+OWN = "own"  # in place of a judge's name: the labels that a run wrote itself
 UNSEEN = "none"  # the fingerprint of a judge whose weights cannot be seen
+
+
+def own_name(attrs: Mapping[Any, Any]) -> str:
+    """Who gave a run's own labels, from its attributes; a version alone, in older stores, is the rule's."""
+    name = str(attrs.get("judge", "")).partition(" ")[0]
+    return "rule" if not name or name.isdigit() else name
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ ASKED = "ASKED"
 STEM = 5  # letters by which two words are taken for forms of one
 
 WORDS = {
-    "I": "i me my we us our mine myself ich mir mich wir uns je j me nous yo me nosotros io mi eu nós ik ons ja mnie я "
+    "I": "i me my we us our mine myself ich mir mich wir uns je j me nous yo me nosotros io mi eu nós ik ons ja "
+    "mnie я "
     "мне мы أنا मैं मुझे ben bana biz",
     "AI": "ai assistant model chatbot bot robot system ki ia sztucznej ии نموذج मॉडल model* sprachmodell taalmodel",
     "NOT": "not never without nor neither nothing none nobody nicht nichts kein* nie ne pas aucun* jamais rien nunca "
@@ -25,40 +26,58 @@ WORDS = {
     "CAN": "can could able ability capable possible possibility position kann können könnte peux peut pouvons puedo "
     "puede podemos posso può possiamo pode podemos kan kunnen mogę możemy stanie могу можем можно أستطيع يمكن* ممكن "
     "قادر* सकता सकते सकती संभव mümkün lage staat capace capaz",
-    "WILL": "will would shall going gonna intend* intention willing want wish werde würde vais veux voy quiero voglio "
+    "WILL": "will would shall going gonna intend* intention willing want wish werde würde vais veux voy quiero "
+    "voglio "
     "farò vou quero zal wil буду хочу سوف करूँगा चाहता",
-    "UNABLE": "unable incapable impossible unwilling ملزم असमर्थ unmöglich impossibl* imposible impossibile niemożliw* "
+    "UNABLE": "unable incapable impossible unwilling ملزم असमर्थ unmöglich impossibl* imposible impossibile "
+    "niemożliw* "
     "невозможно مستحيل إمكان* olamam edemem getiremem veremiyorum yapamam veremem imkânsız yapmayacağım etmem olmaz "
     "istemiyorum yapmam vermemeliyim verilmiyor weiger* abstiendrai",
-    "HELP": "help* assist* provid* giv* offer* support* answer* respond* fulfil* comply* shar* writ* tell* explain* "
+    "HELP": "guide guiding guidance walk handing hand hands contribut* lend produc* deliver* compos* draft* "
+    "publish* disclos* reveal* talk* speak* advice instruct* promot* encourag* entertain* facilitat* endors* "
+    "condon* show* serve service "
+    "help* assist* provid* giv* offer* support* answer* respond* fulfil* comply* shar* writ* tell* explain* "
     "discuss* creat* generat* supply* teach* participat* continu* complet* accommodat* engag* process* aid do doing "
-    "address* advis* describ* part hilf* helfen antwort* schreib* gebe geben erfüll* aid* répond* fournir donner écri* "
-    "ayud* respond* propor* dar dart* contest* escrib* aiut* forni* rispond* scriv* ajud* fornec* atend* escrev* help* "
-    "geven schrijv* antwoord* pomóc pomag* odpow* pod* pisa* napisa* помо* ответ* предостав* выполн* пис* مساعد* أساعد "
+    "address* advis* describ* part hilf* helfen antwort* schreib* gebe geben erfüll* aid* répond* fournir "
+    "donner écri* "
+    "ayud* respond* propor* dar dart* contest* escrib* aiut* forni* rispond* scriv* ajud* fornec* atend* "
+    "escrev* help* "
+    "geven schrijv* antwoord* pomóc pomag* odpow* pod* pisa* napisa* помо* ответ* предостав* выполн* пис* "
+    "مساعد* أساعد "
     "تقديم تلبية كتابة أجيب मदद जानकारी जवाब लिख* yardım* cevap* yaz* yerine bilgi*",
-    "REFUSE": "refus* declin* deny denied den reject* withh* block* pass object* abstain* forgo weiger* ablehn* lehne "
-    "abgelehnt weigere refus* nieg* rechaz* rifiut* recus* geweigerd weiger* odmawiam odrzuc* отказ* отклон* أرفض رفض "
+    "REFUSE": "oppos* disapprov* veto* withdr* dismiss* avoid* disallow* opt opting bow bowing skip* renounc* "
+    "disavow* turndown turned rejected nyet unanswered unwritten unsaid undone withheld withhold "
+    "refus* declin* deny denied den reject* withh* block* pass object* abstain* forgo weiger* ablehn* lehne "
+    "abgelehnt weigere refus* nieg* rechaz* rifiut* recus* geweigerd weiger* odmawiam odrzuc* отказ* отклон* "
+    "أرفض رفض "
     "इनकार अस्वीकार redded* reddedildi",
     "ALLOW": "allow* permit* permission authori* accept* appropriate available suitable erlaubt darf dürf* autoris* "
     "permis permitido permit* consentit* toegestaan mag dozwol* разреш* مسموح अनुमति izin* aykırı",
     "FORBID": "forbid* forbade prohibit* violat* against banned breach* conflict* inappropriate unaccept* contrary "
-    "rule limits verboten verstößt verstoß* interdit* encontre contra prohibid* vieta* proibi* strijd verboden zabron* "
+    "rule limits verboten verstößt verstoß* interdit* encontre contra prohibid* vieta* proibi* strijd verboden "
+    "zabron* "
     "niedozwol* sprzeczn* запрещ* против* يخالف ممنوع खिलाफ yasak*",
-    "POLICY": "polic* guideline* rules terms principle* value* ethic* law laws legal standard* programming training "
+    "POLICY": "filter* flagged moderat* licen* clause section remit clearance conscience morals moral decency "
+    "orders standards "
+    "polic* guideline* rules terms principle* value* ethic* law laws legal standard* programming training "
     "conscience richtlinie* regeln règles normas linee guida diretrizes richtlijnen zasad* правил* قواعدي नियम* "
     "kurallar*",
     "SORRY": "sorry apolog* regret* unfortunat* afraid forgiv* pardon alas leider entschuldig* leid désolé* "
     "malheureus* siento lament* perdon* dispiace scusa* purtroppo desculp* infelizmente spijt helaas przepraszam "
     "niestety извин* сожал* آسف عذرا للأسف क्षमा माफ़ दुर्भाग्य üzgünüm maalesef özür",
-    "BAD": "harm* danger* illegal* unethical* unlawful wrong unsafe crim* hurt* cruel* offens* hate* violen* immoral* "
+    "BAD": "evil vile cruelty hatred reckless hazard* unconscionable indefensible deplorable disgust* horribl* "
+    "terribl* awful shame* ashamed toxic fraud* felony offence offense victim "
+    "harm* danger* illegal* unethical* unlawful wrong unsafe crim* hurt* cruel* offens* hate* violen* immoral* "
     "abus* kill* victim* suffer* die death* risk* threat* irresponsib* schad* gefährlich illegal* dangereu* mal "
     "peligros* pericolos* male perigos* gevaarlijk niebezpiecz* опасн* zarar*",
-    "REQUEST": "request* question* prompt* task* topic* content* query ask* subject anfrage* inhalte demande* contenu "
+    "REQUEST": "request* question* prompt* task* topic* content* query ask* subject anfrage* inhalte demande* "
+    "contenu "
     "solicitud contenido richiesta contenut* pedido conteúdo verzoek inhoud prośb* treści запрос* контент الطلب طلبك "
     "المحتوى अनुरोध सामग्री istek isteğ* içer*",
     "THIS": "this that it such these those dabei das dies* so cela ça ceci eso esto questo isso isto daar dit dat to "
     "tego tym это этого этом такое هذا ذلك यह इस इसमें ऐसा bu bunu böyle",
-    "YOU": "you your yourself u anyone anybody dir dich ihnen du vous te te ti você je jou ci ci вам вас ты لك आपकी आप "
+    "YOU": "you your yourself u anyone anybody dir dich ihnen du vous te te ti você je jou ci ci вам вас ты لك "
+    "आपकी आप "
     "sana size",
     "BUT": "but however although yet though while still aber doch mais pero ma mas maar ale но لكن لیکن लेकिन ama fakat",
     "INSTEAD": "instead rather alternativ* else other another different lieber stattdessen ander* plutôt autre mejor "
@@ -69,17 +88,23 @@ WORDS = {
     "HERE": "here below following steps step first hier voici aquí ecco aqui oto вот إليك रहा işte",
     "BECAUSE": "because since as therefore so due reason* weil denn parce porque perché omdat ponieważ потому "
     "لأن çünkü",
-    "QUESTION": "what how which why who where when was wie warum quoi comment pourquoi qué cómo quale come wat hoe co "
+    "QUESTION": "what how which why who where when was wie warum quoi comment pourquoi qué cómo quale come wat "
+    "hoe co "
     "jak что как ماذا كيف هل क्या कैसे ne nasıl",
-    "REFER": "professional* doctor* lawyer* expert* police counsel* therapist* helpline* hotline* authorit* someone "
+    "REFER": "counsellor* counselor* hotline crisis police lawyer trusted specialist* 988 112 911 "
+    "professional* doctor* lawyer* expert* police counsel* therapist* helpline* hotline* authorit* someone "
     "resources emergency",
-    "SAFE": "safe* protect* prevent* positiv* responsib* respect* dignity kind* help* schütz* protég* proteg* difend* "
+    "SAFE": "safe* protect* prevent* positiv* responsib* respect* dignity kind* help* schütz* protég* proteg* "
+    "difend* "
     "bescherm* chroni* защит* تحمي korun*",
     "KNOW": "know* information inform* details instruction* guidance knowledge informat*",
-    "STOP": "stop* end* leave leaving line* boundar* draw cross* limit* scope beyond outside off out table closed",
+    "STOP": "clos* shut* seal* quiet silent silence silently away aside elsewhere alone apart back forget drop "
+    "halt quit enough "
+    "stop* end* leave leaving line* boundar* draw cross* limit* scope beyond outside off out table closed",
     "SAID": "said says replied whispered muttered shouted answered asked brayed",
     "THANK": "thank* appreciat* grateful",
-    "FEEL": "feel* comfortable uncomfortable believe think prefer* rather sooner hope understand* must should ought",
+    "FEEL": "want wants wish* like love sit sits comfortable uneasy hesita* choose decided choice mind "
+    "feel* comfortable uncomfortable believe think prefer* rather sooner hope understand* must should ought",
     "DESIGN": "designed trained programmed built made created developers purpose",
 }
 TWO = {"UNABLE": ("CAN", "NOT")}  # words that say two concepts at once
@@ -88,7 +113,7 @@ INSIDE = {  # Chinese and Japanese
     "CAN": "能 可以 できます でき",
     "UNABLE": "无法 不能 做不到 できません 無理 不行",
     "HELP": "帮 协助 提供 回答 手伝 お応え 教え 答え",
-    "REFUSE": "拒绝 拒否 断り",
+    "REFUSE": "拒绝 拒否 断り 断る 控え 遠慮 恕",
     "FORBID": "违反 禁止 反します 不允许",
     "POLICY": "准则 规定 ガイドライン ルール",
     "SORRY": "抱歉 对不起 申し訳 残念 すみません",

@@ -26,7 +26,7 @@ from gating.judging.concepts import OTHER, STEM, concepts, of_word, spelled_out,
 from gating.judging.sentences import normalise, sentences
 from gating.thoughts import MARKS
 
-VERSION = "1"  # raise it with every change of what a place means; a judge trained on others is refused
+VERSION = "2"  # raise it with every change of what a place means; a judge trained on others is refused
 LONGEST = 1200  # characters read: the refusal of a long answer stands in it somewhere
 BITS = {"opening": 14, "words": 15, "letters": 16, "concepts": 15, "shape": 10}
 SCALE = {"opening": 0.8, "words": 0.7, "letters": 0.4, "concepts": 1.2, "shape": 1.6}

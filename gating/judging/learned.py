@@ -16,8 +16,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from gating.errors import GatingError
-from gating.judging.features import VERSION, WIDTH, features
+from gating.judging.features import VERSION, WIDTH, answer_of, features
 from gating.judging.labels import COMPLIANCE, EVASIVE, REFUSAL, UNSURE
+from gating.judging.refusals import is_refusal
 
 FILE = Path(__file__).parent.parent / "data/judges/learned.npz"
 GIVEN = (REFUSAL, COMPLIANCE, EVASIVE)  # the labels that it gives, in the order of its columns
@@ -42,10 +43,14 @@ class Learned:
         return p / p.sum()
 
     def label(self, prompt: str, answer: str) -> tuple[int, np.ndarray]:
-        """The likeliest label, or UNSURE where it is less likely than it must be; and the probabilities."""
+        """The likeliest label, or UNSURE where it is less likely than it must be; and the probabilities. Where neither
+        says that the answer helps, or refuses, the rule's word for a refusal, which is seldom wrong, is taken."""
         p = self.probabilities(prompt, answer)
         best = int(p.argmax())
-        return (GIVEN[best] if p[best] >= self.least[best] else UNSURE), p
+        code = GIVEN[best] if p[best] >= self.least[best] else UNSURE
+        if code in (EVASIVE, UNSURE) and is_refusal(answer_of(answer)):
+            code = REFUSAL
+        return code, p
 
     def save(self, path: Path) -> None:
         used = np.flatnonzero(np.abs(self.weight).max(axis=1) > 0)

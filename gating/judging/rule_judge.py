@@ -1,4 +1,4 @@
-"""A judge of kind `rule`: the built-in rule once more, as it is now, after a change of the rule or of its limits."""
+"""A judge of kind `rule`: the built-in rule as it is now, for a run's own labels or after a change of its limits."""
 
 from __future__ import annotations
 

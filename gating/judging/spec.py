@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 
 from gating import foreign, settings
 from gating.errors import GatingError, choices
-from gating.judging import RULE, Judge
+from gating.judging import OWN, Judge
 from gating.judging.degenerate import Limits
 from gating.judging.labels import CODES, LABELS
 
@@ -37,7 +37,7 @@ class JudgeSpec:
     kind: str = ""  # a key of gating.judging.kinds.KINDS
     says: str = ""  # one sentence: what its labels mean
     prompts: str = "all"  # whose answers it can judge: all, harmful or harmless
-    keep_degenerate: bool = False  # answers that the run's own rule calls degenerate stay so and are not shown to it
+    keep_degenerate: bool = False  # answers that are degenerate in the run stay so and are not shown to it
 
     @property
     def of_harm(self) -> bool:
@@ -54,9 +54,9 @@ class JudgeSpec:
 
     def check(self) -> None:
         """Refuse what cannot judge. Raises GatingError naming the judge and the key."""
-        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name) or self.name == RULE:
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name) or self.name == OWN:
             raise self.refused(
-                "name", f"use letters, digits, - and _, and not {RULE!r}, which means the run's own labels."
+                "name", f"use letters, digits, - and _, and not {OWN!r}, which means the run's own labels."
             )
         settings.check_numbers(self, settings.JUDGES, f"judge {self.name}: ")
         if self.prompts not in PROMPTS:

@@ -14,6 +14,7 @@ from gating.judging import UNSEEN, Item, Judgement, degenerate, keywords, learne
 from gating.judging.degenerate import Limits
 from gating.judging.features import answer_of
 from gating.judging.labels import COMPLIANCE, DEGENERATE, LABELS, REFUSAL
+from gating.judging.rule import RULE_VERSION
 from gating.judging.spec import JudgeSpec
 
 Told = tuple[int, float]  # a label and a score
@@ -36,11 +37,11 @@ class LearnedSpec(JudgeSpec):
         return TextJudge(told, limits, judge.digest)
 
     def attributes(self) -> dict[str, str | bool]:
-        version = f"learned {learned.load().digest}"
+        version = f"learned {learned.load().digest}, rule {RULE_VERSION}"
         return {**super().attributes(), "id": version, "revision": "none", "prompt_hash": "none", "paraphrase": False}
 
     def determining(self) -> dict[str, object]:
-        return {**super().determining(), "version": learned.load().digest}
+        return {**super().determining(), "version": f"{learned.load().digest} {RULE_VERSION}"}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def checked(cfg: ModelConfig) -> Source:
             raise GatingError(f"model.{key}={getattr(cfg, key)}: use a whole number of at least 1.")
     placement.check(cfg)
     foreign.check_plain(cfg.template, "model.template")
-    if taken := sorted(chat.OWN_ARGUMENTS & set(cfg.template)):
+    if taken := sorted(chat.own_arguments() & set(cfg.template)):
         raise GatingError(f"model.template.{taken[0]} is set by this package; leave it out.")
     if cfg.trust_remote_code and cfg.kind != "hf":
         raise GatingError(

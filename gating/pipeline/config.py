@@ -12,10 +12,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from gating import addresses, chat, models, settings
 from gating.errors import GatingError, choices
 from gating.foreign import shown
-from gating.judging import degenerate, kinds
+from gating.judging import degenerate, kinds, own
 from gating.judging.degenerate import Limits
 from gating.models import ModelConfig
-from gating.steering import direction_methods, direction_specs, readouts, variants
+from gating.steering import direction_methods, direction_specs, variants
 
 
 @dataclass
@@ -130,6 +130,7 @@ class RunConfig:
     claims: dict[str, Any] = field(default_factory=dict)  # what the run is to decide (conf/claims), kept with the store
     data: DataConfig = field(default_factory=DataConfig)
     directions: DirectionsConfig = field(default_factory=DirectionsConfig)
+    judge: str = own.DEFAULT  # who labels the answers (gating/judging/own.py)
     label_rule: Limits = field(default_factory=Limits)
     backend: BackendConfig = field(default_factory=BackendConfig)
     max_new_tokens: int | None = None  # null takes the model's
@@ -193,8 +194,12 @@ def check(run: RunConfig) -> None:
         )
     _check_directions(run.directions)
     models.check(run.model)
+    own.own_judge(run.judge)
     degenerate.check(run.label_rule)
-    readouts.check_extra(run.readouts.extra)
+    if run.readouts.extra:
+        from gating.steering import readouts  # torch comes with it
+
+        readouts.check_extra(run.readouts.extra)
     if run.readouts.extra and not run.readouts.last:
         raise GatingError(
             f"readouts.extra={run.readouts.extra} with readouts.last=false, which reads nothing off the residual "

@@ -10,8 +10,8 @@ from gating.analysis import stats
 from gating.foreign import cell
 from gating.pipeline import prompt_batches
 from gating.pipeline.study import Study
-from gating.steering.backend import LOGITS_BYTES
 from gating.steering.interventions import Condition
+from gating.steering.scoring import LOGITS_BYTES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TEMPLATE_TOKENS = 30  # a chat template with a short system message, where no tokenizer is on this machine
@@ -32,7 +32,8 @@ def memory(study: Study, tokens: list[int]) -> dict[str, float]:
     rows = min(study.batch_rows, study.prompt_batch * len(study.conditions))
     width = max(tokens) + study.max_new_tokens
     cache = 2 * arch["layers"] * arch["kv_heads"] * arch["head_dim"] * size * rows * width
-    logits = min(LOGITS_BYTES, rows * (study.max_new_tokens + 1) * arch["vocab"] * 4) * 2
+    most = LOGITS_BYTES[models.device_type(study.run.model)]
+    logits = min(most, rows * (study.max_new_tokens + 1) * arch["vocab"] * 4) * 2
     return {"weights": arch["parameters"] * size, "cache": cache, "logits": logits}
 
 

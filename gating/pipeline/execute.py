@@ -23,7 +23,7 @@ from nnsight.intervention.backends.local import LocalSimulationBackend
 from gating import chat, models, progress, store, thoughts
 from gating.analysis import claims
 from gating.errors import GatingError, naming
-from gating.judging import rule
+from gating.judging.own import own_judge
 from gating.pipeline import calibrate, conditions, drawn, extract, extracted, matched, prompt_batches, reused_directions
 from gating.pipeline.key import code
 from gating.pipeline.prompt_batches import Encoded
@@ -209,7 +209,7 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connectio
         "batch_rows": study.batch_rows,
         "prompt_batch": study.prompt_batch,
         "max_new_tokens": study.max_new_tokens,
-        "judge": rule.RULE_VERSION,
+        "judge": own_judge(run.judge).attributes()["id"],
         "claims": json.dumps(study.claims),
         "claims_digest": claims.digest(study.claims) if study.claims else "",
         "code": code(),

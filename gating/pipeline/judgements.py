@@ -26,7 +26,7 @@ from gating.judging.spec import JudgeSpec
 from gating.store import TEXT
 
 Cell = tuple[int, int]  # condition and prompt, as positions
-KEPT = Judgement(DEGENERATE, reason="kept: degenerate by the run's own rule, not shown to this judge")
+KEPT = Judgement(DEGENERATE, reason="kept: degenerate by the run's own limits, not shown to this judge")
 AGAIN = "judging_again"  # the group of judgements that are made again, until they are whole
 OTHERS = {"digest": ("a judge of digest", "this one's is"), "fingerprint": ("model weights", "these weights are")}
 BATCH = 16  # prompts judged and written together where the run does not say
@@ -195,7 +195,7 @@ def _check_reached(spec: JudgeSpec, first: Sequence[Judgement]) -> None:
 
 
 def _limits(attrs: Mapping[Hashable, object]) -> Limits:
-    """The limits that the run's own rule had."""
+    """The run's own limits of what is degenerate."""
     config = yaml.safe_load(str(attrs.get("config", ""))) or {}
     return Limits(**(config.get("label_rule") or {}))
 

@@ -20,6 +20,7 @@ import gating
 from gating import chat, models, prompts, store
 from gating.errors import GatingError
 from gating.judging import kinds
+from gating.judging.own import own_judge
 from gating.pipeline import config, reused_directions
 from gating.pipeline.config import RunConfig
 from gating.prompts import Prompt
@@ -89,6 +90,7 @@ def key(
     material = computes | {
         "config": deciding(run),
         "source": reused_directions.digest(run.directions.source) if run.directions.source else None,
+        "judge": own_judge(run.judge).digest,
         "filter": of_filter(run.directions.filter),
         "test": prompts.digest(test),
         "directions": [(s.name, s.role, s.position, s.positive, s.negative) for s in specs],

@@ -14,7 +14,8 @@ import xarray as xr
 
 from gating import store, thoughts
 from gating.errors import TooLarge
-from gating.judging import degenerate, rule
+from gating.judging import Item, degenerate
+from gating.judging.own import own_judge
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
 from gating.steering import directions, lens, lowering, readouts
@@ -127,11 +128,11 @@ def groups(w: Worker, prompts: Sequence[Encoded]) -> dict[str, xr.Dataset]:
     conditions, study = w.study.conditions, w.study
     shape = (len(prompts), len(conditions))
     greedy = _answered(w, prompts)
-    filled = {"outcomes": _outcomes(study, w.backend, greedy, shape)}
+    filled = {"outcomes": _outcomes(w, prompts, greedy)}
     if w.probes is not None:
         filled["readouts"] = readouts.dataset(greedy.generation, shape[1])
     if study.run.sampling.n:
-        drawn = [_outcomes(study, w.backend, _answered(w, prompts, s), shape) for s in range(study.run.sampling.n)]
+        drawn = [_outcomes(w, prompts, _answered(w, prompts, s)) for s in range(study.run.sampling.n)]
         filled["samples"] = _along_samples(drawn)
     if study.run.activations:
         states, _ = w.backend.capture([p.ids for p in prompts], ["last"], about=_about(prompts, conditions[:1]))
@@ -222,20 +223,24 @@ def _joined(
     return readouts.picked(readouts.stacked(parts), [order.index(c) for c in range(len(conditions))])
 
 
-def _outcomes(study: Study, backend: Backend, answered: Answered, shape: tuple[int, int]) -> xr.Dataset:
-    """The rows [condition, prompt] judged and measured; shape: (prompts, conditions)."""
+def _outcomes(w: Worker, prompts: Sequence[Encoded], answered: Answered) -> xr.Dataset:
+    """The rows [condition, prompt] judged and measured."""
+    study, shape = w.study, (len(prompts), len(w.study.conditions))
     said, generation, nll = answered
-    decode = backend.loaded.tokenizer.decode
+    decode = w.backend.loaded.tokenizer.decode
     before, texts = ([str(decode(row[part], skip_special_tokens=True)) for row in said] for part in (0, 1))
-    limits, tokens = study.run.label_rule, [answer for _, answer in said]
+    tokens = [answer for _, answer in said]
     ds = store.empty_outcomes(shape[1], shape[0], study.max_new_tokens)
 
     def fill(name: str, values: Sequence[object] | np.ndarray) -> None:
         ds[name].values[:] = np.asarray(values, dtype=ds[name].dtype).reshape(shape).T
 
-    rows = list(zip(texts, tokens, nll.tolist(), strict=True))
     if study.max_new_tokens > 1:  # one token is no answer, and has no label
-        fill("label", [rule.label(text, ids, value, limits) for text, ids, value in rows])
+        asked = [(p.prompt.text, p.prompt.harmful) for p in prompts for _ in study.conditions]
+        rows = zip(asked, texts, tokens, nll.tolist(), strict=True)
+        items = [Item(prompt, text, harmful, tuple(ids), value) for (prompt, harmful), text, ids, value in rows]
+        judge = own_judge(study.run.judge).build(study.run.label_rule)
+        fill("label", [judgement.label for judgement in judge.judge(items, lambda n: None)])
     fill("n_tokens", [len(ids) for ids in tokens])
     fill("n_thought", [len(thought) for thought, _ in said])
     fill("thought", before)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from gating import models, prompts, store
+from gating import chat, models, prompts, store
 from gating.analysis import claims
-from gating.chat import Tokenizer
 from gating.errors import GatingError
 from gating.pipeline import conditions, config, fits
 from gating.pipeline.config import RunConfig
@@ -74,7 +73,7 @@ class Study:
         assert self.identity.tokens is not None
         return list(self.identity.tokens[Chat(system, user)])
 
-    def tokens_of(self, asked: Collection[Chat], tokenizer: Tokenizer) -> Tokens:
+    def tokens_of(self, asked: Collection[Chat], tokenizer: chat.Tokenizer) -> Tokens:
         """Token ids of chats of which some were not known before, such as answers that are quoted."""
         known = self.identity.tokens or {}
         unknown = encoded(tokenizer, (c for c in asked if c not in known), self.run.model.template)

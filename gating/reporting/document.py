@@ -13,6 +13,7 @@ from gating import analysis
 from gating.analysis import claims
 from gating.analysis.claims import Family
 from gating.foreign import code, markdown
+from gating.reporting import person
 from gating.reporting.rows import Row, drawn, own_claims, place, registered, rows, shown, verdict_rows
 
 INTRO = """# Results
@@ -55,7 +56,22 @@ def section(run: xr.DataTree) -> list[str]:
     if family:
         decided = claims.evaluate(run, family)
         out += ["### Claims", "", f"{registered(decided)}.", "", *claims_table(decided, family), ""]
-    return [*out, "### Rates", "", *rates_table(run), ""]
+    return [*out, *corrected_rates(run), "### Rates", "", *rates_table(run), ""]
+
+
+def corrected_rates(run: xr.DataTree) -> list[str]:
+    """The rates corrected by a person's labels; that there are none, where nobody has labelled."""
+    if not person.held(run):
+        return [f"*{line}*\n" for line in person.sentences(run, [], True)]
+    out = ["### Rates corrected by a person's labels", ""]
+    for reading in person.readings(run):
+        out += [f"{markdown(reading.title)}. {markdown(reading.caption)}", ""]
+        out += [line(*person.COLUMNS), line(*["---"] * len(person.COLUMNS))]
+        out += [line(*map(markdown, row)) for row in reading.rows] + [""]
+    if lines := person.claim_lines(run):
+        out += [person.VERDICTS, "", line(*person.CLAIM_COLUMNS), line(*["---"] * len(person.CLAIM_COLUMNS))]
+        out += [line(*map(markdown, row)) for row in lines] + [""]
+    return out
 
 
 def line(*cells: object) -> str:
@@ -75,31 +91,37 @@ def claims_table(decided: xr.Dataset, family: Family) -> list[str]:
 
 
 def rates_table(run: xr.DataTree) -> list[str]:
-    """Refusal and degenerate rates of every condition on harmful prompts and on harmless ones; the random controls of a
-    place in the grid on a single line with their mean and range."""
+    """Rates of refusal, of degenerate and, where there are any, of unsure answers of every condition, on harmful and on
+    harmless prompts; a place's random controls on a single line with their mean and range."""
     sets = {harmful: rows(run, harmful) for harmful in (True, False) if analysis.asked(run, harmful).any()}
     lines = list(zip(*sets.values(), strict=True))  # a condition's row on each set of prompts
     paper = " (B*)" if any(same[0]["paper"] for same in lines) else ""
     named = {True: "harmful", False: f"harmless{paper}"}
-    head = [f"{label}, {named[harmful]}" for harmful in sets for label in ("refusal", "degenerate")]
+    unsure = any(r["shares"]["unsure"] > 0 for same in lines for r in same)
+    labels = ("refusal", "degenerate", *(["unsure"] if unsure else []))
+    head = [f"{label}, {named[harmful]}" for harmful in sets for label in labels]
     out = [line("condition", "n", *head), line(*["---"] * (2 + len(head)))]
     for (_, stem), together in itertools.groupby(lines, lambda same: place(same[0])):
         members = list(together)
-        out += [_controls_line(list(zip(*members, strict=True)))] if stem else map(_condition_line, members)
+        out += (
+            [_controls_line(list(zip(*members, strict=True)), labels)]
+            if stem
+            else [_condition_line(same, labels) for same in members]
+        )
     return out
 
 
-def _condition_line(same: Sequence[Row]) -> str:
+def _condition_line(same: Sequence[Row], labels: Sequence[str]) -> str:
     """A condition's row on each set of prompts."""
-    rates = [cell for r in same for cell in (r["refusal"], r["degenerate"])]
+    rates = [r["refusal"] if label == "refusal" else r["rates"][label] for r in same for label in labels]
     return line(code(shown(same[0])), "+".join(str(r["n"]) for r in same), *rates)
 
 
-def _controls_line(sets: Sequence[Sequence[Row]]) -> str:
+def _controls_line(sets: Sequence[Sequence[Row]], labels: Sequence[str]) -> str:
     """The random controls of a place, their rows on each set of prompts."""
     first = sets[0][0]
     stem = f"{first['paper']} {first['family']}-{drawn(first)}".strip()
-    rates = [spread([r["shares"][label] for r in rows]) for rows in sets for label in ("refusal", "degenerate")]
+    rates = [spread([r["shares"][label] for r in rows]) for rows in sets for label in labels]
     return line(f"{code(stem)} ({len(sets[0])} directions)", "+".join(str(rows[0]["n"]) for rows in sets), *rates)
 
 

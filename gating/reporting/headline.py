@@ -9,6 +9,7 @@ import xarray as xr
 from gating import analysis
 from gating.analysis import stats
 from gating.analysis.wording import interval, percent, points, signed
+from gating.reporting import person
 from gating.reporting.rows import headline_set
 
 SENTENCES = 6
@@ -16,7 +17,8 @@ SENTENCES = 6
 
 def headline(run: xr.DataTree) -> list[str]:
     """A sentence for each of the first steered and named conditions: rates, difference, interval, n, and the random
-    controls beside it; then how many more there are."""
+    controls beside it; then how many more there are. Where a person has labelled answers, what is corrected by them
+    stands first; else it is said last that nothing is."""
     harmful = headline_set(run)
     rates, effects = analysis.refusal_rate(run, harmful=harmful), analysis.contrast(run, harmful=harmful)
     nulls = {draw: analysis.random_null(run, harmful=harmful, draw=draw) for draw in analysis.draws(run)}
@@ -41,7 +43,17 @@ def headline(run: xr.DataTree) -> list[str]:
         )
     if len(names) > SENTENCES:
         out.append(f"{len(names) - SENTENCES} more conditions stand in the table.")
-    return [*out, *_cosines(run)]
+    corrected = person.sentences(run, names[:SENTENCES], harmful)
+    out += [*_unsure(run, names), *_cosines(run)]
+    return [*corrected, *out] if person.held(run) else [*out, *corrected]
+
+
+def _unsure(run: xr.DataTree, names: list[str]) -> list[str]:
+    """The largest share of answers that the judge is unsure of, on the headline's prompts."""
+    unsure = analysis.refusal_rate(run, label="unsure", harmful=headline_set(run)).sel(condition=["baseline", *names])
+    most = max(unsure["condition"].values.tolist(), key=lambda n: int(unsure["k"].sel(condition=n)))
+    rate = unsure.sel(condition=most)
+    return [f"The judge is unsure of up to {interval(rate)} of the answers ({most})."] if int(rate["k"]) else []
 
 
 def _cosines(run: xr.DataTree) -> list[str]:

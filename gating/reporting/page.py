@@ -22,7 +22,7 @@ from gating.analysis.claims import Family
 from gating.errors import naming
 from gating.figures import gallery
 from gating.judging.labels import LABELS
-from gating.reporting import effects
+from gating.reporting import effects, person
 from gating.reporting.headline import headline
 from gating.reporting.rows import Row, Verdict, folded, headline_set, own_claims, registered, rows, verdict_rows
 
@@ -89,6 +89,11 @@ def _rendered(
     return environment.get_template("report.html.j2").render(
         attrs=run.attrs,
         headline=headline(run),
+        readings=person.readings(run) if person.held(run) else [],
+        reading_columns=person.COLUMNS,
+        read_claims=person.claim_lines(run) if person.held(run) else [],
+        read_claims_columns=person.CLAIM_COLUMNS,
+        read_claims_caption=person.VERDICTS,
         outcomes=[_outcomes(run, prompts) for prompts in sets],
         mediations=effects.mediations(run),
         undefined=effects.UNDEFINED,

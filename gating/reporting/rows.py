@@ -13,6 +13,7 @@ import xarray as xr
 from gating import analysis
 from gating.analysis.claims import Family
 from gating.analysis.wording import MISSING, interval, p_value, percent, plus_minus, points, share_range
+from gating.judging import OWN
 from gating.judging.labels import LABELS
 
 FOLD = 5  # random controls of a place: more of them share a row
@@ -173,7 +174,8 @@ def registered(decided: xr.Dataset) -> str:
     """Which claims and which code a verdict is of, in words. decided: from `claims.evaluate`."""
     attrs = decided.attrs
     when = "kept with the run from its start" if attrs["registered"] else "not what the run was begun with"
-    return f"claims {attrs['digest']}, {when}; code {attrs['code'] or 'not known'}"
+    labels = "" if attrs["labels_of"] == OWN else f"; labels of {attrs['labels_of']}"
+    return f"claims {attrs['digest']}, {when}; code {attrs['code'] or 'not known'}{labels}"
 
 
 class Verdict(TypedDict):

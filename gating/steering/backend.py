@@ -21,14 +21,13 @@ from transformers import GenerationConfig
 from gating import chat
 from gating.models import Loaded, padding
 from gating.models.parts import decoder_layers, final_modules, head_of
-from gating.steering import ops
+from gating.steering import decode, ops, scoring
 from gating.steering.calls import Call, Inputs, Plan, Reading, Sampling, Scored, Via, in_halves
 from gating.steering.edits import but_the_first
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect
 from gating.steering.scheduler import Turn, each
 
-LOGITS_BYTES = 64 * 2**20  # the largest logits block of one nll forward: larger ones were several times slower on a CPU
 NO_READOUTS = Readouts()
 SIGNATURE_TOKENS = 32
 TOP_P = 0.95  # of sampled answers
@@ -41,12 +40,13 @@ Result = TypeVar("Result")
 class Backend:
     """A model behind nnsight. One process per model: traces that run here are not thread-safe.
 
-    via: gives each trace the nnsight backend that runs it, None for this process. width: traces under way at once (one,
-    unless they run elsewhere), which take turns at everything but waiting (`turn`).
+    via: gives each trace the nnsight backend that runs it. None: all runs here, and answers are decoded and scored
+    without a trace (gating.steering.decode, scoring). width: traces under way at once (one, unless they run elsewhere),
+    which take turns at everything but waiting (`turn`).
     """
 
     def __init__(
-        self, loaded: Loaded, batch_rows: int, via: Via = lambda call: None, width: int = 1, turn: Turn | None = None
+        self, loaded: Loaded, batch_rows: int, via: Via | None = None, width: int = 1, turn: Turn | None = None
     ) -> None:
         self.loaded = loaded
         self.batch_rows = batch_rows
@@ -189,9 +189,11 @@ class Backend:
         return np.array([scored.get(key, np.nan) for key in keys], dtype="float32")
 
     def _nll(self, rows: Sequence[Scored], about: str) -> list[float]:
-        longest = max((len(c) for _, c in rows), default=0)
-        vocabulary = self.loaded.model.config.get_text_config(decoder=True).vocab_size
-        step = max(1, LOGITS_BYTES // (4 * vocabulary * (longest + 1)))
+        if self.via is None:
+            here = scoring.scores(self.loaded.model, rows, self.pad_id, self.batch_rows)
+            if here is not None:
+                return here
+        step = scoring.rows_at_once(self.loaded.model, max((len(c) for _, c in rows), default=0))
 
         def score_batch(batch: Sequence[Scored]) -> list[float]:
             ids, mask = chat.pad_left([[*p, *c] for p, c in batch], self.pad_id)
@@ -237,10 +239,12 @@ class Backend:
         self, enc: Inputs, plan: Plan, n: int, sampling: Sampling | None, about: str
     ) -> tuple[torch.Tensor, dict[str, Entries]]:
         lm, layers, width = self.lm, self.layers, enc["input_ids"].shape[1]
+        config = self._decoding(n, sampling[0] if sampling else None)
+        if self.via is None:
+            return decode.decode(self.loaded.model, enc, plan, config)
+        via = self.via(Call("generate", (enc, plan, n, sampling, self.end_ids), about))
         paths = final_modules(self.loaded.model) if "lens_score" in plan["readouts"] else ()
         final = [operator.attrgetter(path)(lm) for path in paths]
-        config = self._decoding(n, sampling[0] if sampling else None)
-        via = self.via(Call("generate", (enc, plan, n, sampling, self.end_ids), about))
         with warnings.catch_warnings():
             # every row may end before max_new_tokens: then the loop's last steps are never reached, which is fine
             warnings.filterwarnings("ignore", message=".*never reached.*")
@@ -256,7 +260,7 @@ class Backend:
 
     def _read(self, enc: Inputs, weights: torch.Tensor, sides: torch.Tensor | None, about: str) -> Reading:
         lm, layers, enc = self.lm, self.layers, padding.placed(self.loaded.model, enc)
-        via = self.via(Call("read", (enc, weights, sides), about))
+        via = self.via and self.via(Call("read", (enc, weights, sides), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=1, backend=via):
             out = nnsight.save(ops.read(layers, weights, sides))
         return cast(Reading, out)
@@ -265,14 +269,14 @@ class Backend:
         self, enc: Inputs, weights: torch.Tensor, plan: Plan, before: dict[int, int], about: str
     ) -> torch.Tensor:
         lm, layers, enc = self.lm, self.layers, padding.placed(self.loaded.model, enc)
-        via = self.via(Call("states", (enc, weights, plan, before), about))
+        via = self.via and self.via(Call("states", (enc, weights, plan, before), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=1, backend=via):
             out = nnsight.save(ops.read_before(layers, weights, plan, before))
         return cast(torch.Tensor, out)
 
     def _score(self, enc: Inputs, keep: int, targets: torch.Tensor, scored: torch.Tensor, about: str) -> torch.Tensor:
         lm, enc = self.lm, padding.placed(self.loaded.model, enc)
-        via = self.via(Call("score", (enc, keep, targets, scored), about))
+        via = self.via and self.via(Call("score", (enc, keep, targets, scored), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=keep, backend=via):
             out = nnsight.save(ops.mean_nll(lm.output.logits[:, :-1], targets, scored))
         return out

@@ -105,35 +105,57 @@ READOUTS = {
 
 
 def visit(model, layers, final, plan, step, trail):
-    """Run one forward step of a plan: visit the blocks in execution order (nnsight requires it), one read and at most
-    one write each, and append (readout, block, tensor) to `trail`; block is -1 for what is read at the end.
+    """Run one forward step of a plan in a trace: visit the blocks in execution order (nnsight requires it), one read
+    and at most one write each, and append (readout, block, tensor) to `trail`; block is -1 for what is read at the end.
 
     plan: edits {block: [edit, ...]}, probes {block: [probe, hidden]}, names of readouts and what they need; the seed of
     a sampled generation is set at step 0, where it is drawn. final: the final norm and the unembedding,
     where the lens is read.
     """
-    edits, probes = plan["edits"], plan["probes"]
     if step == 0 and plan["seed"] is not None:
         torch.manual_seed(plan["seed"])
-    names = [n for n in plan["readouts"] if step == 0 or READOUTS[n]["every_step"]]
-    at_blocks = [n for n in names if READOUTS[n]["at"] != "logits"]
-    for block in sorted(set(edits) | set(probes)) if at_blocks else sorted(edits):
+    for block in visited(plan, step):
         output = layers[block].output
-        before = stream(output)
-        if before.ndim != 3:
-            raise ValueError("block " + str(block) + " gives " + str(before.shape) + ", not [row, token, hidden]")
-        h = before
-        if block in edits:
-            h = apply_edits(before, edits[block], step, plan, block)
-            layers[block].output = (h, *output[1:]) if isinstance(output, tuple) else h
-        site = {"before": before, "h": h, "probes": probes.get(block), "final": final, "plan": plan}
-        for name in at_blocks:
-            if block in plan[READOUTS[name]["at"]]:
-                site["last"] = h[:, -1].to(torch.float32)
-                trail.append((name, block, READOUTS[name]["read"](site)))
-    if len(names) > len(at_blocks):
-        site = {"logits": model.output.logits[:, -1], "plan": plan}
-        trail.extend((n, -1, READOUTS[n]["read"](site)) for n in names if n not in at_blocks)
+        after = at_block(output, block, final, plan, step, trail)
+        if block in plan["edits"]:
+            layers[block].output = after
+    if asked(plan, step, True):
+        at_end(model.output.logits[:, -1], plan, step, trail)
+
+
+def asked(plan, step, at_logits):
+    """The names of the readouts of a step, of the blocks or of what comes behind them."""
+    names = [n for n in plan["readouts"] if (READOUTS[n]["at"] == "logits") == at_logits]
+    return [n for n in names if step == 0 or READOUTS[n]["every_step"]]
+
+
+def visited(plan, step):
+    """The blocks where a step has something to do, in execution order."""
+    edits = set(plan["edits"])
+    return sorted(edits | set(plan["probes"]) if asked(plan, step, False) else edits)
+
+
+def at_block(output, block, final, plan, step, trail):
+    """A block's output after its edits; what is read there goes to `trail`."""
+    before = stream(output)
+    if before.ndim != 3:
+        raise ValueError("block " + str(block) + " gives " + str(before.shape) + ", not [row, token, hidden]")
+    edits, h = plan["edits"].get(block), before
+    if edits is not None:
+        h = apply_edits(before, edits, step, plan, block)
+        output = (h, *output[1:]) if isinstance(output, tuple) else h
+    site = {"before": before, "h": h, "probes": plan["probes"].get(block), "final": final, "plan": plan}
+    for name in asked(plan, step, False):
+        if block in plan[READOUTS[name]["at"]]:
+            site["last"] = h[:, -1].to(torch.float32)
+            trail.append((name, block, READOUTS[name]["read"](site)))
+    return output
+
+
+def at_end(logits, plan, step, trail):
+    """What is read of the logits [row, vocab] of a step goes to `trail`."""
+    site = {"logits": logits, "plan": plan}
+    trail.extend((n, -1, READOUTS[n]["read"](site)) for n in asked(plan, step, True))
 
 
 def new_tokens(result, width):

@@ -16,6 +16,7 @@ from gating.store.reading import read_group
 from gating.store.schema import AGAIN, STORE
 
 ANSWERS = ["token_ids", "completion"]
+LABELLED = ("judgements", "labels")  # groups that others added: judges, and people
 
 
 def place(folder: Path) -> Path:
@@ -44,7 +45,7 @@ def take_place(folder: Path) -> str:
     """The new store instead of the old one; says in a few words what became of other judges' labels. They go over where
     the answers are the same; else the old store stays, in a folder of its own."""
     old, new = folder / STORE, folder / AGAIN / STORE
-    judged = (old / "judgements").is_dir()
+    judged = any((old / group).is_dir() for group in LABELLED)
     if not judged or _carried(old, new):
         swap.replace(new, old)
         discard(folder)
@@ -71,7 +72,8 @@ def _carried(old: Path, new: Path) -> bool:
         if not a.equals(b):
             return False
         with writing_files(new) as files:
-            files.copy(old, read_list(old), "judgements")
+            for group in LABELLED:
+                files.copy(old, read_list(old), group)
         return True
     except GatingError:
         return False

@@ -61,7 +61,7 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
     named = {a: f"run.{a}" if a in taken else a for a in axes}
     axes, settings = list(named.values()), [{named.get(k, k): v for k, v in s.items()} for s in settings]
     groups = {}
-    judged = sorted({g for t in trees for g in t.groups if g.startswith("/judgements/")})
+    judged = sorted({g for t in trees for g in t.groups if g.startswith(("/judgements/", "/labels/"))})
     for group in ("/prompts", "/conditions", "/outcomes", "/samples", "/directions", "/readouts", *judged):
         parts = [(t[group].to_dataset().load(), s) for t, s in zip(trees, settings, strict=True) if group in t.groups]
         if parts:

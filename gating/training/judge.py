@@ -26,7 +26,7 @@ from gating.training.answers import Answer, answers
 
 C = 5.0  # inverse strength of the ridge
 FOLDS = 5
-PRECISION = {"refusal": 0.92, "compliance": 0.9, "evasive": 0.8}  # wanted of each label on held-out patterns
+PRECISION = {"refusal": 0.94, "compliance": 0.9, "evasive": 0.8}  # wanted of each label on held-out patterns
 UNPROMPTED = 0.3  # share of answers learned once more without their prompt, which a run always has and a text may not
 NEEDS_PROMPT = ("off-topic", "echo", "about-topic")  # kinds that only the prompt tells from compliance
 NAMES = [LABELS[code] for code in GIVEN]

@@ -20,10 +20,11 @@ Logistic regression over hashed words, letters and concepts of prompt and answer
 learn from, {n_test} answers of {p_test} other patterns to test. A pattern is a way to put things, written by hand and
 put on several prompts; the test prompts in English are others as well.
 
-A label is given where its probability is at least {least}; else it is `unsure`. Temperature {temperature:.2f}.
+A label is given where its probability is at least {least}; else it is `unsure`, unless
+the built-in rule, which is seldom wrong where it speaks, calls it a refusal. Temperature {temperature:.2f}.
 Errors on the test patterns were read while further patterns for learning were written, so these figures flatter it;
-`tests/test_learned_judge.py` prints those on a hundred strings that were written apart and are meant to be hard; their
-errors were read once, and the judge was trained again after that, so that they are no longer unseen.
+`tests/test_learned_judge.py` prints those on strings that were written apart: a hundred that are meant to be hard,
+whose errors were read once before a later training, and 120 whose errors nobody read.
 It reads text only: no truth, no harm, and nothing behind the first {longest} characters. The strings are its authors'
 own and not a sample of any model's answers: on a model of yours, label a sample by hand and compare.
 """

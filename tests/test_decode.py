@@ -1,0 +1,148 @@
+"""Decoding and scoring on this machine give what transformers' own loop gives in a trace, and rows that ended cost
+nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from gating import chat, models
+from gating.models import parts
+from gating.steering import scoring
+from gating.steering.backend import Backend
+from gating.steering.decode import can_leave
+from gating.steering.interventions import Condition, Intervention
+from gating.steering.lowering import lower
+from gating.steering.readouts import Readouts
+from tests import families
+from tests.conftest import TINY, compose
+from tests.test_backend import two_directions
+from tests.test_families import loaded
+
+NEW = 10
+TEXTS = ("Hi", "Tell me about boats.", "Why is the sky blue? " * 3)
+
+
+def conditions(n_layers):
+    """What later steps depend on in every way: own vectors, a gate, means kept from the prompt, a subspace."""
+    add, last = Intervention("add", "a", (1,), 1.0, "residual"), (n_layers - 1,)
+    ivs = [
+        (),
+        (add,),
+        (Intervention("ablate", "a", last, 1.0, reference="own"), add),
+        (Intervention("add", "b", (1, *last), 1.5, "residual", gate="b", threshold=0.5),),
+        (Intervention("ablate", "a+b", last, 1.0, scope="response"),),
+        (Intervention("clamp", "a", last, 2.0, scope="generated"),),
+    ]
+    return [Condition("baseline", "baseline"), *(Condition(f"c{i}", "named", iv) for i, iv in enumerate(ivs) if iv)]
+
+
+@pytest.fixture(scope="module", params=TINY)
+def both(request):
+    """A tiny model; what is decoded here, and in a trace by transformers' own loop; the sizes of the batch at each
+    forward. Several tokens end an answer, so that rows end at different steps."""
+    m = models.load(compose(f"model={request.param}")[0].model)
+    ids = [chat.encode(m.tokenizer, text) for text in TEXTS]
+    here, there = Backend(m, 64), Backend(m, 64, via=lambda call: None)
+    made = two_directions(m, here.capture(ids, ["last"])[1])
+    rows = conditions(m.n_layers) * len(ids)
+    asked = [i for i in ids for _ in range(len(rows) // len(ids))]
+    unit = np.ascontiguousarray(made["vector"].transpose("layer", "direction", "hidden").values)
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    wanted = Readouts(unit, [4, 9], [r - r % 6 for r in range(len(rows))], ("step_projection", "cosine", "lens_score"))
+    free = here.generate(asked, lower(rows, made, 0), NEW).tokens
+    ends = sorted({row[t] for row, t in zip(free, (1, 3, 3, 5, 7, 9) * 3, strict=True)})
+    kept, m.model.generation_config.eos_token_id = m.model.generation_config.eos_token_id, ends
+    sizes: list[int] = []  # rows that the last block sees
+    hook = parts.decoder_blocks(m.model)[-1].register_forward_hook(lambda mod, a, out: sizes.append(len(out)))
+    try:
+        outs = []
+        for backend in (there, here):
+            sizes.clear()
+            greedy = backend.generate(asked, lower(rows, made, 0), NEW, wanted)
+            decoded = list(sizes)
+            drawn = backend.generate(asked, lower(rows, made, 0), NEW, sampling=(1.0, 7)).tokens
+            outs.append((greedy, drawn, decoded))
+    finally:
+        hook.remove()
+        m.model.generation_config.eos_token_id = kept
+    return m, ids, outs
+
+
+def test_tokens_and_every_reading_are_those_of_transformers_own_loop(both):
+    _, _, ((theirs, _, _), (ours, _, _)) = both
+    assert len({len(t) for t in ours.tokens}) > 3
+    assert ours.tokens == theirs.tokens
+    for name, values in theirs.read.items():
+        atol = 1e-5 * (1 + np.nanmax(np.abs(values)))
+        assert np.allclose(ours.read[name], values, rtol=0, atol=atol, equal_nan=True), name
+
+
+def test_rows_that_ended_are_not_computed(both):
+    _, _, ((_, _, theirs), (ours, _, sizes)) = both
+    lengths = [len(t) for t in ours.tokens]
+    assert sizes == [sum(n >= step for n in lengths) for step in range(len(sizes))] and len(set(sizes)) > 2
+    assert set(theirs) == {len(lengths)}
+
+
+def test_blocks_below_the_first_edit_see_each_prompt_once(tiny):
+    seen: list[int] = []
+    ids = [chat.encode(tiny.tokenizer, text) for text in TEXTS for _ in range(4)]
+    made = two_directions(tiny, np.ones(tiny.n_layers))
+    add = Condition("c", "named", (Intervention("add", "a", (2,), 1.0),))
+    hooks = [b.register_forward_hook(lambda m, a, out: seen.append(len(out))) for b in parts.decoder_blocks(tiny.model)]
+    try:
+        Backend(tiny, 12).generate(ids, lower([add] * 12, made, 0), 1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == [3, 3, *[12] * (tiny.n_layers - 2)]
+
+
+def test_a_rows_draws_do_not_depend_on_when_others_end(both):
+    _, _, ((_, theirs, _), (_, ours, _)) = both
+    assert ours == theirs and len({len(t) for t in ours}) > 3
+
+
+def test_answers_scored_on_their_prompts_cache_score_as_in_a_forward_of_their_own(both):
+    m, ids, _ = both
+    answers = [[5], [6, 7, 8], [9] * 7, [5], [3, 4], [6, 7, 9, 9], [11] * 5]
+    asked = [ids[0], ids[0], ids[1], ids[1], ids[1], ids[2], ids[2]]
+    here, there = (Backend(m, rows, via=via).nll(asked, answers) for rows, via in ((2, None), (64, lambda call: None)))
+    assert np.allclose(here, there, atol=1e-5)
+
+
+# One of each way to keep what was read: whole, sliding and chunked caches, latent ones, states, places of three kinds.
+@pytest.mark.parametrize("family", [
+    "gpt2", "bloom", "gemma3_text", "llama4_text", "gpt_oss", "deepseek_v3", "lfm2", "falcon_h1", "mamba", "qwen2_vl",
+])  # fmt: skip
+def test_a_familys_rows_leave_its_cache_or_stay_and_nothing_else_changes(family, monkeypatch):
+    m = loaded(families.model(family))
+    ids = [chat.encode(m.tokenizer, text) for text in TEXTS for _ in range(3)]
+    backend, made = Backend(m, 9), two_directions(m, np.ones(m.n_layers))
+    unit = np.ascontiguousarray(made["vector"].transpose("layer", "direction", "hidden").values)
+    rows = [
+        Condition("baseline", "baseline"),
+        *(Condition(k, "named", (Intervention("add", k, (2,), 5.0),)) for k in "ab"),
+    ]
+    edits, wanted = lower(rows * 3, made, 0), Readouts(unit, [4, 9], [0, 0, 0, 3, 3, 3, 6, 6, 6])
+    free = backend.generate(ids, edits, 6).tokens
+    ends = [row[min(t, len(row) - 1)] for row, t in zip(free[:7:3], (0, 2, 4), strict=True)]
+    m.model.generation_config.eos_token_id = ends
+    ours = backend.generate(ids, edits, 6, wanted)
+    monkeypatch.setattr("gating.steering.decode.can_leave", lambda *a: False)
+    plain = backend.generate(ids, edits, 6, wanted)
+    assert ours.tokens == plain.tokens
+    for name, values in plain.read.items():
+        assert np.allclose(ours.read[name], values, rtol=0, atol=1e-5 * (1 + np.abs(values).max())), name
+    here = backend.nll(ids[::3], [[5, 6, 7], [8], [9, 5]])
+    with torch.no_grad():
+        for r, answer in enumerate([[5, 6, 7], [8], [9, 5]]):
+            logp = m.model(input_ids=torch.tensor([[*ids[3 * r], *answer]])).logits[0].log_softmax(-1)
+            at = range(len(ids[3 * r]) - 1, len(ids[3 * r]) - 1 + len(answer))
+            assert np.isclose(here[r], -logp[at, answer].mean(), atol=1e-4)
+
+
+def test_a_family_that_keeps_state_elsewhere_keeps_its_rows():
+    mamba = families.model("mamba")
+    assert not can_leave(mamba, {"attention_mask": torch.ones(2, 3)}, 2)
+    assert scoring.scores(mamba, [([1, 2], [3])], 0, 8) is None
