@@ -25,9 +25,10 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
     how = study.run.directions
     tokens = study.tokens_of(chats, backend.loaded.tokenizer)
     ids = [list(tokens[asked]) for asked in chats for _ in range(how.samples)]
-    empty = _empty(chats, how.samples, how.response_tokens)
     if not store.has_group(study.store, group):
-        store.create_group(study.store, group, empty, "answer", study.batch_rows)
+        store.create_group(
+            study.store, group, _empty(chats, how.samples, how.response_tokens), "answer", study.batch_rows
+        )
     kept = store.read_group(study.store, group)
     done = kept["done"].values.copy()
     with progress.bar("answers that directions are read from", len(ids), "answers", done=int(done.sum())) as advance:
@@ -47,7 +48,7 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
         starts = [s for s in range(0, len(ids), study.batch_rows) if not done[s : s + study.batch_rows].all()]
         for start, out in backend.each(answer_from, starts):
             texts = [said(backend.loaded.tokenizer, p, t) for p, t in zip(ids[start:], out, strict=False)]
-            store.write_rows(study.store, group, "answer", start, _filled(empty, start, out, texts))
+            store.write_rows(study.store, group, "answer", start, _filled(out, texts, how.response_tokens))
             advance(len(out))
     kept = store.read_group(study.store, group)
     return [row[row >= 0].tolist() for row in kept["token_ids"].values]
@@ -78,11 +79,14 @@ def _empty(chats: Sequence[Chat], samples: int, n_tokens: int) -> xr.Dataset:
     )
 
 
-def _filled(empty: xr.Dataset, start: int, tokens: Sequence[Sequence[int]], texts: Sequence[str]) -> xr.Dataset:
-    """The rows from `start`: what was asked and what was answered."""
-    rows = empty.isel(answer=slice(start, start + len(tokens))).copy(deep=True)
+def _filled(tokens: Sequence[Sequence[int]], texts: Sequence[str], n_tokens: int) -> xr.Dataset:
+    ids = np.full((len(tokens), n_tokens), -1, dtype="int32")
     for r, t in enumerate(tokens):
-        rows["token_ids"].values[r, : len(t)] = t
-    rows["text"].values[:] = texts
-    rows["done"].values[:] = True
-    return rows
+        ids[r, : len(t)] = t
+    return xr.Dataset(
+        {
+            "text": ("answer", np.array(texts, dtype=TEXT)),
+            "token_ids": (("answer", "token"), ids),
+            "done": ("answer", np.ones(len(tokens), dtype=bool)),
+        }
+    )

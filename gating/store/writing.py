@@ -108,8 +108,8 @@ def _write(files: Files, group: str, ds: xr.Dataset, more: dict[str, Encoding], 
 
 
 def _lay_out(files: Files, group: str, ds: xr.Dataset, dim: str, batch: int) -> None:
-    """A group to be filled along `dim`, `batch` by `batch`: every value is its first along `dim`, which is missing, so
-    that the array of one place is written and then made as long as all of them."""
+    """A group to be filled along `dim`, `batch` by `batch`: the arrays of one place are written, then made as long as
+    all of them. What is `repeated` is missing, and so is not written."""
     n = ds.sizes[dim]
     chunk = min(n, batch * math.ceil(n / batch / MOST_CHUNKS))
     one = ds.isel({dim: slice(0, 1)}).drop_vars(dim, errors="ignore")
@@ -121,9 +121,11 @@ def _lay_out(files: Files, group: str, ds: xr.Dataset, dim: str, batch: int) -> 
     _write(files, group, one, more)
     arrays = zarr.open_group(files, path=group, mode="r+", use_consolidated=False)
     for name, v in ds.data_vars.items():
-        array = arrays[str(name)]
+        array, values = arrays[str(name)], v.values
         assert isinstance(array, zarr.Array)
         array.resize(v.shape)
+        if dim in v.dims and values.strides[v.dims.index(dim)]:
+            array[...] = values
     if dim in ds.coords:
         _write(files, group, xr.Dataset(coords={dim: ds[dim]}), {}, "a")
 
@@ -146,7 +148,8 @@ def add_group(path: Path, group: str, ds: xr.Dataset) -> None:
 
 
 def create_group(path: Path, group: str, ds: xr.Dataset, dim: str, batch: int) -> None:
-    """Lay out a group that is filled along `dim`, `batch` by `batch`: `ds` holds its missing values (`repeated`)."""
+    """Lay out a group that is filled along `dim`, `batch` by `batch`: `ds` holds what is known of it, or its missing
+    values (`repeated`, where there are many)."""
     with _changing(path) as files:
         _lay_out(files, group, ds, dim, batch)
 
