@@ -153,6 +153,7 @@ def test_a_multirun_joins_along_what_was_overridden_and_differs(tmp_path):
     assert out["steer.coef"].values.tolist() == [1, 2] and "steer" not in out.dims
     assert out["label"].dtype == "int8"
     assert out["label"].sel({"steer.coef": 2.0, "condition": "compliant", "prompt": "p0"}) == 2
+    assert joined.attrs["incomplete"] == joined.attrs["runs"] and len(joined.attrs["runs"]) == 2
     assert joined.attrs["axes"] == ["steer.coef"] and joined["prompts"].sizes == {"prompt": 5}
 
 
