@@ -85,7 +85,7 @@ def alone(task: Callable[..., object], *args: object) -> tuple[float, float]:
     return out
 
 
-def _measured(pipe, task, args) -> None:  # type: ignore[no-untyped-def]
+def _measured(pipe, task, args) -> None:
     before, start = _mib(), time.process_time()
     task(*args)
     pipe.send((time.process_time() - start, _mib() - before))

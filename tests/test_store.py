@@ -102,7 +102,10 @@ def test_a_store_has_few_files_when_it_is_finished_and_the_same_values(tmp_path)
     before = store.read_group(path, "outcomes")
     assert chunks == (2, 3)  # of several batches, so that no variable has more chunks than may be
     assert before["done"].values[0].nonzero()[0].tolist() == [0, 3, n - 1]
+    opened = store.open_run(path)["outcomes"]
     store.finish(path, {})
+    with pytest.raises(GatingError, match="finished since it was opened"):
+        opened["completion"].load()
     assert store.read_group(path, "outcomes").identical(before)
     assert len([k for k in files.read_list(path) if k.startswith("outcomes/label/c/")]) == 1
     assert not store.problems(path) or "rows are not done" in store.problems(path)[0]

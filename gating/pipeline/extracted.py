@@ -10,12 +10,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from gating import store, swap
 from gating.errors import GatingError
@@ -60,11 +60,20 @@ def once(study: Study, of: str) -> Iterator[bool]:
         return
     place = Path(study.run.runs_dir) / PLACE
     place.mkdir(parents=True, exist_ok=True)
-    with FileLock(place / f"{of}.lock"):
+    with _held(FileLock(place / f"{of}.lock")):
         taken = _taken(study, of, place / of)
         yield taken
         if not taken:
             swap.write(place / of, study.folder.name)
+
+
+def _held(lock: FileLock) -> AbstractContextManager[object]:
+    """The lock, acquired; it goes where its `with` ends, and with the process."""
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waits for directions that another run is extracting (reuse=false does not wait)")
+        return lock.acquire()
 
 
 def _taken(study: Study, of: str, note: Path) -> bool:

@@ -170,7 +170,12 @@ class Files(Store):
         try:
             return content(self.root, key, self.digests[key])
         except Damaged:
-            now = read_list(self.root).get(key)
+            fresh, about = read_list(self.root), f"{key.partition('/c/')[0]}/zarr.json"
+            if self.read_only and fresh.get(about, "") != self.digests.get(about, ""):
+                raise Damaged(
+                    f"{self.root} was finished since it was opened, with other chunks; open it again."
+                ) from None
+            now = fresh.get(key)
             if not self.read_only or now is None or now == self.digests[key]:
                 raise
             return content(self.root, key, now)
