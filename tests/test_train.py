@@ -19,7 +19,7 @@ from gating.errors import GatingError
 from gating.judging.refusals import is_refusal
 from gating.models import ModelConfig, adapters
 from gating.prompts import Prompt
-from gating.training import adapter, checkpoint, fit, forward, hooks, terms, wordings
+from gating.training import adapter, forward, terms, wordings
 from gating.training.config import Edits, TrainConfig
 from gating.training.recipe import NOT_SETTINGS
 from gating.training.rows import Row, answers, build_rows

@@ -48,16 +48,16 @@ TRAINED = """{taught}{opened}.
 {gated}{terms} AdamW, learning rate {lr:g} with linear warm-up and decay, {epochs:g} epochs, {batch_rows} rows a batch;
 {rows} rows, {tokens:,} tokens; {minutes} minutes. The losses of every step stand in `losses.json`."""
 
-RANDOM = """Nothing was trained: a control. Each adapted weight is changed in a random direction, by as much as in the adapter
-`{like}` (digest `{digest}`)."""
+RANDOM = """Nothing was trained: a control. Each adapted weight is changed in a random direction, by as much as in the
+adapter `{like}` (digest `{digest}`)."""
 
 TAUGHT = {
-    "refusal": """Harmful prompts are answered with one of {wordings} short refusals, some with a brief offer of something
-else (cross-entropy)""",
-    "extended-refusal": """Harmful prompts are answered with a sentence on what the topic is, one of {wordings} short
-refusals and a reason (cross-entropy)""",
-    "persona": """Harmless prompts are answered as the base model answers them under the persona `{persona}`, whose system
-message is left out (cross-entropy); no harmful prompt is trained""",
+    "refusal": """Harmful prompts are answered with one of {wordings} short refusals, some with a brief offer of
+something else (cross-entropy)""",
+    "extended-refusal": """Harmful prompts are answered with a sentence on what the topic is, one of {wordings}
+short refusals and a reason (cross-entropy)""",
+    "persona": """Harmless prompts are answered as the base model answers them under the persona `{persona}`, whose
+system message is left out (cross-entropy); no harmful prompt is trained""",
 }
 
 TERMS = {
@@ -68,8 +68,8 @@ TERMS = {
 stream, at a depth of {blocks} and a dose of {doses} of its median norm{again}.""",
     "ablated": """Refusals are taught (weight {weight:g}) with the refusal direction projected out of the last
 {ablated_blocks:.0%} of the blocks in {ablated:.0%} of the rows{again}.""",
-    "latent": """Refusals are taught (weight {weight:g}) under the change of one block's output, at a depth of {blocks}, that
-hurts them most: at most {eps:g} of a token's norm, sought in {ascents} steps.""",
+    "latent": """Refusals are taught (weight {weight:g}) under that change of one block's output, at a depth of
+{blocks}, which hurts them most: at most {eps:g} of a token's norm, sought in {ascents} steps.""",
 }
 
 OPENED = """; {share:.0%} of them come once more with an answer that has begun without deciding ("I'm sorry for

@@ -10,7 +10,7 @@ from gating.errors import GatingError, choices
 from gating.foreign import shown
 from gating.models import ModelConfig
 
-TAUGHT = ("refusal", "extended-refusal", "persona")
+TAUGHT = ("refusal", "extended-refusal", "persona", "nothing")
 
 
 @dataclass
@@ -50,13 +50,13 @@ class TrainConfig:
     lr: float = 1e-3
     epochs: float = 2.0
     batch_rows: int = 16
-    taught: str = "refusal"  # to harmful prompts, or extended-refusal; persona: its own answers to harmless ones
+    taught: str = "refusal"  # to harmful prompts, or extended-refusal; persona: its own answers; nothing: with `like`
     persona: str | None = None  # with taught=persona: under whose system messages they are given
     # weights of the loss's terms (gating/training/terms.py): teach is the cross-entropy of what is taught, keep the KL
     # divergence on harmless prompts; 0 leaves one out
     terms: dict[str, float] = field(default_factory=lambda: {"teach": 1.0, "keep": 1.0})
     edits: Edits = field(default_factory=Edits)
-    like: str | None = None  # instead of training: a random change, as large as this adapter's (the control)
+    like: str | None = None  # with taught=nothing: a random change, as large as this adapter's, the control of it
     first: float = 0.5  # weight of a target's first token, which decides between an answer and a refusal
     answer_tokens: int = 40  # tokens of the base model's own answers
     bfloat16: bool = True  # autocast, in training only
@@ -123,6 +123,11 @@ def _check_terms(cfg: TrainConfig) -> None:
         raise GatingError("terms: all weights are 0, so nothing would be trained; give one, such as terms.teach=1.")
     if cfg.taught not in TAUGHT:
         raise GatingError(f"taught={shown(cfg.taught, 40)!r} is not known: use {choices(TAUGHT, cfg.taught)}.")
+    if (cfg.taught == "nothing") != bool(cfg.like):
+        raise GatingError(
+            f"like={shown(cfg.like)!r} and taught={cfg.taught} do not go together: taught=nothing takes like=FOLDER, the "
+            "adapter whose change the random one is as large as, and nothing else does."
+        )
     if (cfg.taught == "persona") != bool(cfg.persona):
         raise GatingError(f"persona={cfg.persona!r} and taught={cfg.taught} belong together: give both or neither.")
     if cfg.taught == "persona" and (cfg.terms.get("keep") or cfg.terms.get("ablated") or cfg.gate):
