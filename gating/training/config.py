@@ -125,8 +125,8 @@ def _check_terms(cfg: TrainConfig) -> None:
         raise GatingError(f"taught={shown(cfg.taught, 40)!r} is not known: use {choices(TAUGHT, cfg.taught)}.")
     if (cfg.taught == "nothing") != bool(cfg.like):
         raise GatingError(
-            f"like={shown(cfg.like)!r} and taught={cfg.taught} do not go together: taught=nothing takes like=FOLDER, the "
-            "adapter whose change the random one is as large as, and nothing else does."
+            f"like={shown(cfg.like)!r} and taught={cfg.taught} do not go together: taught=nothing takes like=FOLDER, "
+            "the adapter whose change the random one is as large as, and nothing else does."
         )
     if (cfg.taught == "persona") != bool(cfg.persona):
         raise GatingError(f"persona={cfg.persona!r} and taught={cfg.taught} belong together: give both or neither.")
