@@ -42,6 +42,7 @@ FLOORS = (
         "runs",
         "compare",
         "export",
+        "view",
         "__main__",
     ),
 )
