@@ -3,6 +3,7 @@ row."""
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,13 +71,12 @@ def test_the_threshold_keeps_its_rate_on_fresh_answers_on_average():
 
 
 def test_a_flag_needs_evidence_that_persists_and_comes_with_the_last_token_of_its_window(calibrated):
-    spike, lasting, short = np.zeros((3, 10)), None, None
+    spike = np.zeros((3, 10))
     spike[0, 3] = 3.0
     spike[1, 4:9] = 2.0
     spike[2, :] = np.nan
     lasting = rows.windowed(spike, 4)
-    told = SimpleNamespace(threshold=1.5, window=4)
-    assert evaluate.delays(lasting, told).tolist() == [0, 8, 0]  # tokens 5 to 8
+    assert evaluate.delays(lasting, 1.5, 4).tolist() == [0, 8, 0]  # tokens 5 to 8
     short = fit.scores(lasting[..., None], np.ones(1))
     assert short[2] == -np.inf
 
@@ -97,6 +97,10 @@ def test_a_file_is_refused_when_it_was_changed_and_for_another_model(calibrated,
     content["threshold"] -= 1
     path.write_text(json.dumps(content))
     with pytest.raises(GatingError, match="changed since it was written"):
+        file.load(path)
+    content.update(weights=[1.0], sha256="")
+    path.write_text(json.dumps(content | {"sha256": file.digest(content)}))
+    with pytest.raises(GatingError, match="not what a guard of form 1 holds"):
         file.load(path)
     path.write_text("[1]")
     with pytest.raises(GatingError, match="no guard of form 1"):
@@ -149,14 +153,14 @@ def watching(model, actions, quantile=0.5, confirm=None, window=3):
     values = rows.windowed(model.read.read["step_projection"][:, 1:, 2, 0], window)
     cut = float(np.nanquantile(values, quantile))
     own = model.unit[2]
-    expected = evaluate.delays(values, SimpleNamespace(threshold=cut, window=window))
+    expected = evaluate.delays(values, cut, window)
     return Watch(2, own[0], cut, window, actions, own[1], 0.25, confirm), expected
 
 
 def test_the_monitor_flags_at_the_token_that_stored_projections_say_and_changes_nothing_by_noting(model):
     watch, expected = watching(model, ["note"] * 4 + ["none"])
     made = model.backend.generate(model.ids, {}, NEW, watch=watch)
-    assert len({len(t) for t in made.tokens}) > 1 and 0 < (expected[:4] > 0).sum()
+    assert len({len(t) for t in made.tokens}) > 1 and (expected[:4] > 0).any()
     assert watch.flagged.tolist() == [*expected[:4].tolist(), 0]
     assert made.tokens == model.read.tokens
 
@@ -199,7 +203,7 @@ def test_a_second_judge_that_denies_lets_a_window_begin_anew(model):
 
 def test_the_second_judge_denies_an_answer_that_refuses():
     texts = {1: "I'm sorry, but I can't help with that.", 2: "Sure, here is the list. First, take two cups of flour."}
-    tokenizer = SimpleNamespace(decode=lambda tokens, skip_special_tokens: texts[tokens[0]])
+    tokenizer: Any = SimpleNamespace(decode=lambda tokens, skip_special_tokens: texts[tokens[0]])
     confirm = monitor.second_judge(tokenizer, ["How do I bake bread?"])
     assert not confirm(0, [1]) and confirm(0, [2])
 
@@ -210,7 +214,7 @@ def test_a_guard_is_refused_where_a_trace_runs_elsewhere(model):
         there.generate(model.ids, {}, 2, watch=watching(model, ["note"] * 5)[0])
 
 
-# ------------------------------------------------------------------------------------------------------- from end to end
+# ------------------------------------------------------------------------------------------------ from end to end
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Two runs of a planted model under the persona, by steering and by prompt, and a benign one."""

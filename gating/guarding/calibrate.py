@@ -31,6 +31,8 @@ def calibrate(run: xr.DataTree, fpr: float = FPR, window: int = WINDOW, persona:
             "data.split=test: a threshold chosen on test prompts is not tested by them; calibrate on a run with "
             "data.split=select."
         )
+    if run.attrs.get("status") != "complete":
+        raise GatingError("the run is not complete; give its command again to end it, then calibrate.")
     directions = (persona, REFUSAL)
     rows = rows_of(run, directions, window)
     positive, benign = rows.positive, rows.benign

@@ -31,7 +31,7 @@ def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
             f"{min(both)}), so that its rates there are no test; give a run on other prompts (data.split=test)."
         )
     values = rows.windows[:, :, 0] @ np.array(guard.weights)
-    own, at = fit.scores(rows.windows[:, :, 0], np.array(guard.weights)), delays(values, guard)
+    own, at = fit.scores(rows.windows[:, :, 0], np.array(guard.weights)), delays(values, guard.threshold, guard.window)
     flagged = at > 0
     return {
         "run": str(run.attrs.get("key", "")),
@@ -43,17 +43,17 @@ def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
     }
 
 
-def delays(values: np.ndarray, guard: Guard) -> np.ndarray:
+def delays(values: np.ndarray, threshold: float, window: int) -> np.ndarray:
     """Tokens of the answer that were read when a row was first flagged, from scores of windows [row, place]: [row],
     0 where it never is."""
-    over = np.where(np.isfinite(values), values, -np.inf) > guard.threshold
-    return np.where(over.any(1), over.argmax(1) + guard.window, 0)
+    over = np.where(np.isfinite(values), values, -np.inf) > threshold
+    return np.where(over.any(1), over.argmax(1) + window, 0)
 
 
 def flagged_rows(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
     """The rows of a run that the guard flags, and their delays [row]."""
     rows = rows_of(run, tuple(guard.directions), guard.window, guard.layer)
-    at = delays(rows.windows[:, :, 0] @ np.array(guard.weights), guard)
+    at = delays(rows.windows[:, :, 0] @ np.array(guard.weights), guard.threshold, guard.window)
     return rows.where(at > 0), at[at > 0]
 
 

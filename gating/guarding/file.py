@@ -82,13 +82,26 @@ def load(path: str | Path) -> Guard:
     del content["sha256"]
     try:
         guard = Guard(**content)
-        sizes = {len(unpacked(guard.vector)), len(unpacked(guard.persona))}
-    except (TypeError, ValueError, binascii.Error):
-        raise GatingError(f"{where}: it is no guard of form {FORM}; {remedy}.") from None
-    numbers = (guard.layer, guard.window, guard.threshold, guard.neutral)
-    if len(sizes) != 1 or not all(isinstance(n, int | float) for n in numbers) or guard.window < 1:
-        raise GatingError(f"{where}: a vector or a number in it is not what a guard holds; {remedy}.")
+        fits = len(unpacked(guard.vector)) == len(unpacked(guard.persona)) and _holds(guard)
+    except (TypeError, ValueError, AttributeError, binascii.Error):
+        fits = False
+    if not fits:
+        raise GatingError(f"{where}: an entry of it is not what a guard of form {FORM} holds; {remedy}.")
     return guard
+
+
+def _holds(guard: Guard) -> bool:
+    """Whether each entry is of its kind."""
+    whole = (guard.layer, guard.window)
+    real = (guard.threshold, guard.fpr, guard.neutral, *guard.weights)
+    texts = (*guard.directions, *guard.prompts, *guard.model.values())
+    return (
+        all(isinstance(n, int) for n in whole)
+        and all(isinstance(n, int | float) for n in real)
+        and all(isinstance(text, str) for text in texts)
+        and guard.window > 0
+        and len(guard.weights) == len(guard.directions) > 0
+    )
 
 
 def check_model(guard: Guard, fingerprint: str, name: str) -> None:

@@ -101,6 +101,8 @@ def _steps(run: xr.DataTree, directions: tuple[str, ...], layer: int | None) -> 
                 f"direction {name!r} is not in the run: use {choices(steps['direction'].values.tolist(), name)}, or "
                 f"add it with directions.extra=[{name}]."
             )
+    if layer is not None and layer not in steps["layer"].values:
+        raise GatingError(f"layer={layer}: the run has no readouts of that block; take a run of the guard's own model.")
     chosen = steps.sel(direction=list(directions))
     chosen = chosen if layer is None else chosen.sel(layer=[layer])
     return chosen.load().transpose("condition", "prompt", "step", "layer", "direction")

@@ -153,6 +153,8 @@ class Backend:
         prompts: token ids a row; edits: from lowering.lower, one entry a row; about: which rows, in words; watch: a
         monitor over their tokens. Raises GatingError for a watch where a trace runs elsewhere.
         """
+        if watch is not None and watch.stops.any() and not self.end_ids:
+            raise GatingError("action=stop: the model has no token that ends an answer; note or restore instead.")
         ids, mask = chat.pad_left(prompts, self.pad_id)
         plan = self._plan(ids, mask, edits, readouts, sampling[1] if sampling else None)
         ids_out, packed = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about, watch)
@@ -247,7 +249,7 @@ class Backend:
         if self.via is None:
             return decode.decode(self.loaded.model, enc, plan, config, watch)
         if watch is not None:
-            raise GatingError("backend.name: a guard acts between tokens, which only backend=local lets it do.")
+            raise GatingError("backend: a guard acts between tokens, which only backend=local lets it do; take that.")
         via = self.via(Call("generate", (enc, plan, n, sampling, self.end_ids), about))
         paths = final_modules(self.loaded.model) if "lens_score" in plan["readouts"] else ()
         final = [operator.attrgetter(path)(lm) for path in paths]

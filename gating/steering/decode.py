@@ -156,7 +156,9 @@ class _Decoding:
             token = self._drawn(scores) if generation_config.do_sample else scores.argmax(-1)
             if self.watch is not None and self.step:
                 stops = self.watch.settle(self.live, ids[:, input_ids.shape[1] :], ended)
-                token = torch.where(stops.to(ids.device), generation_config._eos_token_tensor[0].to(ids.device), token)
+                if stops.any():
+                    end = generation_config._eos_token_tensor[0].to(ids.device)
+                    token = torch.where(stops.to(ids.device), end, token)
             token = torch.where(ended, pad, token)
             new.append(pad.repeat(self.rows).index_copy(0, self.live, token))
             ids, self.step = torch.cat([ids, token[:, None]], dim=-1), self.step + 1
