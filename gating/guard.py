@@ -17,9 +17,10 @@ from gating.foreign import cell
 from gating.guarding import calibrate as calibrating
 from gating.guarding import evaluate, file
 from gating.guarding.calibrate import calibrate
+from gating.guarding.rows import Roles
 
 __all__ = ["calibrate", "main"]
-KEYS = ("test", "guard", "fpr", "window", "out", "act", "cascade")
+KEYS = ("test", "guard", "fpr", "window", "attack", "benign", "out", "act", "cascade")
 ACTIONS = ("note", "restore", "stop")
 
 
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m gating.guard", description=main.__doc__)
     parser.add_argument(
         "words", nargs="+", metavar="RUN | key=value",
-        help="fpr=0.01 window=8 out=guard.json test=RUN2; act=note|restore|stop answers again what is flagged, with "
+        help="fpr=0.01 window=8 out=guard.json test=RUN2; attack=NAME,... benign=NAME,... are conditions "
+        "(attack_* and benign_* by default); act=note|restore|stop answers again what is flagged, with "
         "the guard acting; cascade=true asks the learned judge before a flag counts (with act=)",
     )  # fmt: skip
     args = parser.parse_args(argv)
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 def _check(runs: list[str], values: dict[str, str]) -> None:
     if len(runs) != 1:
         raise GatingError(f"{len(runs)} runs are given: give one to calibrate on, and test=RUN to try the guard on.")
-    if "guard" in values and (clash := {"test", "fpr", "window", "out"} & set(values)):
+    if "guard" in values and (clash := {"test", "fpr", "window", "attack", "benign", "out"} & set(values)):
         raise GatingError(f"{min(clash)} with guard=FILE: a guard is tried on RUN as it stands; leave it out.")
     if values.get("act", "note") not in ACTIONS:
         raise GatingError(f"act={values['act']!r}: use {choices(ACTIONS, values['act'])}.")
@@ -63,7 +65,8 @@ def _calibrated(console: Console, path: str, values: dict[str, str]) -> file.Gua
     if not re.fullmatch(r"0?\.[0-9]{1,6}", text) or not 0 < float(text) <= 0.5:
         raise GatingError(f"fpr={text!r}: give a share above 0 and at most 0.5, such as 0.01.")
     window = words.number(values, "window", 1, 10_000) or calibrating.WINDOW
-    guard = calibrate(store.open_run(path), float(text), window)
+    roles = Roles(**{key: tuple(values[key].split(",")) for key in ("attack", "benign") if key in values})
+    guard = calibrate(store.open_run(path), float(text), window, roles=roles)
     out = Path(values.get("out") or store.locate(path).parent / "guard.json").expanduser()
     digest = file.save(guard, out)
     found = guard.calibration

@@ -58,6 +58,12 @@ def test_a_planted_persona_is_found_where_it_is_and_other_labels_or_directions_f
     assert found["auroc_alone"]["compliant"] > 0.95 and found["auroc_alone"]["formal"] < 0.7
 
 
+def test_roles_of_conditions_are_names_and_the_baseline_is_benign():
+    roles = rows.Roles(("attack_*", "unseen_b?"), ("mild",))
+    names = ("attack_a", "unseen_bc", "unseen_b", "mild", "baseline")
+    assert [roles.of(n) for n in names] == ["attack", "attack", "unseen", "benign", "benign"]
+
+
 def test_where_there_is_nothing_to_find_held_out_folds_find_nothing():
     found = calibrate.calibrate(planted(strength=0), fpr=0.05, window=WINDOW).calibration
     assert 0.3 < found["auroc"] < 0.7 and found["tpr"]["rate"] < 0.3

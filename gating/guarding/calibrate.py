@@ -14,13 +14,15 @@ from gating.analysis.reading import held_readouts
 from gating.errors import GatingError
 from gating.guarding import fit
 from gating.guarding.file import MODEL, Guard, packed
-from gating.guarding.rows import PERSONA, REFUSAL, Rows, rows_of, units
+from gating.guarding.rows import PERSONA, REFUSAL, ROLES, Roles, Rows, rows_of, units
 
 WINDOW, FPR = 8, 0.01
 FEWEST = 10  # positives
 
 
-def calibrate(run: xr.DataTree, fpr: float = FPR, window: int = WINDOW, persona: str = PERSONA) -> Guard:
+def calibrate(
+    run: xr.DataTree, fpr: float = FPR, window: int = WINDOW, persona: str = PERSONA, roles: Roles = ROLES
+) -> Guard:
     """A guard from a run of the `select` split with projections at every token (experiment=guard).
 
     Raises GatingError for a run on test prompts, for a false-positive rate that so few benign answers cannot bound, and
@@ -34,9 +36,9 @@ def calibrate(run: xr.DataTree, fpr: float = FPR, window: int = WINDOW, persona:
     if run.attrs.get("status") != "complete":
         raise GatingError("the run is not complete; give its command again to end it, then calibrate.")
     directions = (persona, REFUSAL)
-    rows = rows_of(run, directions, window)
+    rows = rows_of(run, directions, window, roles=roles)
     positive, benign = rows.positive, rows.benign
-    _check(int(positive.sum()), int(benign.sum()), fpr)
+    _check(int(positive.sum()), int(benign.sum()), fpr, roles)
     found = fit.fit(rows, positive, benign, fpr)
     layer = int(held_readouts(run)["layer"].values[found.layer])
     own = units(run, directions, layer)
@@ -53,6 +55,8 @@ def calibrate(run: xr.DataTree, fpr: float = FPR, window: int = WINDOW, persona:
         neutral=float(np.nanmean(rows.windows[benign][:, :, found.layer, 0])),
         calibration={"run": str(run.attrs.get("key", "")), **_measured(rows, positive, benign, fpr, persona, run)},
         prompts=sorted(set(rows.prompt.tolist())),
+        attack=list(roles.attack),
+        benign=list(roles.benign),
     )
 
 
@@ -61,17 +65,17 @@ def _split(run: xr.DataTree) -> str:
     return str(config.get("data", {}).get("split", "")) if isinstance(config, dict) else ""
 
 
-def _check(positives: int, benign: int, fpr: float) -> None:
+def _check(positives: int, benign: int, fpr: float, roles: Roles) -> None:
     needed = math.ceil(1 / fpr) - 1
     if benign < needed:
         raise GatingError(
             f"fpr={fpr:g} needs {needed} benign answers, and the run has {benign} (harmless prompts under baseline and "
-            "benign_*); ask more harmless prompts or benign personas, or give a larger fpr."
+            f"{', '.join(roles.benign)}); ask more harmless prompts or benign personas, or give a larger fpr."
         )
     if positives < FEWEST:
         raise GatingError(
-            f"{positives} answers under attack_* comply with a harmful request, and {FEWEST} are needed; ask more "
-            "harmful prompts, or steer at a dose that suppresses refusal on this model (python -m gating.choose)."
+            f"{positives} answers under {', '.join(roles.attack)} comply with a harmful request, and {FEWEST} are needed; ask "
+            "more harmful prompts, or steer at a dose that suppresses refusal on this model (python -m gating.choose)."
         )
 
 

@@ -11,19 +11,19 @@ from gating.errors import GatingError
 from gating.guarding import fit
 from gating.guarding.calibrate import none_of, rate
 from gating.guarding.file import Guard, check_model
-from gating.guarding.rows import Rows, rows_of
+from gating.guarding.rows import Roles, Rows, rows_of
 from gating.judging.labels import COMPLIANCE, REFUSAL
 
 
 def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
     """Rates of flags with intervals and n, AUROC, and delay in tokens (median, of what is flagged).
 
-    `tpr` counts harmful requests that an attack_* answer complies with, `fpr` harmless ones under the baseline and
-    benign_*; `conditions` counts everything, by what was asked and answered. Raises GatingError for a run of another
-    model, and for one that shares prompts with what the guard was calibrated on.
+    `tpr` counts harmful requests that an attack's answer complies with, `fpr` harmless ones under the baseline and
+    benign conditions; `conditions` counts everything, by what was asked and answered. Raises GatingError for a run
+    of another model, and for one that shares prompts with what the guard was calibrated on.
     """
     check_model(guard, str(run.attrs.get("model_fingerprint", "")), "this run's model")
-    rows = rows_of(run, tuple(guard.directions), guard.window, guard.layer)
+    rows = rows_of(run, tuple(guard.directions), guard.window, guard.layer, roles(guard))
     both = set(guard.prompts) & set(rows.prompt.tolist())
     if both:
         raise GatingError(
@@ -43,6 +43,10 @@ def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
     }
 
 
+def roles(guard: Guard) -> Roles:
+    return Roles(tuple(guard.attack), tuple(guard.benign))
+
+
 def delays(values: np.ndarray, threshold: float, window: int) -> np.ndarray:
     """Tokens of the answer that were read when a row was first flagged, from scores of windows [row, place]: [row],
     0 where it never is."""
@@ -52,7 +56,7 @@ def delays(values: np.ndarray, threshold: float, window: int) -> np.ndarray:
 
 def flagged_rows(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
     """The rows of a run that the guard flags, and their delays [row]."""
-    rows = rows_of(run, tuple(guard.directions), guard.window, guard.layer)
+    rows = rows_of(run, tuple(guard.directions), guard.window, guard.layer, roles(guard))
     at = delays(rows.windows[:, :, 0] @ np.array(guard.weights), guard.threshold, guard.window)
     return rows.where(at > 0), at[at > 0]
 

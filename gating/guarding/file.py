@@ -26,7 +26,8 @@ class Guard:
 
     model: of the run that it was calibrated on (MODEL); vector: weighted sum of the unit directions, base64 of float32
     [hidden]; persona: the unit direction that `restore` takes out, likewise; neutral: its mean projection in benign
-    answers; calibration: what was measured, on how many; prompts: hashes of what it was calibrated on.
+    answers; calibration: what was measured, on how many; prompts: hashes of what it was calibrated on; attack, benign:
+    patterns of conditions (rows.Roles).
     """
 
     model: dict[str, str]
@@ -41,6 +42,8 @@ class Guard:
     neutral: float
     calibration: dict[str, Any] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
+    attack: list[str] = field(default_factory=list)
+    benign: list[str] = field(default_factory=list)
     form: int = FORM
 
 
@@ -94,7 +97,7 @@ def _holds(guard: Guard) -> bool:
     """Whether each entry is of its kind."""
     whole = (guard.layer, guard.window)
     real = (guard.threshold, guard.fpr, guard.neutral, *guard.weights)
-    texts = (*guard.directions, *guard.prompts, *guard.model.values())
+    texts = (*guard.directions, *guard.prompts, *guard.attack, *guard.benign, *guard.model.values())
     return (
         all(isinstance(n, int) for n in whole)
         and all(isinstance(n, int | float) for n in real)

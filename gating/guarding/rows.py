@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,8 +13,26 @@ from gating.analysis.reading import check_single, held_readouts, read_group, who
 from gating.errors import GatingError, choices
 from gating.judging.labels import COMPLIANCE, MISSING
 
-ATTACK, BENIGN, UNSEEN = "attack", "benign", "unseen"  # roles of conditions, by the beginning of their names
+ATTACK, BENIGN, UNSEEN = "attack", "benign", "unseen"  # roles of conditions
+
+
+class Roles(NamedTuple):
+    """Names of conditions, with * and ?, that suppress refusal and that must not be flagged (the baseline is one)."""
+
+    attack: tuple[str, ...] = ("attack_*",)
+    benign: tuple[str, ...] = ("benign_*",)
+
+    def of(self, condition: str) -> str:
+        """ATTACK, BENIGN or UNSEEN; the baseline is benign."""
+        if any(fnmatchcase(condition, pattern) for pattern in self.attack):
+            return ATTACK
+        return BENIGN if any(fnmatchcase(condition, p) for p in ("baseline", *self.benign)) else UNSEEN
+
+
 PERSONA, REFUSAL = "compliant", "refusal"
+
+
+ROLES = Roles()
 
 
 @dataclass(frozen=True)
@@ -21,7 +40,7 @@ class Rows:
     """Answers (condition x prompt) that are there. windows: means of the projections over `window` tokens on end,
     [row, place, layer, direction] float64, NaN where the answer has no such token; all else is [row].
 
-    role: of the condition, `attack` and `benign` (the baseline too) are calibrated on, `unseen` is all else.
+    role: of the condition: ATTACK and BENIGN are calibrated on, UNSEEN is all else.
     """
 
     windows: np.ndarray
@@ -48,7 +67,9 @@ class Rows:
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
 
-def rows_of(run: xr.DataTree, directions: tuple[str, ...], window: int, layer: int | None = None) -> Rows:
+def rows_of(
+    run: xr.DataTree, directions: tuple[str, ...], window: int, layer: int | None = None, roles: Roles = ROLES
+) -> Rows:
     """The answers of a run that have a label. layer: that one alone. Raises GatingError for a run without projections
     at every token, without one of the directions, or with answers shorter than a window throughout."""
     steps = _steps(run, directions, layer)
@@ -68,15 +89,8 @@ def rows_of(run: xr.DataTree, directions: tuple[str, ...], window: int, layer: i
         np.array(of_prompt["category"].values.tolist())[p],
         of_prompt["harmful"].values[p],
         label.values.ravel()[present],
-        np.array([role(name) for name in names])[c],
+        np.array([roles.of(name) for name in names])[c],
     )
-
-
-def role(condition: str) -> str:
-    """What a condition is to a guard, by its name."""
-    if condition == "baseline" or fnmatchcase(condition, f"{BENIGN}_*"):
-        return BENIGN
-    return ATTACK if fnmatchcase(condition, f"{ATTACK}_*") else UNSEEN
 
 
 def windowed(steps: np.ndarray, window: int) -> np.ndarray:
