@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "write a run's page again; print its table and its claims' verdicts",
     "results": "a page of results from the stores of several runs",
     "runs": "every run of a folder: what it is, how far it is, what it says",
+    "view": "a page in which people read answers side by side across conditions",
     "compare": "what differs between two runs, and the paired difference of what they share",
     "export": "a run's answers as a table (csv, parquet), or its arrays (netcdf)",
     "audit": "how far personas move a model's refusal, against a policy that can gate a release",

@@ -14,7 +14,14 @@ import pytest
 
 from gating.figures import base
 
-BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome", "chrome") if shutil.which(b)), None)
+BROWSER = next(
+    (
+        b
+        for b in ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "chrome")
+        if shutil.which(b)
+    ),
+    None,
+)
 QUIET = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-extensions", "--hide-scrollbars")  # fmt: skip
 PROBE = """<script>parent.postMessage(JSON.stringify({
@@ -157,3 +164,42 @@ def test_colours_that_stand_together_can_be_told_apart_or_have_marks_of_their_ow
     assert (
         min(np.linalg.norm(lab(a, sight) - lab(b, sight)) for i, a in enumerate(shades) for b in shades[i + 1 :]) > 10
     )
+
+
+CLICKS = """<script>
+const out = {}; at("from").value = "R"; at("to").value = "C"; at("to").dispatchEvent(new Event("input"));
+out.filtered = parseInt(at("count").textContent); const l = data.runs[0].labels.own;
+out.wanted = data.runs[0].prompts.filter((p, i) => l[0][i] === "R" && l[at("other").value][i] === "C").length;
+at("from").value = at("to").value = ""; at("search").value = "prompt 77";
+at("search").dispatchEvent(new Event("input"));
+out.found = parseInt(at("count").textContent); at("search").value = ""; at("search").dispatchEvent(new Event("input"));
+document.dispatchEvent(new KeyboardEvent("keydown", {key: "j"}));
+out.next = document.querySelector("[aria-current=true] span").textContent;
+out.cards = document.querySelectorAll(".card").length; at("controls").checked = true;
+at("controls").dispatchEvent(new Event("input")); out.all = document.querySelectorAll(".card").length;
+out.fits = document.documentElement.scrollWidth <= innerWidth; document.title = JSON.stringify(out);
+</script></body>"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_of_answers_is_filtered_searched_and_stepped_through_with_200_prompts_and_60_conditions(
+    tmp_path, width
+):
+    from gating.reporting import viewer
+
+    rng = np.random.default_rng(0)
+    kinds = ["baseline", *["named"] * 29, *["random"] * 30]
+    run = {
+        "name": "big", "model": "m", "judge": "learned", "traces": None, "scores": [[0.5] * 200] * 60,
+        "conditions": [{"name": f"c{k}", "kind": kind} for k, kind in enumerate(kinds)],
+        "prompts": [{"hash": f"{i}", "text": f"prompt {i}", "category": "x", "harmful": True} for i in range(200)],
+        "answers": [[f"answer {k} {i}" for i in range(200)] for k in range(60)],
+        "labels": {"own": ["".join(rng.choice(list("RCE"), 200)) for _ in range(60)]},
+    }  # fmt: skip
+    page = tmp_path / "view.html"
+    page.write_text(viewer.page_of([run], False).replace("</body>", CLICKS))
+    said = browse(page, tmp_path, f"--window-size={width},800", "--dump-dom").stdout
+    found = json.loads(re.search(r"<title>(.*?)</title>", said)[1])
+    assert found["filtered"] == found["wanted"] > 0 and found["found"] == 1 and found["next"] == "prompt 78"
+    assert (found["cards"], found["all"], found["fits"]) == (30, 60, True)

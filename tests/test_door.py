@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 import gating
-from gating import compare, door, export, models, runs, store
+from gating import compare, door, export, models, runs, store, view
 from gating.analysis import comparing
 from gating.errors import GatingError
 from gating.pipeline import study
-from gating.reporting import listing
+from gating.reporting import listing, viewer
 from tests.conftest import compose
 
 SMALL = {"max_new_tokens": 3, "directions": {"n": 4, "questions": 2}, "steer.layers": 1, "steer.coef": 2.0}
@@ -136,3 +136,23 @@ def test_an_export_in_another_format_reads_back_or_names_the_extra(made, tmp_pat
     else:
         with pytest.raises(GatingError, match=r"gating\[export\]"):
             export.export(one.folder, to, tmp_path / f"a.{to}")
+
+
+def test_the_page_of_answers_holds_openings_every_judges_label_and_nothing_that_a_model_said_can_break(made, tmp_path):
+    folder, _, one, _, _ = made
+    place = view.page([str(folder)], str(tmp_path / "view.html"))
+    text = place.read_text()
+    data = json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+    assert {run["name"] for run in data["runs"]} >= {one.folder.name}
+    run = next(r for r in data["runs"] if r["name"] == one.folder.name)
+    assert len(run["answers"]) == len(run["conditions"]) == len(run["labels"]["own"])
+    assert all(len(row) == len(run["prompts"]) for row in [*run["answers"], *run["labels"]["own"]])
+    assert all(len(p["text"].split()) <= 7 for p in run["prompts"]) and "http://" not in text.replace(
+        "http://www.w3.org", ""
+    )
+    hostile = one.tree.copy(deep=True)
+    hostile["outcomes"]["completion"][0, 0] = "</script><script>alert(1)</script>"
+    assert "<script>alert" not in viewer.rendered({"x": hostile}, full_text=True)
+    (tmp_path / "mine.html").write_text("mine")
+    with pytest.raises(GatingError, match="is not such a page"):
+        view.page([str(one.folder)], str(tmp_path / "mine.html"))
