@@ -74,8 +74,8 @@ def _check(positives: int, benign: int, fpr: float, roles: Roles) -> None:
         )
     if positives < FEWEST:
         raise GatingError(
-            f"{positives} answers under {', '.join(roles.attack)} comply with a harmful request, and {FEWEST} are needed; ask "
-            "more harmful prompts, or steer at a dose that suppresses refusal on this model (python -m gating.choose)."
+            f"{positives} answers under {', '.join(roles.attack)} comply with a harmful request, of {FEWEST} needed; "
+            "ask more harmful prompts, or steer harder: at a dose that suppresses refusal (python -m gating.choose)."
         )
 
 
