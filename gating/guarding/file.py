@@ -99,8 +99,8 @@ def _holds(guard: Guard) -> bool:
     real = (guard.threshold, guard.fpr, guard.neutral, *guard.weights)
     texts = (*guard.directions, *guard.prompts, *guard.attack, *guard.benign, *guard.model.values())
     return (
-        all(isinstance(n, int) for n in whole)
-        and all(isinstance(n, int | float) for n in real)
+        all(type(n) is int for n in whole)
+        and all(type(n) in (int, float) for n in real)
         and all(isinstance(text, str) for text in texts)
         and guard.window > 0
         and len(guard.weights) == len(guard.directions) > 0

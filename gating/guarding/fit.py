@@ -2,7 +2,8 @@
 
 A row's score is the largest mean, over any `window` tokens on end, of a weighted sum of its projections: evidence that
 persists. Weights are Fisher's linear discriminant; the threshold is the split-conformal quantile of benign scores
-(Vovk et al. 2005): for exchangeable answers the false-positive rate is at most the one asked for, on average.
+(Vovk et al. 2005), which keeps the false-positive rate for exchangeable answers and given weights. Here weights and
+layer come from the same answers, and answers of a prompt are alike: the rates on held-out folds are those to read.
 """
 
 from __future__ import annotations
