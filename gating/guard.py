@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m gating.guard", description=main.__doc__)
     parser.add_argument(
         "words", nargs="+", metavar="RUN | key=value",
-        help="fpr=0.01 window=8 out=guard.json test=RUN2; attack=NAME,... benign=NAME,... are conditions "
+        help="fpr=0.01 window=4 out=guard.json test=RUN2; attack=NAME,... benign=NAME,... are conditions "
         "(attack_* and benign_* by default); act=note|restore|stop answers again what is flagged, with "
         "the guard acting; cascade=true asks the learned judge before a flag counts (with act=)",
     )  # fmt: skip

@@ -16,7 +16,7 @@ from gating.guarding import fit
 from gating.guarding.file import MODEL, Guard, packed
 from gating.guarding.rows import PERSONA, REFUSAL, ROLES, Roles, Rows, rows_of, units
 
-WINDOW, FPR = 8, 0.01
+WINDOW, FPR = 4, 0.01
 FEWEST = 10  # positives
 
 
