@@ -43,6 +43,7 @@ FLOORS = (
         "runs",
         "compare",
         "export",
+        "view",
         "__main__",
     ),
 )
