@@ -26,7 +26,9 @@ from gating.foreign import UNSAFE, shown
 
 PLAIN = re.compile(r"[A-Za-z0-9_./@+:?*-]*")  # what Hydra's grammar takes as it stands
 LONG_WORD = re.compile(r"\S{400,}")
-INTERRUPTED = "interrupted: what is finished is kept; give the same command again to go on"
+AGAIN = "what is finished is kept; give the same command again to go on"
+INTERRUPTED = f"interrupted: {AGAIN}"
+LOST = ("TerminatedWorkerError", "BrokenProcessPool")  # of joblib
 EXPECTED = (GatingError, ModuleNotFoundError, HydraException, OmegaConfBaseException, OSError, RuntimeError)
 RENAMED = {"judge": "label_rule"}  # groups that had another name, so that an old command is refused with the new one
 SCHEMAS = (
@@ -233,7 +235,9 @@ def explain(error: BaseException, place: str = "") -> str:
     if isinstance(error, ModuleNotFoundError) and (remedy := extras.remedy(error)):
         return remedy
     if isinstance(error, MissingConfigException):
-        return " ".join(str(error).split())
+        return extras.launcher_remedy(str(error)) or " ".join(str(error).split())
+    if type(error).__name__ in LOST:
+        return "a process of the launcher was lost (killed, or out of memory); " + AGAIN
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_override(error)
     if isinstance(error, OSError):

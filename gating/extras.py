@@ -13,6 +13,8 @@ PACKAGES = {  # extra -> what the code imports of it; pyproject.toml has the ver
     "ndif": ("httpx", "tenacity", "zstandard"),
     "hub": ("datasets",),
     "export": ("pyarrow", "h5netcdf"),
+    "joblib": ("hydra-joblib-launcher",),  # which Hydra finds by itself
+    "slurm": ("hydra-submitit-launcher",),
 }
 
 
@@ -36,3 +38,11 @@ def remedy(error: ModuleNotFoundError) -> str | None:
     package = (error.name or "").partition(".")[0]
     commands = install(package)
     return f"{package} is not installed, and this needs it: {commands}." if commands else None
+
+
+def launcher_remedy(message: str) -> str | None:
+    """One paragraph for a launcher that Hydra does not find and an extra brings; None for other messages."""
+    for launcher in ("joblib", "submitit"):
+        if f"hydra/launcher/{launcher}" in message:
+            return f"hydra/launcher={launcher} is not installed: {install(f'hydra-{launcher}-launcher')}."
+    return None

@@ -17,13 +17,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from gating import cli, config_files, help_text
+from gating.errors import GatingError
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 failures: list[str] = []
+commanding: list[int] = []  # the process of `main`; another one is a launcher's
 
 
 @hydra.main(version_base="1.3", config_path=str(config_files.conf_dir()), config_name="config")
 def job(cfg: DictConfig) -> None:
+    """What a launcher sends to its processes: a function that says no more than another's name."""
+    one(cfg)
+
+
+def one(cfg: DictConfig) -> None:
     """One run, or one of a multirun's. A failure is shown and kept, so that a sweep's other runs go on."""
     from gating.pipeline import config, dryrun, study
 
@@ -54,6 +61,8 @@ def job(cfg: DictConfig) -> None:
     except cli.EXPECTED as e:
         failures.append(cli.explain(e, str(cfg.runs_dir)))
         cli.say_error(console, failures[-1])
+        if os.getpid() not in commanding:
+            raise GatingError(failures[-1]) from None  # which the launcher hands to the process of `main`
 
 
 def main() -> None:
@@ -61,6 +70,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("httpx", "httpcore", "urllib3", "filelock", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    commanding.append(os.getpid())
     with cli.spoken(console):
         sys.argv[1:] = cli.words(sys.argv[1:])
         cli.register()
@@ -81,4 +91,6 @@ class _Callable(ModuleType):
 sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
+    from gating.run import main  # the module by its name, under which another process finds it too
+
     main()

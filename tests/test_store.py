@@ -9,7 +9,7 @@ import yaml
 
 from gating import store
 from gating.errors import GatingError
-from gating.store import TEXT, writing
+from gating.store import TEXT, files, writing
 from gating.store.joins import open_runs
 
 ATTRS = {"config": yaml.safe_dump({"steer": {"coef": 8}}), "choices": '{"steer": "compliant"}', "overrides": "[]"}
@@ -82,6 +82,34 @@ def test_a_group_whose_write_was_cut_does_not_count_as_there(tmp_path):
     assert store.read_group(path, "directions").identical(ds)
 
 
+def test_a_group_that_is_laid_out_keeps_what_is_known_and_takes_no_memory_for_what_is_missing(tmp_path):
+    path, names = lay_out(tmp_path), np.array(list("abcde"), dtype=TEXT)
+    known = xr.Dataset({"text": ("row", names), "n": ("row", np.arange(5)), "a": (("k", "row"), np.eye(2, 5))})
+    store.create_group(path, "known", known, "row", 2)
+    assert store.read_group(path, "known").identical(known)
+    one = xr.Dataset({"x": (("k", "row", "step"), np.full((8, 1, 100), np.nan))})
+    store.create_group(path, "missing", store.repeated(one, "row", np.arange(10**6)), "row", 4)  # 6 GB
+    there = xr.open_zarr(path, group="missing", consolidated=False, chunks=None)["x"]
+    assert there.shape == (8, 10**6, 100) and np.isnan(there[0, -3:, -1]).all()
+
+
+def test_a_store_has_few_files_when_it_is_finished_and_the_same_values(tmp_path):
+    n = 2 * writing.MOST_CHUNKS + 7
+    path = lay_out(tmp_path, n_prompts=n, n_conditions=2, block=1)
+    for start in (0, 3, n - 1):
+        store.write_batch(path, start, {"outcomes": filled(2, 1, start % 3)})
+    chunks = xr.open_zarr(path, group="outcomes", consolidated=False)["label"].encoding["chunks"]
+    before = store.read_group(path, "outcomes")
+    assert chunks == (2, 3)  # of several batches, so that no variable has more chunks than may be
+    assert before["done"].values[0].nonzero()[0].tolist() == [0, 3, n - 1]
+    store.finish(path, {})
+    assert store.read_group(path, "outcomes").identical(before)
+    assert len([k for k in files.read_list(path) if k.startswith("outcomes/label/c/")]) == 1
+    assert not store.problems(path) or "rows are not done" in store.problems(path)[0]
+    store.write_batch(path, 1, {"outcomes": filled(2, 1, 2)})  # what is joined can still be written to
+    assert store.read_group(path, "outcomes")["label"].values[0, :4].tolist() == [0, 2, -1, 0]
+
+
 def test_two_writers_cannot_hold_one_run_and_an_empty_folder_is_not_left_behind(tmp_path):
     with store.writer(tmp_path / "run"):
         with pytest.raises(GatingError, match="another process"), store.writer(tmp_path / "run"):
@@ -125,6 +153,7 @@ def test_a_multirun_joins_along_what_was_overridden_and_differs(tmp_path):
     assert out["steer.coef"].values.tolist() == [1, 2] and "steer" not in out.dims
     assert out["label"].dtype == "int8"
     assert out["label"].sel({"steer.coef": 2.0, "condition": "compliant", "prompt": "p0"}) == 2
+    assert joined.attrs["incomplete"] == joined.attrs["runs"] and len(joined.attrs["runs"]) == 2
     assert joined.attrs["axes"] == ["steer.coef"] and joined["prompts"].sizes == {"prompt": 5}
 
 

@@ -151,7 +151,7 @@ def empty(tree: xr.DataTree, attrs: Mapping[str, object]) -> xr.Dataset:
 def write(path: Path, group: str, labels: xr.Dataset) -> None:
     """A whole group of labels, in chunks of the run's batches, instead of the one that is there."""
     batch = int(store.read_attrs(path).get("prompt_batch", BATCH))
-    store.create_group(path, group, labels, {"prompt": batch})
+    store.create_group(path, group, labels, "prompt", batch)
 
 
 def _laid_out(tree: xr.DataTree, by: str, asked: Asked, there: xr.Dataset | None) -> xr.Dataset:

@@ -140,6 +140,7 @@ class RunConfig:
     seed: int = 0
     runs_dir: str = "runs"
     force: bool = False
+    reuse: bool = True  # take directions from a run of runs_dir that extracted the very same ones
     dry_run: bool = False
     full_text: bool = False  # whole prompts and completions in the report
 
@@ -147,7 +148,7 @@ class RunConfig:
 BACKENDS = ("local", "ndif", "simulation")
 
 # Settings that say where and how a run is done, not what comes out of it: no part of its key.
-NOT_IN_KEY = ("runs_dir", "force", "dry_run", "full_text")
+NOT_IN_KEY = ("runs_dir", "force", "reuse", "dry_run", "full_text")
 CALIBRATION_PROMPTS = 16  # of the select split, for steer.iso_kl
 MATCHING_PROMPTS = 32  # of each select split, harmful and harmless, for draw=matched
 NOT_IN_KEY_OF_BACKEND = ("host", "deploy", "in_flight", "deadline", "outage", "unknown", "stalled", "attempts")

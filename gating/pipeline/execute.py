@@ -24,7 +24,7 @@ from gating import chat, models, progress, store, thoughts
 from gating.analysis import claims
 from gating.errors import GatingError, naming
 from gating.judging.own import own_judge
-from gating.pipeline import calibrate, conditions, drawn, extract, matched, prompt_batches, reused_directions
+from gating.pipeline import calibrate, conditions, drawn, extract, extracted, matched, prompt_batches, reused_directions
 from gating.pipeline.key import code
 from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
@@ -68,7 +68,7 @@ def _completed(study: Study, again: bool) -> str:
         signature = _same_model(study, now)
         if study.direction_specs and not store.has_group(study.store, "directions"):
             _directions(study, backend, signature)
-        done = store.read_group(study.store, "outcomes")["done"].all("condition").values
+        done = store.read_group(study.store, "outcomes", ["done"])["done"].all("condition").values
         _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
         thought = _thought(study)
@@ -81,8 +81,8 @@ def _completed(study: Study, again: bool) -> str:
 
 
 def _thought(study: Study) -> list[str]:
-    outcomes = store.read_group(study.store, "outcomes")
-    lengths = [outcomes[name].values.ravel().tolist() for name in ("n_thought", "n_tokens") if name in outcomes]
+    outcomes = store.read_group(study.store, "outcomes", ["n_thought", "n_tokens"])
+    lengths = [v.values.ravel().tolist() for v in outcomes.values()]
     return thoughts.warnings(*lengths) if len(lengths) == 2 else []
 
 
@@ -119,7 +119,7 @@ def _backend(study: Study) -> Iterator[tuple[Backend, Connection | None]]:
 
 
 def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
-    """The /directions group: extracted, or taken from another run."""
+    """The /directions group: taken from the run that is named, or from one of this folder, or extracted."""
     how = study.run.directions
     if how.source:
         group = reused_directions.directions(how, study.direction_specs, signature)
@@ -135,11 +135,15 @@ def _directions(study: Study, backend: Backend, signature: xr.Dataset) -> None:
                 "(directions.source=null), or take draw=isotropic."
             )
         group.attrs["taken_from"] = how.source
-    else:
-        group, geometry = extract.extract(study, backend)
-        if geometry is not None:
-            store.add_group(study.store, "geometry", geometry)
-    store.add_group(study.store, "directions", group)
+        store.add_group(study.store, "directions", group)
+        return
+    of = extracted.digest(study, signature, backend.loaded.fingerprint, _machine(study, backend))
+    with extracted.once(study, of) as taken:
+        if not taken:
+            group, geometry = extract.extract(study, backend)
+            if geometry is not None:
+                store.add_group(study.store, "geometry", geometry)
+            store.add_group(study.store, "directions", group.assign_attrs(digest=of))
 
 
 def _same_model(study: Study, now: xr.Dataset) -> xr.Dataset:
@@ -241,11 +245,11 @@ def _check_same(study: Study, backend: Backend, asked: Sequence[Encoded]) -> Non
 
 
 def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done: np.ndarray) -> None:
-    extracted = store.read_group(study.store, "directions") if study.direction_specs else None
-    calibrated = extracted is not None and study.run.steer.iso_kl
-    scale = calibrate.scales(study, backend, extracted) if calibrated and extracted is not None else {}
-    taken_out = matched.directions(study, backend, extracted) if extracted is not None else {}
-    w = prompt_batches.worker(study, backend, extracted, scale, taken_out)
+    made = store.read_group(study.store, "directions") if study.direction_specs else None
+    calibrated = made is not None and study.run.steer.iso_kl
+    scale = calibrate.scales(study, backend, made) if calibrated and made is not None else {}
+    taken_out = matched.directions(study, backend, made) if made is not None else {}
+    w = prompt_batches.worker(study, backend, made, scale, taken_out)
     hashes, step, n = [e.prompt.hash for e in asked], study.prompt_batch, len(study.conditions)
     prompt_batches.lay_out_readouts(w, hashes)
     prompt_batches.lay_out_samples(w, hashes)

@@ -63,7 +63,7 @@ def rejudge(run: str | Path, spec: JudgeSpec, force: bool = False, retry: bool =
         batch = int(tree.attrs.get("prompt_batch", BATCH))
         if begun is None:
             laid_out = judgements.assign_attrs(_attributes(spec, judge))
-            store.create_group(path, group, laid_out, {"prompt": batch})
+            store.create_group(path, group, laid_out, "prompt", batch)
         resumed = bool(judgements["done"].any())
         pending = to_judge(tree, judgements, spec, retry)
         with over_cores(judge, spec, limits, int(pending.sum()), cores) as judge:

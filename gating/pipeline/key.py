@@ -62,6 +62,7 @@ class Key:
     tokens: Tokens | None  # None where the tokenizer is not on this machine
     final: bool  # False where it was made without the model's files
     dated: bool  # the chat template writes the date, so that tomorrow's key is another one
+    basis: str  # a hash of the model, the device, the code and the packages alone: of what computes
 
 
 def key(
@@ -77,26 +78,28 @@ def key(
     tokens = encoded(tokenizer, texts(run, test, specs, conditions), run.model.template) if tokenizer else None
     template = str(tokenizer.chat_template) if tokenizer else ""
     installed = store.versions()
-    material: dict[str, Any] = {
+    computes: dict[str, Any] = {
         "schema": store.SCHEMA_VERSION,
-        "config": _deciding(run),
-        "source": reused_directions.digest(run.directions.source) if run.directions.source else None,
-        "judge": own_judge(run.judge).digest,
-        "filter": _filter(run.directions.filter),
-        "test": prompts.digest(test),
-        "directions": [(s.name, s.role, s.position, s.positive, s.negative) for s in specs],
-        "conditions": [asdict(c) for c in conditions],
-        "claims": family,
         "model": identity,
         "dtype": models.dtype_name(run.model),
         "device": _device(run),
-        "tokens": [[*asked, ids] for asked, ids in tokens.items()] if tokens else None,
         "template": template,  # answers are put into it that are not known yet
         "code": code(),
         "versions": {name: installed[name] for name in PACKAGES} | models.package_versions(run.model),
     }
-    name = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:10]
-    return Key(name, tokens, final, "strftime_now" in template)
+    material = computes | {
+        "config": deciding(run),
+        "source": reused_directions.digest(run.directions.source) if run.directions.source else None,
+        "judge": own_judge(run.judge).digest,
+        "filter": of_filter(run.directions.filter),
+        "test": prompts.digest(test),
+        "directions": [(s.name, s.role, s.position, s.positive, s.negative) for s in specs],
+        "conditions": [asdict(c) for c in conditions],
+        "claims": family,
+        "tokens": [[*asked, ids] for asked, ids in tokens.items()] if tokens else None,
+    }
+    name, basis = _digest(material)[:10], _digest(computes)
+    return Key(name, tokens, final, "strftime_now" in template, basis)
 
 
 def texts(
@@ -153,7 +156,8 @@ def _served(run: RunConfig) -> dict[str, str | None]:
     return {"served": models.served_as(run.model), "revision": run.model.revision}
 
 
-def _filter(name: str | None) -> str | None:
+def of_filter(name: str | None) -> str | None:
+    """What `directions.filter` stands for: its judge's digest."""
     return kinds.load(name).digest if name not in (None, "fluent") else name
 
 
@@ -164,11 +168,16 @@ def _device(run: RunConfig) -> str:
     return address.address(run.backend.host)
 
 
-def _deciding(run: RunConfig) -> dict[str, Any]:
+def deciding(run: RunConfig) -> dict[str, Any]:
+    """The settings that decide a result, without those whose content is in the key instead."""
     settings = {k: v for k, v in asdict(run).items() if k not in config.NOT_IN_KEY}
     for group, by_content in BY_CONTENT.items():
         settings[group] = {k: v for k, v in settings[group].items() if k not in by_content}
     return settings
+
+
+def _digest(material: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
 
 
 @cache

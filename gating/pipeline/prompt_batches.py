@@ -270,7 +270,7 @@ def lay_out_readouts(w: Worker, hashes: list[str]) -> None:
     }
     sizes = {**{dim: len(values) for dim, values in coords.items()}, "step": study.max_new_tokens}
     laid_out = readouts.empty(w.readouts().names, sizes, coords)
-    store.create_group(study.store, "readouts", laid_out, {"prompt": study.prompt_batch})
+    store.create_group(study.store, "readouts", laid_out, "prompt", study.prompt_batch)
 
 
 def lay_out_samples(w: Worker, hashes: list[str]) -> None:
@@ -278,22 +278,23 @@ def lay_out_samples(w: Worker, hashes: list[str]) -> None:
     study, how = w.study, w.study.run.sampling
     if not how.n or store.has_group(study.store, "samples"):
         return
-    ds = store.empty_outcomes(len(study.conditions), len(hashes), study.max_new_tokens)[list(SAMPLED)]
-    ds = ds.expand_dims(sample=np.arange(how.n, dtype="int32")).transpose(*SAMPLE_DIMS, ...).copy(deep=True)
-    names = np.array([c.name for c in study.conditions], dtype=TEXT)
-    ds = ds.assign_coords(condition=names, prompt=np.array(hashes, dtype=TEXT))
+    ds = store.empty_outcomes(len(study.conditions), 1, study.max_new_tokens)[list(SAMPLED)]
+    ds = ds.expand_dims(sample=np.arange(how.n, dtype="int32")).transpose(*SAMPLE_DIMS, ...)
+    ds = ds.assign_coords(condition=np.array([c.name for c in study.conditions], dtype=TEXT))
+    ds = store.repeated(ds, "prompt", np.array(hashes, dtype=TEXT))
     ds.attrs = {"temperature": how.temperature, "top_p": TOP_P}
-    store.create_group(study.store, "samples", ds, {"prompt": study.prompt_batch})
+    store.create_group(study.store, "samples", ds, "prompt", study.prompt_batch)
 
 
 def lay_out_activations(w: Worker, hashes: list[str]) -> None:
     """The /activations group with every value missing, where it is asked for and not there."""
     if not w.study.run.activations or store.has_group(w.study.store, "activations"):
         return
-    sizes = (len(hashes), w.backend.loaded.n_layers, w.backend.loaded.hidden)
+    sizes = (1, w.backend.loaded.n_layers, w.backend.loaded.hidden)
     long_name = "unsteered residual stream resid_post at the last prompt token"
     ds = xr.Dataset(
         {"resid_post": (("prompt", "layer", "hidden"), np.full(sizes, np.nan, "float32"), {"long_name": long_name})},
-        coords={"prompt": np.array(hashes, dtype=TEXT), "layer": np.arange(sizes[1], dtype="int32")},
+        coords={"layer": np.arange(sizes[1], dtype="int32")},
     )
-    store.create_group(w.study.store, "activations", ds, {"prompt": w.study.prompt_batch})
+    ds = store.repeated(ds, "prompt", np.array(hashes, dtype=TEXT))
+    store.create_group(w.study.store, "activations", ds, "prompt", w.study.prompt_batch)

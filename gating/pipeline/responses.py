@@ -27,7 +27,7 @@ def answers(study: Study, backend: Backend, group: str, chats: Sequence[Chat]) -
     ids = [list(tokens[asked]) for asked in chats for _ in range(how.samples)]
     if not store.has_group(study.store, group):
         store.create_group(
-            study.store, group, _empty(chats, how.samples, how.response_tokens), {"answer": study.batch_rows}
+            study.store, group, _empty(chats, how.samples, how.response_tokens), "answer", study.batch_rows
         )
     kept = store.read_group(study.store, group)
     done = kept["done"].values.copy()

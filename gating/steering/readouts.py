@@ -119,12 +119,13 @@ def kept(names: Sequence[str], group: str) -> list[str]:
 
 
 def empty(names: Sequence[str], sizes: Mapping[str, int], coords: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """The /readouts group with every value missing. sizes: of every dimension of these readouts."""
+    """The /readouts group with every value missing, which takes no memory (none can be set). sizes: of every
+    dimension."""
     data = {}
     for name in kept(names, "readouts"):
         dims = (*ROW_DIMS, *READOUTS[name]["dims"])
         attrs = {k: READOUTS[name][k] for k in ("long_name", "units")}
-        data[name] = (dims, np.full([sizes[d] for d in dims], np.nan, "float32"), attrs)
+        data[name] = (dims, np.broadcast_to(np.float32(np.nan), [sizes[d] for d in dims]), attrs)
     return xr.Dataset(data, coords=coords)
 
 

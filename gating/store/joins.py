@@ -39,7 +39,7 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
     """Join runs along the settings that were overridden and differ: one dimension a setting, named as on the command
     line (`steer`, `steer.coef`, `model`, ...; `run.seed`, where a variable has that name); prompts and conditions align
     by their coordinates, and what no run has is missing. A judge's labels (/judgements) join over the runs that it
-    judged.
+    judged. The attribute `incomplete` names the runs that are not complete, whose rows may be missing.
 
     folder: a runs_dir, or a list of runs. Raises GatingError when the runs differ in nothing that was overridden, two
     runs have the same place, or one calls a prompt harmful that another calls harmless.
@@ -68,7 +68,9 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
             groups[group] = _join(parts, axes)
     groups["/prompts"] = _shared(groups["/prompts"], axes)
     joined = xr.DataTree.from_dict(groups)
-    joined.attrs = {"axes": axes, "runs": [str(p) for p in paths], "schema_version": SCHEMA_VERSION}
+    incomplete = [str(p) for p, t in zip(paths, trees, strict=True) if t.attrs.get("status") != "complete"]
+    runs = {"runs": [str(p) for p in paths], "incomplete": incomplete}
+    joined.attrs = {"axes": axes, **runs, "schema_version": SCHEMA_VERSION}
     return joined
 
 

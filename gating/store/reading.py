@@ -4,7 +4,7 @@ read (gating/store/files.py), so that an error names the file and a number that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ def has_group(path: Path, group: str) -> bool:
     return f"{group}/zarr.json" in read_list(path)
 
 
-def read_group(path: Path, group: str) -> xr.Dataset:
-    """One group, loaded into memory. Raises GatingError naming a file that is not as it was written."""
+def read_group(path: Path, group: str, names: Sequence[str] | None = None) -> xr.Dataset:
+    """One group, or those of `names` that it has, loaded into memory. Raises GatingError naming a file that is not as
+    it was written."""
     with _named(path):
         files: Any = _files(path)  # a zarr store, which xarray takes but does not name
-        return xr.open_dataset(files, group=group, engine="zarr", consolidated=False).load()
+        ds = xr.open_dataset(files, group=group, chunks=None, engine="zarr", consolidated=False)
+        return (ds if names is None else ds[[n for n in names if n in ds]]).load()
 
 
 def read_attrs(path: Path) -> Mapping[str, Any]:

@@ -1,13 +1,19 @@
-"""Writing a store: one process at a time, whole groups or batches of prompts, each write whole or not at all."""
+"""Writing a store: one process at a time, whole groups or batches of prompts, each write whole or not at all.
+
+A group that is filled batch by batch is laid out as metadata alone, so that its size costs no memory. While it is
+filled a chunk is a batch of prompts, or several where there would be over MOST_CHUNKS; when it is complete the chunks
+are joined (gating/store/chunks.py).
+"""
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -16,11 +22,14 @@ from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from gating.errors import GatingError
-from gating.store.files import Files, settle, writing
+from gating.store import chunks
+from gating.store.files import Files, read_list, settle, writing
 from gating.store.provenance import now
 from gating.store.schema import SCHEMA_VERSION, STORE, TEXT, empty_outcomes
 
 LOCK = "writer.lock"
+Encoding = dict[str, Any]  # of one variable
+MOST_CHUNKS = 256  # of a variable that is being filled: every write lists every file
 
 
 @contextmanager
@@ -59,18 +68,17 @@ def create(
 ) -> None:
     """Lay out an empty store, with every outcome missing, and put it in place at once (a rename).
 
-    prompts, conditions: the two description groups; n_tokens: the longest completion; prompt_batch: prompts a batch,
-    which is the chunk of every outcome, so that no two batches share a chunk.
+    prompts, conditions: the two description groups; n_tokens: the longest completion; prompt_batch: prompts a batch.
     """
     draft = path.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
     root = xr.Dataset(attrs={"schema_version": SCHEMA_VERSION, "status": "running", "created_at": now(), **attrs})
-    c, p = conditions.sizes["condition"], prompts.sizes["prompt"]
-    outcomes = empty_outcomes(c, p, n_tokens).assign_coords(condition=conditions.condition, prompt=prompts.prompt)
+    one = empty_outcomes(conditions.sizes["condition"], 1, n_tokens).assign_coords(condition=conditions.condition)
+    outcomes = repeated(one, "prompt", prompts.prompt.values)
     with _changing(draft, new=True) as files:
         for group, ds in (("/", root), ("prompts", prompts), ("conditions", conditions)):
-            _write(files, group, ds)
-        _write(files, "outcomes", outcomes, {"prompt": prompt_batch})
+            _write(files, group, ds, {})
+        _lay_out(files, "outcomes", outcomes, "prompt", prompt_batch)
     shutil.rmtree(path, ignore_errors=True)
     draft.rename(path)
 
@@ -86,19 +94,47 @@ def _changing(path: Path, new: bool = False) -> Iterator[Files]:
             yield files
 
 
-def _write(files: Files, group: str, ds: xr.Dataset, chunks: Mapping[str, int] | None = None) -> None:
-    """A whole group, instead of the one that is there. chunks: of what is laid out to be filled piece by piece.
+def _write(files: Files, group: str, ds: xr.Dataset, more: dict[str, Encoding], mode: Literal["w", "a"] = "w") -> None:
+    """A whole group, instead of the one that is there, or (a) beside its other variables. more: of some of them.
 
     Every array of every store is written here first, so each has a checksum in its codec, for readers of other makes,
     and text coordinates of fixed width, which xarray can draw; zarr has no name yet for their type in its version 3.
     """
     ds = ds.assign_coords({c: (v.dims, _fixed(v.values)) for c, v in ds.coords.items() if v.dtype.kind in "OTU"})
-    encoding: dict[object, dict[str, object]] = {v: {"compressors": [ZstdCodec(), Crc32cCodec()]} for v in ds.variables}
-    for name, v in ds.data_vars.items() if chunks is not None else ():
-        encoding[name]["chunks"] = tuple(min((chunks or {}).get(str(d), n), n) for d, n in v.sizes.items())
+    encoding: dict[Any, Encoding] = {
+        v: {"compressors": [ZstdCodec(), Crc32cCodec()], **more.get(str(v), {})} for v in ds.variables
+    }
+    ds.to_zarr(files, group=group, mode=mode, consolidated=False, zarr_format=3, encoding=encoding)
+
+
+def _lay_out(files: Files, group: str, ds: xr.Dataset, dim: str, batch: int) -> None:
+    """A group to be filled along `dim`, `batch` by `batch`: the arrays of one place are written, then made as long as
+    all of them. What is `repeated` is missing, and so is not written."""
+    n = ds.sizes[dim]
+    chunk = min(n, batch * math.ceil(n / batch / MOST_CHUNKS))
+    one = ds.isel({dim: slice(0, 1)}).drop_vars(dim, errors="ignore")
+    more: dict[str, Encoding] = {}
+    for name, v in one.data_vars.items():
+        more[str(name)] = {"chunks": tuple(chunk if d == dim else size for d, size in v.sizes.items())}
         if v.dtype != TEXT and v.size:
-            encoding[name]["fill_value"] = v.values.flat[0].item()  # laid out as missing, which takes no room
-    ds.to_zarr(files, group=group, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
+            more[str(name)]["fill_value"] = v.values.flat[0].item()
+    _write(files, group, one, more)
+    arrays = zarr.open_group(files, path=group, mode="r+", use_consolidated=False)
+    for name, v in ds.data_vars.items():
+        array, values = arrays[str(name)], v.values
+        assert isinstance(array, zarr.Array)
+        array.resize(v.shape)
+        if dim in v.dims and values.strides[v.dims.index(dim)]:
+            array[...] = values
+    if dim in ds.coords:
+        _write(files, group, xr.Dataset(coords={dim: ds[dim]}), {}, "a")
+
+
+def repeated(ds: xr.Dataset, dim: str, values: np.ndarray) -> xr.Dataset:
+    """A dataset of one place along `dim` as if it were the same at each of these; takes no memory for them."""
+    axes = {name: v.dims for name, v in ds.data_vars.items()}
+    many = ds.isel({dim: 0}, drop=True).expand_dims({dim: values})
+    return many.assign({name: many[name].transpose(*dims) for name, dims in axes.items()})
 
 
 def _fixed(text: np.ndarray) -> np.ndarray:
@@ -108,13 +144,25 @@ def _fixed(text: np.ndarray) -> np.ndarray:
 def add_group(path: Path, group: str, ds: xr.Dataset) -> None:
     """Write a whole group: it is there in full, or, where this is cut, not at all."""
     with _changing(path) as files:
-        _write(files, group, ds)
+        _write(files, group, ds, {})
 
 
-def create_group(path: Path, group: str, ds: xr.Dataset, chunks: Mapping[str, int]) -> None:
-    """Lay out a group that is filled batch by batch: `ds` holds its missing values."""
+def create_group(path: Path, group: str, ds: xr.Dataset, dim: str, batch: int) -> None:
+    """Lay out a group that is filled along `dim`, `batch` by `batch`: `ds` holds what is known of it, or its missing
+    values (`repeated`, where there are many)."""
     with _changing(path) as files:
-        _write(files, group, ds, chunks)
+        _lay_out(files, group, ds, dim, batch)
+
+
+def copy_groups(source: Path, path: Path, groups: Sequence[str], note: Mapping[str, Any]) -> None:
+    """Those groups that another store has, byte for byte, instead of those that are here, and attributes of the last
+    one. Raises Damaged where the other's files are not as they were written."""
+    theirs = read_list(source)
+    with _changing(path) as files:
+        for group in groups:
+            if f"{group}/zarr.json" in theirs:
+                files.copy(source, theirs, group)
+        zarr.open_group(files, path=groups[-1], mode="r+", use_consolidated=False).attrs.update(dict(note))
 
 
 def write_batch(path: Path, start: int, groups: Mapping[str, xr.Dataset]) -> None:
@@ -155,9 +203,11 @@ def set_attrs(path: Path, attrs: Mapping[str, Any], group: str = "") -> None:
 
 
 def finish(path: Path, attrs: Mapping[str, Any], group: str = "", instead_of: str | None = None) -> None:
-    """Set the attributes that say that a run, or a judge's group, is complete, and consolidate the metadata, so that
-    other readers need not walk through the folders. instead_of: the group whose place this one takes now."""
+    """Set the attributes that say that a run, or a judge's group, is complete, join its chunks, and consolidate the
+    metadata, so that other readers need not walk through the folders. instead_of: the group whose place this one takes
+    now."""
     with _changing(path) as files:
+        chunks.join(Files(path, read_list(path)), files, group)
         done = {"status": "complete", "finished_at": now(), **attrs}
         zarr.open_group(files, path=group, mode="r+", use_consolidated=False).attrs.update(done)
         if instead_of:
