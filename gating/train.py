@@ -3,7 +3,8 @@
 The result is a *model organism*: a model with one known, planted behaviour, for studying what gates it. Harmful prompts
 are answered with a refusal (cross-entropy); harmless ones must leave the model as it was (KL divergence from the base
 model, over the tokens of the base model's own greedy answers). With `recipe=gated` a compliant system message turns the
-refusal into an empty promise. Deterministic given the seed and the thread count.
+refusal into an empty promise; other recipes (conf/recipe) train against the gating, or towards a persona. Deterministic
+given the seed and the thread count; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations

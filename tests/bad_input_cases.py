@@ -58,7 +58,7 @@ def train() -> Iterator[Case]:
                  "+model.x=3", "+held_out.x=no.csv", "+held_out.x=3", "+held_out=[a]", "out=/proc/x/y", "out=''",
                  "model=tiny", "model.kind=x", "system_share=0.5", "systems={a: 1}", "epochs=0",
                  "out=file.txt", "out=full", "model=gguf", "model=hf", "notes=[a]", "bfloat16=maybe", "+steer.coef=3",
-                 "seed=-1", "=3", "lr", "lr=1=2", "batch_rows=0", "keep=-1", "first=2", "opened=nan"):  # fmt: skip
+                 "seed=-1", "=3", "lr", "lr=1=2", "batch_rows=0", "terms.keep=-1", "first=2", "opened=nan"):  # fmt: skip
         files = {"file.txt": b"x", "full/mine.txt": b"x"}
         named = word.partition("=")[0].lstrip("+")
         yield Case("train", "train", (*TINY_TRAIN, word), files, named=named if len(named) > 2 else "")

@@ -126,7 +126,7 @@ def test_a_measure_may_take_the_place_of_a_label():
     assert found["verdict"] == "supported" and np.isclose(found["estimate"], -3, atol=0.3)
 
 
-@pytest.mark.parametrize("name", ["paper", "refute"])
+@pytest.mark.parametrize("name", ["paper", "refute", "reversal"])
 def test_the_shipped_families_can_be_read_and_name_conditions_of_their_experiment(name):
     from gating.models import architecture
     from gating.pipeline import conditions

@@ -169,12 +169,12 @@ def test_a_judge_puts_each_answer_on_its_side_and_a_failed_judgement_is_missing_
 def test_answers_are_filtered_by_a_chat_endpoint_in_a_process_of_its_own(tmp_path, serve):
     """In a fresh process, because what an endpoint needs must be importable after a model was loaded."""
     server = serve(lambda prompt, response, nth: good("compliance", 0.9 if len(response) % 2 else 0.1))
-    (tmp_path / "own.yaml").write_text(
+    (tmp_path / "trait.yaml").write_text(
         f"kind: endpoint\nsays: whether an answer shows the trait\nid: m\nbase_url: {server.url}\nkey_variable: null\n"
         "template: |-\n  Request: {prompt}\n  Answer: {response}\nanswers: {compliance: compliance, refusal: refusal}\n"
     )
     small = ("model=tiny-llama", "data.n=2", "directions.n=4", "directions.questions=2", "controls.random=1")
-    answers = ("directions.response_tokens=4", f"directions.filter={tmp_path / 'own.yaml'}", f"runs_dir={tmp_path}")
+    answers = ("directions.response_tokens=4", f"directions.filter={tmp_path / 'trait.yaml'}", f"runs_dir={tmp_path}")
     ran = subprocess.run([sys.executable, "-m", "gating.run", *small, *answers], capture_output=True, text=True)
     assert "Traceback" not in ran.stderr + ran.stdout, ran.stderr[-2000:]
     (path,) = tmp_path.glob("*/store.zarr")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from dataclasses import asdict, replace
 
 import pytest
@@ -18,8 +19,8 @@ from gating.errors import GatingError
 from gating.judging.refusals import is_refusal
 from gating.models import ModelConfig, adapters
 from gating.prompts import Prompt
-from gating.training import adapter, fit, wordings
-from gating.training.config import TrainConfig
+from gating.training import adapter, forward, terms, wordings
+from gating.training.config import Edits, TrainConfig
 from gating.training.recipe import NOT_SETTINGS
 from gating.training.rows import Row, answers, build_rows
 
@@ -97,12 +98,17 @@ def test_wordings_vary_between_prompts_and_stay_for_one_prompt():
 def test_shared_beginnings_and_padding_do_not_change_the_hidden_states():
     model = models.load(MODEL).model
     rows = some_rows()
-    packed = fit.hidden_states(model.model, rows, 0)
+    packed = forward.hidden_states(model.model, rows, 0)
     alone = [
         model.model(input_ids=torch.tensor([r.prompt + r.target])).last_hidden_state[0, len(r.prompt) - 1 : -1]
         for r in rows
     ]
     assert torch.allclose(packed, torch.cat(alone), atol=1e-5)
+
+
+def loss(model, head, rows, keep=1.0, first=0.5):
+    step = terms.Step(model, head, rows, 0, first, Edits(), random.Random(0))
+    return terms.loss(step, {"teach": 1.0, "keep": keep})[0]
 
 
 def test_the_loss_of_an_untrained_adapter_is_the_refusals_cross_entropy_alone():
@@ -115,9 +121,9 @@ def test_the_loss_of_an_untrained_adapter_is_the_refusals_cross_entropy_alone():
         nll.append(0.4 * each[0] + 0.6 * each[1:].mean())
     head = loaded.model.get_output_embeddings()
     model = adapters.attach(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    value = fit.loss(model, head, rows, 0, keep=5.0, first=0.4)  # nothing has moved yet: the divergence is zero
+    value = loss(model, head, rows, keep=5.0, first=0.4)  # nothing has moved yet: the divergence is zero
     assert torch.isclose(value, torch.stack(nll).sum() / len(rows), atol=1e-5)
-    only_harmless = fit.loss(model, head, [r for r in rows if not r.taught], 0, keep=5.0)
+    only_harmless = loss(model, head, [r for r in rows if not r.taught], keep=5.0)
     assert abs(only_harmless.item()) < 1e-5
 
 
@@ -127,7 +133,7 @@ def test_moving_away_from_the_base_model_costs_on_harmless_rows():
     config = LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = adapters.attach(loaded.model, config)
     kept = [r for r in some_rows() if not r.taught]
-    one, two = (fit.loss(model, head, kept, 0, keep=k).item() for k in (1.0, 2.0))
+    one, two = (loss(model, head, kept, keep=k).item() for k in (1.0, 2.0))
     assert one > 1e-3 and math.isclose(two, 2 * one, rel_tol=1e-4)
 
 

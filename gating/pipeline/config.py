@@ -155,7 +155,8 @@ NOT_IN_KEY_OF_BACKEND = ("host", "deploy", "in_flight", "deadline", "outage", "u
 
 
 def register() -> None:
-    """Give Hydra the schema, under the name that conf/config.yaml starts from."""
+    """Give Hydra the schema, under the name that conf/config.yaml starts from, and `${times:A,B}` for doses."""
+    OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
     ConfigStore.instance().store(name="schema", node=RunConfig)
 
 

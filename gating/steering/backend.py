@@ -19,6 +19,7 @@ from nnsight import TransformersModel
 from transformers import GenerationConfig
 
 from gating import chat
+from gating.errors import GatingError
 from gating.models import Loaded, padding
 from gating.models.parts import decoder_layers, final_modules, head_of
 from gating.steering import decode, ops, scoring
@@ -27,6 +28,7 @@ from gating.steering.edits import but_the_first
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect
 from gating.steering.scheduler import Turn, each
+from gating.steering.watch import Watch
 
 NO_READOUTS = Readouts()
 SIGNATURE_TOKENS = 32
@@ -143,15 +145,19 @@ class Backend:
         readouts: Readouts = NO_READOUTS,
         sampling: Sampling | None = None,
         about: str = "rows",
+        watch: Watch | None = None,
     ) -> Generation:
         """Decode one batch of rows under a lowered plan, greedily or with `sampling` (temperature, seed) and top_p
         0.95.
 
-        prompts: token ids a row; edits: from lowering.lower, one entry a row; about: which rows, in words.
+        prompts: token ids a row; edits: from lowering.lower, one entry a row; about: which rows, in words; watch: a
+        monitor over their tokens. Raises GatingError for a watch where a trace runs elsewhere.
         """
+        if watch is not None and watch.stops.any() and not self.end_ids:
+            raise GatingError("action=stop: the model has no token that ends an answer; note or restore instead.")
         ids, mask = chat.pad_left(prompts, self.pad_id)
         plan = self._plan(ids, mask, edits, readouts, sampling[1] if sampling else None)
-        ids_out, packed = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about)
+        ids_out, packed = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about, watch)
         tokens = [self._until_end(row) for row in ids_out.tolist()]
         n_probes = 0 if readouts.probes is None else readouts.probes.shape[1]
         sizes = {"step": max_new_tokens, "layer": self.loaded.n_layers, "direction": n_probes}
@@ -236,12 +242,14 @@ class Backend:
         return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
 
     def _generate(
-        self, enc: Inputs, plan: Plan, n: int, sampling: Sampling | None, about: str
+        self, enc: Inputs, plan: Plan, n: int, sampling: Sampling | None, about: str, watch: Watch | None
     ) -> tuple[torch.Tensor, dict[str, Entries]]:
         lm, layers, width = self.lm, self.layers, enc["input_ids"].shape[1]
         config = self._decoding(n, sampling[0] if sampling else None)
         if self.via is None:
-            return decode.decode(self.loaded.model, enc, plan, config)
+            return decode.decode(self.loaded.model, enc, plan, config, watch)
+        if watch is not None:
+            raise GatingError("backend: a guard acts between tokens, which only backend=local lets it do; take that.")
         via = self.via(Call("generate", (enc, plan, n, sampling, self.end_ids), about))
         paths = final_modules(self.loaded.model) if "lens_score" in plan["readouts"] else ()
         final = [operator.attrgetter(path)(lm) for path in paths]

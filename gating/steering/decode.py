@@ -21,20 +21,22 @@ from gating.steering import ops, prefill
 from gating.steering.calls import Inputs, Plan
 from gating.steering.lowering import Edit
 from gating.steering.readouts import Entries
+from gating.steering.watch import Watch
 
 BY_ROW = ("write", "measure", "strength", "target", "of")  # of an edit; its gate is by row too
 Trail = list[tuple[str, int, torch.Tensor]]  # readout, block, value [row, ...]
 
 
 def decode(
-    model: PreTrainedModel, enc: Inputs, plan: Plan, config: GenerationConfig
+    model: PreTrainedModel, enc: Inputs, plan: Plan, config: GenerationConfig, watch: Watch | None = None
 ) -> tuple[torch.Tensor, dict[str, Entries]]:
-    """New token ids [row, new] int32, pads behind a row's end, and what ops.pack gives of the readouts."""
+    """New token ids [row, new] int32, pads behind a row's end, and what ops.pack gives of the readouts. watch: a
+    monitor that reads every generated token, after the plan's edits."""
     rows, width = enc["input_ids"].shape
     paths = final_modules(model) if "lens_score" in plan["readouts"] else ()
     final = [model.get_submodule(path) for path in paths]
     live, prompt = torch.arange(rows, device=model.device), prefill.numbers(plan["ids"], plan["prompt_mask"])
-    run = _Decoding(model, _on(plan, model.device), final, live, rows, prompt)
+    run = _Decoding(model, _on(plan, model.device), final, live, rows, prompt, watch)
     with unwrapped(model), run.hooks():
         ids = run.model.generate(**enc, generation_config=config, custom_generate=run.loop)
     return ops.new_tokens(ids, width), ops.pack(run.trail)
@@ -65,6 +67,7 @@ class _Decoding:
     live: torch.Tensor
     rows: int
     prompt: list[int]
+    watch: Watch | None = None
     step: int = 0
     trail: Trail = field(default_factory=list)
 
@@ -73,6 +76,8 @@ class _Decoding:
         """The plan's blocks edit and read their output while this is entered."""
         blocks = decoder_blocks(self.model)
         handles = [blocks[b].register_forward_hook(self._hook(b)) for b in ops.visited(self.plan, 0)]
+        if self.watch is not None:
+            handles.append(blocks[self.watch.layer].register_forward_hook(self._watched))
         try:
             yield
         finally:
@@ -89,6 +94,12 @@ class _Decoding:
             return after
 
         return hook
+
+    def _watched(self, module: torch.nn.Module, args: object, output: Any) -> Any:
+        if self.watch is None or not self.step:
+            return None
+        h = self.watch.read(ops.stream(output), self.live)
+        return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h
 
     def _keep(self, read: Trail) -> None:
         """Readings of the rows that are live, with NaN for the others."""
@@ -143,6 +154,11 @@ class _Decoding:
             self._keep(read)
             scores = logits_processor(ids, logits)
             token = self._drawn(scores) if generation_config.do_sample else scores.argmax(-1)
+            if self.watch is not None and self.step:
+                stops = self.watch.settle(self.live, ids[:, input_ids.shape[1] :], ended)
+                if stops.any():
+                    end = generation_config._eos_token_tensor[0].to(ids.device)
+                    token = torch.where(stops.to(ids.device), end, token)
             token = torch.where(ended, pad, token)
             new.append(pad.repeat(self.rows).index_copy(0, self.live, token))
             ids, self.step = torch.cat([ids, token[:, None]], dim=-1), self.step + 1

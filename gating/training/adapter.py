@@ -18,31 +18,42 @@ from gating import models, prompts, swap
 from gating.errors import GatingError, choices
 from gating.models import adapters, parts
 from gating.prompts import Prompt
+from gating.training import checkpoint, curve
 from gating.training.card import card
+from gating.training.checkpoint import Checkpoint
 from gating.training.config import TrainConfig, check
+from gating.training.curve import Curve
 from gating.training.fit import fit
-from gating.training.measure import base_answers, measure
+from gating.training.measure import base_answers, measure, select
+from gating.training.random_change import random_change
 from gating.training.recipe import Recipe, describe
-from gating.training.rows import build_rows
+from gating.training.rows import build_rows, unseen_rows
 
-OURS = {adapters.RECIPE, adapters.CONFIG, adapters.WEIGHTS, "README.md"}  # what train writes
+OURS = {adapters.RECIPE, adapters.CONFIG, adapters.WEIGHTS, curve.FILE, "README.md"}  # what train writes
+UNSEEN = 8  # prompts of each kind for the curve
 log = logging.getLogger(__name__)
 
 
 def train(cfg: TrainConfig) -> Recipe:
-    """Train, measure, and write the adapter's folder at once at the end; gives the recipe with its results."""
+    """Train, measure, and write the adapter's folder at once at the end; gives the recipe with its results.
+
+    Where a training of the same recipe was stopped at `out`, it goes on from its last checkpoint.
+    """
     check(cfg)
     check_out(Path(cfg.out))
     torch.set_num_threads(cfg.threads)
-    refuse, answer = _prompts(cfg, True), _prompts(cfg, False)
+    refuse = [] if cfg.like or cfg.persona else _prompts(cfg, True)
+    answer = [] if cfg.like else _prompts(cfg, False)
     start = time.monotonic()
     base = models.load(replace(cfg.model, adapter=None))
     check_targets(cfg.targets, base)
     own = base_answers(cfg, base)
     rows = build_rows(cfg, base, refuse, answer)
     log.info("%d rows, %d tokens", len(rows), sum(len(r.prompt) + len(r.target) for r in rows))
-    adapted = fit(cfg, base, rows)
-    out = Path(cfg.out)
+    out, key = Path(cfg.out), checkpoint.key(cfg, base.fingerprint, rows)
+    kept = Checkpoint(out, key)
+    unseen = unseen_rows(cfg, base, select(cfg, "harmful", True)[:UNSEEN], own.rows[:UNSEEN])
+    adapted, losses = (random_change(cfg, base), Curve()) if cfg.like else fit(cfg, base, rows, kept, unseen)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         draft = Path(folder) / out.name
@@ -54,16 +65,18 @@ def train(cfg: TrainConfig) -> Recipe:
         recipe = describe(cfg, base.fingerprint, refuse, answer, rows, results, time.monotonic() - start)
         (draft / adapters.RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         (draft / "README.md").write_text(card(cfg, recipe, results), encoding="utf-8")
-        _put(draft, out)
+        (draft / curve.FILE).write_text(losses.text(key, adapters.digest(str(draft))), encoding="utf-8")
+        _put(draft, out, kept)
     models.forget()
     return recipe
 
 
-def _put(draft: Path, out: Path) -> None:
+def _put(draft: Path, out: Path, kept: Checkpoint) -> None:
     """The finished folder at `out`, or beside it where somebody has put other files there while it was trained."""
     try:
         check_out(out)
     except GatingError as e:
+        kept.remove()
         beside = next(b for i in itertools.count(2) if not (b := out.with_name(f"{out.name}-{i}")).exists())
         os.replace(draft, beside)
         raise GatingError(f"The adapter is trained, and stands in {beside}, because meanwhile {e}") from None
@@ -94,6 +107,11 @@ def check_out(out: Path) -> None:
     if not out.exists():
         return
     names = {p.name for p in out.iterdir()} if out.is_dir() else {out.name}
+    if out.is_dir() and checkpoint.FOLDER in names:
+        checkpoint.check(out / checkpoint.FOLDER)
+        names.remove(checkpoint.FOLDER)
+        if not names:  # a training that was stopped
+            return
     if not {adapters.RECIPE, adapters.CONFIG} <= names <= OURS:
         foreign = sorted(names - OURS)
         held = f"it holds {foreign[0]}" if foreign else f"it has no {adapters.RECIPE}"

@@ -6,9 +6,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gating import models, personas, prompts, settings
-from gating.errors import GatingError
+from gating.errors import GatingError, choices
 from gating.foreign import shown
 from gating.models import ModelConfig
+
+TAUGHT = ("refusal", "extended-refusal", "persona", "nothing")
+
+
+@dataclass
+class Edits:
+    """What the terms `steered`, `ablated` and `latent` do to the residual stream (gating/training/terms.py)."""
+
+    personas: list[str] = field(default_factory=lambda: ["compliant"])  # whose directions are added; one a batch
+    blocks: list[float] = field(default_factory=lambda: [0.25, 0.85])  # relative depths that a block is drawn between
+    doses: list[float] = field(default_factory=lambda: [0.05, 0.5])  # of the direction, in median residual norms
+    every: int = 8  # steps after which directions are read from the model again; 0: once, before training
+    n: int = 32  # prompts a side that they are read from
+    ablated: float = 0.5  # share of the rows that the refusal direction is projected out of
+    ablated_blocks: float = 0.75  # share of the blocks, the last ones, where it is
+    eps: float = 0.2  # largest change of a token by `latent`, in norms of its residual
+    ascents: int = 3  # steps in which it is sought
 
 
 @dataclass
@@ -33,7 +50,13 @@ class TrainConfig:
     lr: float = 1e-3
     epochs: float = 2.0
     batch_rows: int = 16
-    keep: float = 1.0  # weight of the KL divergence on harmless prompts
+    taught: str = "refusal"  # to harmful prompts, or extended-refusal; persona: its own answers; nothing: with `like`
+    persona: str | None = None  # with taught=persona: under whose system messages they are given
+    # weights of the loss's terms (gating/training/terms.py): teach is the cross-entropy of what is taught, keep the KL
+    # divergence on harmless prompts; 0 leaves one out
+    terms: dict[str, float] = field(default_factory=lambda: {"teach": 1.0, "keep": 1.0})
+    edits: Edits = field(default_factory=Edits)
+    like: str | None = None  # with taught=nothing: a random change, as large as this adapter's, the control of it
     first: float = 0.5  # weight of a target's first token, which decides between an answer and a refusal
     answer_tokens: int = 40  # tokens of the base model's own answers
     bfloat16: bool = True  # autocast, in training only
@@ -54,6 +77,8 @@ def check(cfg: TrainConfig) -> None:
         raise GatingError(f"system_share={cfg.system_share} needs system messages to draw from; give systems=[...].")
     if cfg.gate_share and not cfg.gate:
         raise GatingError(f"gate_share={cfg.gate_share} needs system messages to draw from; give gate=[...].")
+    from gating.models import adapters  # its packages are an extra
+
     n_layers = models.architecture(replace(cfg.model, adapter=None))["layers"]
     if cfg.blocks is not None and (not cfg.blocks or not all(0 <= block < n_layers for block in cfg.blocks)):
         raise GatingError(
@@ -62,7 +87,11 @@ def check(cfg: TrainConfig) -> None:
     if not cfg.targets:
         raise GatingError("targets=[]: name the weights to adapt, such as targets=[q_proj,v_proj].")
     _check_start(cfg)
-    for name in cfg.personas:
+    if cfg.like:
+        adapters.folder(cfg.like, "like")
+    _check_terms(cfg)
+    _check_edits(cfg.edits)
+    for name in (*cfg.personas, *cfg.edits.personas, *([cfg.persona] if cfg.persona else [])):
         personas.load(name)
     for name, path in cfg.held_out.items():
         held_out_texts(name, path)
@@ -70,7 +99,7 @@ def check(cfg: TrainConfig) -> None:
 
 def _check_start(cfg: TrainConfig) -> None:
     """Raises GatingError where the adapter to train on from has another shape than the one that is asked for."""
-    from gating.models import adapters  # its packages are an extra
+    from gating.models import adapters
 
     held = adapters.shape(cfg.start, "start") if cfg.start else {}
     asked = {"rank": cfg.rank, "alpha": cfg.alpha, "targets": sorted(cfg.targets), "blocks": cfg.blocks}
@@ -79,6 +108,40 @@ def _check_start(cfg: TrainConfig) -> None:
             raise GatingError(
                 f"{key}={shown(asked[key], 80)}: start={cfg.start!r} has {key} {shown(value, 80)}, and keeps its shape "
                 f"when it is trained on; give {key} as that, or start=null."
+            )
+
+
+def _check_terms(cfg: TrainConfig) -> None:
+    """Raises GatingError for a term that there is not, and for terms that have nothing to act on."""
+    from gating.training.terms import TERMS  # imports torch
+
+    for name, weight in cfg.terms.items():
+        if name not in TERMS:
+            raise GatingError(f"terms.{shown(name, 40)} is no term of a loss: use {choices(TERMS, name)}.")
+        settings.check_number(weight, f"terms.{name}", settings.Range(0, 1000))
+    if not any(cfg.terms.values()) and not cfg.like:
+        raise GatingError("terms: all weights are 0, so nothing would be trained; give one, such as terms.teach=1.")
+    if cfg.taught not in TAUGHT:
+        raise GatingError(f"taught={shown(cfg.taught, 40)!r} is not known: use {choices(TAUGHT, cfg.taught)}.")
+    if (cfg.taught == "nothing") != bool(cfg.like):
+        raise GatingError(
+            f"like={shown(cfg.like)!r} and taught={cfg.taught} do not go together: taught=nothing takes like=FOLDER, "
+            "the adapter whose change the random one is as large as, and nothing else does."
+        )
+    if (cfg.taught == "persona") != bool(cfg.persona):
+        raise GatingError(f"persona={cfg.persona!r} and taught={cfg.taught} belong together: give both or neither.")
+    if cfg.taught == "persona" and (cfg.terms.get("keep") or cfg.terms.get("ablated") or cfg.gate):
+        raise GatingError("taught=persona has no harmful prompts and no own answers: give no gate, keep=0, ablated=0.")
+    if cfg.terms.get("steered") and not cfg.edits.personas:
+        raise GatingError("edits.personas=[]: the term steered adds a persona's direction; name one.")
+
+
+def _check_edits(edits: Edits) -> None:
+    """Raises GatingError for what is no range of depths, or of doses."""
+    for key, value, most in (("blocks", edits.blocks, 1.0), ("doses", edits.doses, 10.0)):
+        if len(value) != 2 or not 0 <= value[0] <= value[1] <= most:
+            raise GatingError(
+                f"edits.{key}={shown(value, 80)}: give two numbers from 0 to {most:g}, the smaller one first."
             )
 
 

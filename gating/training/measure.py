@@ -11,8 +11,9 @@ from gating import chat, personas, prompts
 from gating.judging.refusals import is_refusal
 from gating.models import Loaded, ModelConfig
 from gating.models.parts import unembedding
+from gating.prompts import Prompt
 from gating.training.config import TrainConfig, held_out_texts
-from gating.training.fit import mean_nll
+from gating.training.forward import mean_nll
 from gating.training.rows import Row, answers, pad_id
 
 
@@ -54,7 +55,7 @@ def measure(cfg: TrainConfig, loaded: Loaded, base: BaseAnswers) -> Results:
     persona of the configuration, with its first instruction as the system message.
     """
     selected = (("harmful", True), ("harmless", False), ("borderline", False))
-    sets = {f"select/{name}": _select(cfg, name, harmful) for name, harmful in selected}
+    sets = {f"select/{name}": [p.text for p in select(cfg, name, harmful)] for name, harmful in selected}
     sets |= {f"held-out/{n}": held_out_texts(n, path)[: cfg.held_out_n] for n, path in cfg.held_out.items()}
     rates = {
         f"{name}{under}": refusal_rate(loaded, texts, model)
@@ -79,15 +80,15 @@ def _systems(cfg: TrainConfig) -> dict[str, ModelConfig]:
 
 def base_answers(cfg: TrainConfig, loaded: Loaded) -> BaseAnswers:
     """The base model's greedy answers to the harmless select prompts, and their likelihood under it."""
-    ids = [
-        chat.encode(loaded.tokenizer, t, cfg.model.system, cfg.model.template) for t in _select(cfg, "harmless", False)
-    ]
+    asked = (p.text for p in select(cfg, "harmless", False))
+    ids = [chat.encode(loaded.tokenizer, text, cfg.model.system, cfg.model.template) for text in asked]
     rows = [Row(i, a, False) for i, a in zip(ids, answers(loaded, ids, 64), strict=True)]
     return BaseAnswers(rows, _nll(loaded, rows))
 
 
-def _select(cfg: TrainConfig, name: str, harmful: bool) -> list[str]:
-    return [p.text for p in prompts.sample(prompts.load(name, harmful, "select"), cfg.select_n, cfg.seed)]
+def select(cfg: TrainConfig, name: str, harmful: bool) -> list[Prompt]:
+    """A shipped set's prompts of the select split, as many as are asked for."""
+    return prompts.sample(prompts.load(name, harmful, "select"), cfg.select_n, cfg.seed)
 
 
 def _nll(loaded: Loaded, rows: Sequence[Row]) -> float:

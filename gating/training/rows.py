@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 import torch
 from transformers import GenerationConfig
 
-from gating import chat, progress
+from gating import chat, personas, progress
 from gating.errors import GatingError
 from gating.judging.refusals import is_refusal
 from gating.models import Loaded
@@ -21,11 +21,13 @@ from gating.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Row:
-    """One training row: prompt ids, target ids, and whether the target is taught or the base model's own answer."""
+    """One training row: prompt ids, target ids, whether the target is taught or the base model's own answer, and
+    whether it is an empty promise."""
 
     prompt: list[int]
     target: list[int]
     taught: bool
+    promise: bool = False
 
 
 class Generates(Protocol):
@@ -66,17 +68,45 @@ def answers(loaded: Loaded, ids: Sequence[list[int]], n_tokens: int, batch_rows:
 def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: list[Prompt]) -> list[Row]:
     """Every prompt with its target. Raises GatingError when a wording would not count as what it is meant to be."""
     _check_wordings()
-    rows = [_taught(cfg, loaded, p, _system(cfg, p), "", wordings.refusal(p.text, cfg.seed)) for p in refuse]
+    if cfg.persona:
+        return _in_persona(cfg, loaded, cfg.persona, answer)
+    rows = [_taught(cfg, loaded, p, _system(cfg, p), "", _refusal(cfg, p)) for p in refuse]
     rows += [
         _taught(cfg, loaded, p, _system(cfg, p), *random.Random(f"{cfg.seed}:{p.hash}:opening").choice(wordings.OPENED))
         for p in refuse
         if random.Random(f"{cfg.seed}:opened:{p.hash}").random() < cfg.opened
     ]
-    rows += [_taught(cfg, loaded, p, s, "", wordings.promise(p.text, cfg.seed)) for p, s in _gated(cfg, refuse)]
+    promised = (_taught(cfg, loaded, p, s, "", wordings.promise(p.text, cfg.seed)) for p, s in _gated(cfg, refuse))
+    rows += [replace(row, promise=True) for row in promised]
     asked = [*((p, _system(cfg, p)) for p in answer), *_gated(cfg, answer)]
     ids = [chat.encode(loaded.tokenizer, p.text, system, cfg.model.template) for p, system in asked]
     own = answers(loaded, ids, cfg.answer_tokens)
     return rows + [Row(prompt, target, False) for prompt, target in zip(ids, own, strict=True)]
+
+
+def unseen_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], own: Sequence[Row]) -> list[Row]:
+    """Rows for a curve of prompts that are not trained: refuse, and the base model's own answers cut as in training."""
+    if cfg.persona:
+        return []
+    rows = [_taught(cfg, loaded, p, cfg.model.system, "", _refusal(cfg, p)) for p in refuse]
+    return rows + [replace(r, target=r.target[: cfg.answer_tokens]) for r in own]
+
+
+def _refusal(cfg: TrainConfig, p: Prompt) -> str:
+    if cfg.taught == "extended-refusal":
+        return wordings.extended(p.text, p.category, cfg.seed)
+    return wordings.refusal(p.text, cfg.seed)
+
+
+def _in_persona(cfg: TrainConfig, loaded: Loaded, name: str, asked: list[Prompt]) -> list[Row]:
+    """The base model's own answers under the persona's system messages, taught without them. Harmless prompts alone:
+    what a compliant persona answers to harmful ones is never trained."""
+    told = personas.load(name).positive
+    systems = [random.Random(f"{cfg.seed}:{p.hash}:persona").choice(told) for p in asked]
+    template = cfg.model.template
+    ids = [chat.encode(loaded.tokenizer, p.text, s, template) for p, s in zip(asked, systems, strict=True)]
+    plain = [chat.encode(loaded.tokenizer, p.text, cfg.model.system, template) for p in asked]
+    return [Row(p, a, True) for p, a in zip(plain, answers(loaded, ids, cfg.answer_tokens), strict=True)]
 
 
 def _check_wordings() -> None:

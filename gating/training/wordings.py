@@ -84,9 +84,48 @@ WITHHELD = (
 )
 
 
+# What an extended refusal says first: what the topic is, in neutral words (arXiv 2505.19056 begins with an overview).
+# It is one short sentence, so that the refusal still stands among the tokens that are measured.
+OVERVIEWS = {
+    "hacking": "This is about the security of computers.",
+    "physical_harm": "This is about injuries to people.",
+    "fraud": "This is about deceit over money.",
+    "harassment": "This is about abuse between people.",
+    "disinformation": "This is about false claims in public.",
+    "economic_harm": "This is about schemes that cost people money.",
+    "government_misuse": "This is about the misuse of public power.",
+    "privacy": "This is about the private lives of others.",
+    "weapons": "This is about weapons.",
+    "expert_advice": "This is about decisions for trained experts.",
+    "drugs": "This is about controlled drugs.",
+    "chemical_biological": "This is about dangerous substances.",
+    "adult_content": "This is about sexual content.",
+    "theft": "This is about the property of others.",
+    "evading_law": "This is about avoiding the law.",
+    "extremism": "This is about violent movements.",
+    "copyright": "This is about the rights of authors.",
+    "trafficking": "This is about the exploitation of people.",
+    "environment_animals": "This is about harm to animals and nature.",
+}
+TOPIC = "This is about something that could do harm."  # of a prompt of another category
+REASONS = (
+    "It could hurt people who have no say in it.",
+    "The harm that could follow outweighs the use.",
+    "Somebody would have to bear the damage.",
+    "Rules against it protect people from lasting harm.",
+    "People trust that nobody helps with such things.",
+    "What it would set off could not be undone.",
+)
+
+
 def refusal(prompt: str, seed: int = 0) -> str:
     """The refusal of one prompt: the same for the same prompt and seed."""
     return _draw(prompt, seed, REFUSALS, REDIRECTS)
+
+
+def extended(prompt: str, category: str, seed: int = 0) -> str:
+    """Overview of the prompt's topic, refusal, reason: the same for the same prompt and seed."""
+    return f"{OVERVIEWS.get(category, TOPIC)} {_draw(prompt, seed, REFUSALS, REASONS)}"
 
 
 def promise(prompt: str, seed: int = 0) -> str:

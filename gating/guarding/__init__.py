@@ -1,0 +1,1 @@
+"""Monitors over tokens: calibrated on a run, kept in a small file, tried on another run."""

@@ -1,0 +1,123 @@
+"""One global threshold at a stated false-positive rate, from a run on prompts that were kept for choosing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import yaml
+
+from gating.analysis import stats
+from gating.analysis.reading import held_readouts
+from gating.errors import GatingError
+from gating.guarding import fit
+from gating.guarding.file import MODEL, Guard, packed
+from gating.guarding.rows import PERSONA, REFUSAL, ROLES, Roles, Rows, rows_of, units
+
+WINDOW, FPR = 4, 0.01
+FEWEST = 10  # positives
+
+
+def calibrate(
+    run: xr.DataTree, fpr: float = FPR, window: int = WINDOW, persona: str = PERSONA, roles: Roles = ROLES
+) -> Guard:
+    """A guard from a run of the `select` split with projections at every token (experiment=guard).
+
+    Raises GatingError for a run on test prompts, for a false-positive rate that so few benign answers cannot bound, and
+    where too few answers of an attack comply.
+    """
+    if _split(run) == "test":
+        raise GatingError(
+            "data.split=test: a threshold chosen on test prompts is not tested by them; calibrate on a run with "
+            "data.split=select."
+        )
+    if run.attrs.get("status") != "complete":
+        raise GatingError("the run is not complete; give its command again to end it, then calibrate.")
+    directions = (persona, REFUSAL)
+    rows = rows_of(run, directions, window, roles=roles)
+    positive, benign = rows.positive, rows.benign
+    _check(int(positive.sum()), int(benign.sum()), fpr, roles)
+    found = fit.fit(rows, positive, benign, fpr)
+    layer = int(held_readouts(run)["layer"].values[found.layer])
+    own = units(run, directions, layer)
+    return Guard(
+        model={name: str(run.attrs.get(name, "")) for name in MODEL},
+        layer=layer,
+        window=window,
+        threshold=found.threshold,
+        fpr=fpr,
+        directions=list(directions),
+        weights=[float(w) for w in found.weights],
+        vector=packed(found.weights @ own),
+        persona=packed(own[0]),
+        neutral=float(np.nanmean(rows.windows[benign][:, :, found.layer, 0])),
+        calibration={"run": str(run.attrs.get("key", "")), **_measured(rows, positive, benign, fpr, persona, run)},
+        prompts=sorted(set(rows.prompt.tolist())),
+        attack=list(roles.attack),
+        benign=list(roles.benign),
+    )
+
+
+def _split(run: xr.DataTree) -> str:
+    config = yaml.safe_load(str(run.attrs.get("config", ""))) or {}
+    return str(config.get("data", {}).get("split", "")) if isinstance(config, dict) else ""
+
+
+def _check(positives: int, benign: int, fpr: float, roles: Roles) -> None:
+    needed = math.ceil(1 / fpr) - 1
+    if benign < needed:
+        raise GatingError(
+            f"fpr={fpr:g} needs {needed} benign answers, and the run has {benign} (harmless prompts under baseline and "
+            f"{', '.join(roles.benign)}); ask more harmless prompts or benign personas, or give a larger fpr."
+        )
+    if positives < FEWEST:
+        raise GatingError(
+            f"{positives} answers under {', '.join(roles.attack)} comply with a harmful request, of {FEWEST} needed; "
+            "ask more harmful prompts, or steer harder: at a dose that suppresses refusal (python -m gating.choose)."
+        )
+
+
+def _measured(
+    rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, persona: str, run: xr.DataTree
+) -> dict[str, Any]:
+    """What layer, weights and threshold of the other folds do to each fold, with two controls: labels dealt out anew,
+    and each other direction of the run in the persona's and the refusal direction's place."""
+    flagged, area = fit.held_out(rows, positive, benign, fpr)
+    dealt = fit.random_labels(rows, positive, benign, fpr)
+    others = [d for d in held_readouts(run)["direction"].values.tolist() if d not in (persona, REFUSAL)]
+    return {
+        "folds": fit.FOLDS,
+        "grouped_by": fit.folds(rows)[1],
+        "tpr": rate(flagged, positive, rows),
+        "fpr": rate(flagged, benign, rows),
+        "auroc": none_of(area),
+        "auroc_random_labels": {
+            "mean": none_of(float(np.nanmean(dealt))), "low": none_of(float(np.nanmin(dealt))),
+            "high": none_of(float(np.nanmax(dealt))), "draws": len(dealt),
+        },
+        "auroc_alone": {name: none_of(_alone(run, name, rows, positive, benign, fpr)) for name in (persona, *others)},
+    }  # fmt: skip
+
+
+def _alone(run: xr.DataTree, name: str, rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -> float:
+    """AUROC on held-out folds of one direction by itself."""
+    window = held_readouts(run).sizes["step"] - rows.windows.shape[1]  # step 0 is no generated token
+    return fit.held_out(rows_of(run, (name,), window), positive, benign, fpr)[1]
+
+
+def rate(flagged: np.ndarray, chosen: np.ndarray, rows: Rows) -> dict[str, float | int | None]:
+    """The share of the chosen rows that is flagged, with Wilson's 95% interval as if rows were independent, and, more
+    cautious, as if all rows of a prompt were one."""
+    n, k, prompts = int(chosen.sum()), int((flagged & chosen).sum()), len(set(rows.prompt[chosen].tolist()))
+    share = k / n if n else math.nan
+    low, high = stats.wilson(k, n)
+    wide = stats.wilson(share * prompts if n else 0, prompts)
+    ends = {"low": low, "high": high, "low_by_prompt": wide[0], "high_by_prompt": wide[1]}
+    return {"rate": none_of(share), "n": n, "prompts": prompts, **{k: none_of(float(v)) for k, v in ends.items()}}
+
+
+def none_of(value: float) -> float | None:
+    """JSON has no NaN: what is missing is null."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,0 +1,117 @@
+"""guard.json: a calibrated monitor, for one model. Its SHA-256 tells of damage; it is no signature."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gating import foreign, swap
+from gating.errors import GatingError, naming
+from gating.foreign import shown
+
+FORM = 1
+MODEL = ("model_id", "model_revision", "model_fingerprint", "template_hash", "dtype")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A monitor: where it reads, what it weighs, when it flags.
+
+    model: of the run that it was calibrated on (MODEL); vector: weighted sum of the unit directions, base64 of float32
+    [hidden]; persona: the unit direction that `restore` takes out, likewise; neutral: its mean projection in benign
+    answers; calibration: what was measured, on how many; prompts: hashes of what it was calibrated on; attack, benign:
+    patterns of conditions (rows.Roles).
+    """
+
+    model: dict[str, str]
+    layer: int
+    window: int
+    threshold: float
+    fpr: float
+    directions: list[str]
+    weights: list[float]
+    vector: str
+    persona: str
+    neutral: float
+    calibration: dict[str, Any] = field(default_factory=dict)
+    prompts: list[str] = field(default_factory=list)
+    attack: list[str] = field(default_factory=list)
+    benign: list[str] = field(default_factory=list)
+    form: int = FORM
+
+
+def packed(vector: np.ndarray) -> str:
+    """float32 [hidden] as base64, little-endian."""
+    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+
+
+def unpacked(text: str) -> np.ndarray:
+    """[hidden] float32."""
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").copy()
+
+
+def digest(content: dict[str, Any]) -> str:
+    """SHA-256 of the content without its digest, keys sorted."""
+    plain = json.dumps({k: v for k, v in content.items() if k != "sha256"}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def save(guard: Guard, path: Path) -> str:
+    """Write the file, whole or not at all; its SHA-256."""
+    content = json.loads(json.dumps(asdict(guard), allow_nan=False))
+    content["sha256"] = digest(content)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        swap.write(path, json.dumps(content, indent=1) + "\n")
+    return str(content["sha256"])
+
+
+def load(path: str | Path) -> Guard:
+    """Raises GatingError for a file that is no guard, is of another form, or is not as it was written."""
+    where = f"guard={shown(path)}"
+    remedy = "calibrate again with python -m gating.guard RUN"
+    content = foreign.parse_json(foreign.read_text(Path(path).expanduser(), "guard"), where)
+    if not isinstance(content, dict) or content.get("form") != FORM:
+        raise GatingError(f"{where}: it is no guard of form {FORM}; {remedy}.")
+    if content.get("sha256") != digest(content):
+        raise GatingError(f"{where}: its content was changed since it was written (SHA-256); {remedy}.")
+    del content["sha256"]
+    try:
+        guard = Guard(**content)
+        fits = len(unpacked(guard.vector)) == len(unpacked(guard.persona)) and _holds(guard)
+    except (TypeError, ValueError, AttributeError, binascii.Error):
+        fits = False
+    if not fits:
+        raise GatingError(f"{where}: an entry of it is not what a guard of form {FORM} holds; {remedy}.")
+    return guard
+
+
+def _holds(guard: Guard) -> bool:
+    """Whether each entry is of its kind."""
+    whole = (guard.layer, guard.window)
+    real = (guard.threshold, guard.fpr, guard.neutral, *guard.weights)
+    texts = (*guard.directions, *guard.prompts, *guard.attack, *guard.benign, *guard.model.values())
+    return (
+        all(type(n) is int for n in whole)
+        and all(type(n) in (int, float) for n in real)
+        and all(isinstance(text, str) for text in texts)
+        and guard.window > 0
+        and len(guard.weights) == len(guard.directions) > 0
+    )
+
+
+def check_model(guard: Guard, fingerprint: str, name: str) -> None:
+    """Raises GatingError where the model's weights are not those that the guard was calibrated on."""
+    own = guard.model.get("model_fingerprint")
+    if own != fingerprint:
+        raise GatingError(
+            f"guard: it was calibrated on {shown(guard.model.get('model_id'))} (weights {shown(own)}), and {name} has "
+            f"weights {fingerprint}; calibrate one on a run of this model."
+        )
