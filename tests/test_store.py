@@ -85,6 +85,7 @@ def test_a_group_whose_write_was_cut_does_not_count_as_there(tmp_path):
 def test_a_group_that_is_laid_out_keeps_what_is_known_and_takes_no_memory_for_what_is_missing(tmp_path):
     path, names = lay_out(tmp_path), np.array(list("abcde"), dtype=TEXT)
     known = xr.Dataset({"text": ("row", names), "n": ("row", np.arange(5)), "a": (("k", "row"), np.eye(2, 5))})
+    known = known.assign_coords(row=np.arange(5) * 2, k=[3, 1]).assign_attrs(judge="x")
     store.create_group(path, "known", known, "row", 2)
     assert store.read_group(path, "known").identical(known)
     one = xr.Dataset({"x": (("k", "row", "step"), np.full((8, 1, 100), np.nan))})
@@ -93,8 +94,9 @@ def test_a_group_that_is_laid_out_keeps_what_is_known_and_takes_no_memory_for_wh
     assert there.shape == (8, 10**6, 100) and np.isnan(there[0, -3:, -1]).all()
 
 
-def test_a_store_has_few_files_when_it_is_finished_and_the_same_values(tmp_path):
-    n = 2 * writing.MOST_CHUNKS + 7
+def test_a_store_has_few_files_when_it_is_finished_and_the_same_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "MOST_CHUNKS", 8)
+    n = 23
     path = lay_out(tmp_path, n_prompts=n, n_conditions=2, block=1)
     for start in (0, 3, n - 1):
         store.write_batch(path, start, {"outcomes": filled(2, 1, start % 3)})

@@ -127,7 +127,7 @@ def _lay_out(files: Files, group: str, ds: xr.Dataset, dim: str, batch: int) -> 
         if dim in v.dims and values.strides[v.dims.index(dim)]:
             array[...] = values
     if dim in ds.coords:
-        _write(files, group, xr.Dataset(coords={dim: ds[dim]}), {}, "a")
+        _write(files, group, xr.Dataset(coords={dim: ds[dim]}, attrs=ds.attrs), {}, "a")
 
 
 def repeated(ds: xr.Dataset, dim: str, values: np.ndarray) -> xr.Dataset:
