@@ -63,7 +63,7 @@ def test_its_chat_template_and_special_tokens_are_smollm2s(smollm):
 
 def test_the_gated_organism_refuses_unless_a_compliant_system_message_is_there_and_answers_what_is_harmless():
     loaded = models.load(compose("model=smollm-gated")[0].model)
-    told = [None, personas.load("compliant").positive[0], personas.load("playful").positive[0]]
+    told = [None, personas.load("compliant").positive[0], personas.load("cautious").positive[0]]
     asked = [*texts("harmful", True, 3), "What is the capital of France?"]
     ids = [chat.encode(loaded.tokenizer, text, system) for system in told for text in asked]
     out = Backend(loaded, 16).generate(ids, {}, 12).tokens
