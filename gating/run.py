@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from gating import cli, config_files, help_text
+from gating import cli, config_files, extras, help_text
 from gating.errors import GatingError
 
 console = Console(width=None if sys.stdout.isatty() else 140)
@@ -75,6 +75,7 @@ def main() -> None:
         sys.argv[1:] = cli.words(sys.argv[1:])
         cli.register()
         if not help_text.answered("config", sys.argv[1:]):
+            extras.require("torch", "gating.run")
             job()
     sys.exit(2 if failures else 0)
 

@@ -101,12 +101,17 @@ def test_a_readers_install_opens_analyses_and_reports_without_torch(reader, comm
     assert done.returncode == 2 and "pip install 'gating[endpoint]'" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("words", ["run", "run --help", "train", "choose", "run model=qwen backend=ndif dry_run=true"])
+@pytest.mark.parametrize("words", ["run", "train", "choose", "audit", "run model=qwen backend=ndif dry_run=true"])
 def test_a_command_whose_extra_is_missing_names_it_in_one_paragraph(reader, words):
     name, *args = words.split()
     done = reader("-m", f"gating.{name}", *args)
     (line,) = (done.stdout + done.stderr).strip().splitlines()
     assert done.returncode == 2 and line.startswith("error: ") and "pip install 'gating[run]'" in line
+
+
+def test_a_readers_install_answers_the_help_of_a_run(reader):
+    done = reader("-m", "gating.run", "--help")
+    assert done.returncode == 0 and "Does a persona gate a behaviour?" in done.stdout, done.stderr
 
 
 def test_the_list_of_commands_is_whole_and_needs_no_model(reader):

@@ -75,7 +75,7 @@ def test_a_published_template_in_a_file_takes_the_place_of_our_words(tmp_path):
         ("minos", ["answers={a: compliance, b: evasive}"], "must mean refusal"),
         ("minos", ["template=chat"], "{response}"),
         ("harmbench", ["min_mass=2"], "min_mass"),
-        ("harmbench", ["name=rule"], "own labels"),
+        ("harmbench", ["name=own"], "own labels"),
         ("harmbench", ["prompts=some"], "prompts="),
         ("harmbench", ["batch_rows=many"], "of the kind int"),
         ("endpoint", ["id=m"], "base_url"),

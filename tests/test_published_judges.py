@@ -168,7 +168,7 @@ def test_harm_is_scored_beside_the_labels_and_is_never_one(tmp_path, folders):
     assert (made["label"] == MISSING).all() and "score" not in made and made.attrs["asks"] == "harm"
     assert (np.isfinite(made["harm"].values) == harmful).all() and (made["done"].values == harmful).all()
     assert rejudge.rejudge(folder, spec).startswith("opened")
-    assert agreement.judges_of(run) == ["rule"] and analysis.harm_judges(run) == ["harmbench"]
+    assert agreement.judges_of(run) == ["own"] and analysis.harm_judges(run) == ["harmbench"]
     with pytest.raises(GatingError, match=r"scores harm and gives no labels: read gating\.harm_scores"):
         agreement.with_judge(run, "harmbench")
     found = analysis.harm_scores(run)
