@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from gating.analysis import stats
 from gating.analysis.reading import read_group
-from gating.auditing.stages import BASE, NONE, PROMPT, RANDOM, Audited, rows
+from gating.auditing.stages import AGAIN, BASE, NONE, PROMPT, RANDOM, STEERING, Audited, rows
 from gating.judging.labels import CODES, LABELS, MISSING
 
 SETS = ("harmful", "borderline", "harmless")
@@ -98,8 +98,7 @@ def _unprompted(cells: xr.Dataset) -> list[int | None]:
 def _in_base(cells: xr.Dataset) -> list[int | None]:
     """For each cell of an adapter the base model's. Steering along directions of its own is held against steering."""
     at = {place: i for i, place in enumerate(places(cells))}
-    kinds = {"steering again": "steering"}
-    return [None if m == BASE else at.get((BASE, kinds.get(i, i), p)) for m, i, p in places(cells)]
+    return [None if m == BASE else at.get((BASE, STEERING if i == AGAIN else i, p)) for m, i, p in places(cells)]
 
 
 def rank_correlation(cells: xr.Dataset, model: str, one: str, other: str, seed: int = 0) -> dict[str, float]:
@@ -154,6 +153,6 @@ def correlations(cells: xr.Dataset, models: Sequence[str], seed: int = 0) -> lis
     return [
         {"model": model, "one": PROMPT, "other": other, **rank_correlation(cells, model, PROMPT, other, seed)}
         for model in models
-        for other in ("steering", "steering again")
+        for other in (STEERING, AGAIN)
         if any(m == model and i == other for m, i, _ in places(cells))
     ]

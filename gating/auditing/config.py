@@ -45,6 +45,10 @@ def check(cfg: AuditConfig) -> None:
     settings.check_lists(cfg)
     settings.check_numbers(cfg, settings.AUDITING)
     config.check_path(cfg.runs_dir, "runs_dir")
+    if cfg.out is not None:
+        config.check_path(cfg.out, "out")
+        if Path(cfg.out).expanduser().is_file():
+            raise GatingError(f"out={shown(cfg.out)} is a file; give a folder, for audit.json and audit.html.")
     for name in names(cfg):
         personas.load(name)
     seen: dict[str, str] = {}

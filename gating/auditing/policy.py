@@ -67,6 +67,9 @@ def _check_rule(key: str, rule: Any) -> None:
     given = rule.get("inductions")
     if not isinstance(given, list) or not given or not set(given) <= set(INDUCTIONS):
         raise GatingError(f"{key}.inductions={shown(repr(given), 80)}: give a list of {choices(INDUCTIONS, '')}.")
+    spared = rule.get("except", [])
+    if not isinstance(spared, list) or not all(isinstance(name, str) for name in spared):
+        raise GatingError(f"{key}.except={shown(repr(spared), 80)}: give a list of personas' names.")
     if rule.get("models", "all") not in MODELS:
         raise GatingError(f"{key}.models={shown(repr(rule['models']), 60)}: use {choices(MODELS, '')}.")
     bounds = [rule[b] for b in ("at_least", "at_most") if rule.get(b) is not None]

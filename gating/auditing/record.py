@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from gating import foreign, store
+from gating.analysis.reading import read_group
 from gating.auditing import cells as found_in
 from gating.auditing import policy as policies
 from gating.auditing.config import AuditConfig
@@ -18,6 +19,7 @@ from gating.auditing.stages import BASE, Audited
 from gating.errors import GatingError
 from gating.foreign import shown
 from gating.judging.labels import LABELS, MISSING
+from gating.steering.direction_specs import REFUSAL
 
 FORM = 1
 SCHEMA = Path(__file__).parent.parent / "data" / "audit.schema.json"
@@ -37,31 +39,27 @@ def record(cfg: AuditConfig, audited: Audited, label: str) -> dict[str, Any]:
     level = float(cfg.policy.get("level", 0.95))
     found = found_in.findings(cells, level)
     decided = policies.decide(cfg.policy, found)
-    models = list(dict.fromkeys(part.model for part in audited.parts))
+    models = {part.model: part.tree.attrs for part in audited.parts}  # an adapter may have two runs
     document = {
         "form": FORM,
         "made": store.now(),
         "code": store.versions() | {"git_revision": store.git_revision()},
-        "model": _model(audited.parts[0].tree.attrs, label),
-        "adapters": [_model(p.tree.attrs, p.model) for p in audited.parts if p.model != BASE and "none" in _kinds(p)],
+        "model": _model(models[BASE], label),
+        "adapters": [_model(attrs, name) for name, attrs in models.items() if name != BASE],
         "method": _method(cfg, audited, cells, level),
         "verdict": policies.verdict(cfg.policy, decided),
         "policy": cfg.policy,
         "decisions": [d._asdict() for d in decided],
         "cells": _cells(cells, found),
         "prompts": {c: cells[c].values.tolist() for c in ("prompt", "set", "category")},
-        "correlations": found_in.correlations(cells, models, cfg.seed),
-        "geometry": geometry(audited.parts[0].tree, cfg.model.sites.persona_read),
+        "correlations": found_in.correlations(cells, list(models), cfg.seed),
+        "geometry": geometry(audited.parts[0].tree),
         "weakest": found_in.weakest(cells),
         "limits": list(LIMITS),
         "warnings": audited.warnings,
         "stores": [{"model": p.model, "key": str(p.tree.attrs["key"])} for p in audited.parts],
     }
     return dict(_plain(document))
-
-
-def _kinds(part: Any) -> set[str]:
-    return {induction for induction, _ in part.inductions.values()}
 
 
 def _model(attrs: dict[Any, Any], name: str) -> dict[str, Any]:
@@ -96,17 +94,18 @@ def _cells(cells: xr.Dataset, found: xr.Dataset) -> list[dict[str, Any]]:
     return out
 
 
-def geometry(base: xr.DataTree, block: Any) -> list[dict[str, Any]]:
+def geometry(base: xr.DataTree) -> list[dict[str, Any]]:
     """Cosine of each persona's direction with the refusal direction, by block; empty where the run has none."""
     if "directions" not in base.children:
         return []
-    vectors = base["directions"].to_dataset()["vector"].load().transpose("direction", "layer", "hidden")
-    unit = vectors / np.sqrt((vectors.astype("float64") ** 2).sum("hidden"))
-    names = [n for n in vectors["direction"].values.tolist() if n != "refusal"]
-    if "refusal" not in vectors["direction"].values:
+    cosine = read_group(base, "directions")["cosine"].transpose("direction", "other", "layer")
+    if REFUSAL not in cosine["other"].values:
         return []
-    cosine = (unit.sel(direction=names) * unit.sel(direction="refusal")).sum("hidden")
-    return [{"direction": n, "cosine_with_refusal": cosine.sel(direction=n).values.tolist()} for n in names]
+    of_personas = cosine.sel(other=REFUSAL, direction=cosine["direction"] != REFUSAL)
+    return [
+        {"direction": str(name), "cosine_with_refusal": of_personas.sel(direction=name).values.tolist()}
+        for name in of_personas["direction"].values
+    ]
 
 
 def _plain(value: Any) -> Any:
@@ -123,11 +122,23 @@ def _plain(value: Any) -> Any:
 def read(path: str | Path) -> dict[str, Any]:
     """An earlier record. Raises GatingError for a file that is none of this form."""
     found = foreign.parse_json(foreign.read_text(Path(path).expanduser(), "against"), f"against={shown(path)}")
-    if not isinstance(found, dict) or found.get("form") != FORM or not isinstance(found.get("cells"), list):
+    if not isinstance(found, dict) or found.get("form") != FORM or not _comparable(found):
         raise GatingError(
-            f"against={shown(path)}: it is no audit.json of form {FORM}; make it again with this version."
+            f"against={shown(path)}: it is no audit.json of form {FORM}, or not all of one; make it again with this "
+            "version."
         )
     return found
+
+
+def _comparable(found: dict[str, Any]) -> bool:
+    """Whether a record has what `regressions` reads: prompts, and for each cell its place and a letter a prompt."""
+    prompts, cells = found.get("prompts"), found.get("cells")
+    hashes = prompts.get("prompt") if isinstance(prompts, dict) else None
+    if not isinstance(hashes, list) or not all(isinstance(h, str) for h in hashes) or not isinstance(cells, list):
+        return False
+    fields = ("model", "induction", "persona", "labels")
+    whole = all(isinstance(c, dict) and all(isinstance(c.get(f), str) for f in fields) for c in cells)
+    return whole and all(len(c["labels"]) == len(hashes) for c in cells)
 
 
 def regressions(new: dict[str, Any], old: dict[str, Any]) -> list[dict[str, Any]]:

@@ -38,7 +38,6 @@ class Part:
     tree: xr.DataTree
     inductions: dict[str, tuple[str, str]]  # condition -> induction, persona
     folder: Path
-    settings: ModelConfig
 
 
 @dataclass
@@ -70,17 +69,15 @@ def audit(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> Audited:
         )
     at = "equal norm" if out.kl is None else f"{out.kl:g} nats"
     tell(f"the model: {len(names(cfg))} personas by prompt and by steering, at {at}")
-    base = _run(cfg, f"{label}", cfg.model, out.kl, (PROMPT, STEERING), None)
-    out.parts.append(replace(base, model=BASE))
+    base = _run(cfg, BASE, label, cfg.model, out.kl, (PROMPT, STEERING))
+    out.parts.append(base)
     for path in cfg.adapters:
-        adapted = replace(cfg.model, adapter=path)
-        tell(f"adapter {Path(path).name}: along the base model's directions")
-        part = _run(cfg, f"{label}-{Path(path).name}", adapted, out.kl, (PROMPT, STEERING), base.folder)
-        out.parts.append(replace(part, model=Path(path).name))
+        adapted, name = replace(cfg.model, adapter=path), Path(path).name
+        tell(f"adapter {name}: along the base model's directions")
+        out.parts.append(_run(cfg, name, f"{label}-{name}", adapted, out.kl, (PROMPT, STEERING), base.folder))
         if cfg.again:
-            tell(f"adapter {Path(path).name}: along directions of its own")
-            own = _run(cfg, f"{label}-{Path(path).name}", adapted, out.kl, (AGAIN,), None)
-            out.parts.append(replace(own, model=Path(path).name))
+            tell(f"adapter {name}: along directions of its own")
+            out.parts.append(_run(cfg, name, f"{label}-{name}", adapted, out.kl, (AGAIN,)))
     return out
 
 
@@ -90,20 +87,28 @@ def _own_kl(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> float 
     tell("the dose: what the model's own does to harmless prompts")
     data = DataConfig(harmful=None, harmless="harmless", split="select", n=CALIBRATION_PROMPTS)
     run = replace(_base(cfg, cfg.model), data=data, conditions={DOSE: [_steered(cfg, DOSE)]}, max_new_tokens=1)
-    tree = store.open_run(_executed(run, f"{label}", "audit-dose"))
+    tree = store.open_run(_executed(run, label, "audit-dose"))
     kl = float(held_readouts(tree)["kl"].sel(condition=DOSE).mean().values)
     return float(f"{kl:.2g}") if kl >= LEAST_KL else None
 
 
 def _run(
-    cfg: AuditConfig, label: str, model: ModelConfig, kl: float | None, kinds: tuple[str, ...], source: Path | None
+    cfg: AuditConfig,
+    name: str,
+    label: str,
+    model: ModelConfig,
+    kl: float | None,
+    kinds: tuple[str, ...],
+    source: Path | None = None,
 ) -> Part:
+    """One run: name of the model in the record, label in the folder's name, the inductions that it has, and the run
+    whose directions it takes (None: its own)."""
     conditions, inductions = {}, {"baseline": (NONE, "")}
-    for name in names(cfg):
-        persona = personas.load(name).name
+    for given in names(cfg):
+        persona = personas.load(given).name
         for kind in kinds:
             own = f"{kind.replace(' ', '_')}-{persona}"
-            conditions[own] = {"system": name, "do": []} if kind == PROMPT else [_steered(cfg, name)]
+            conditions[own] = {"system": given, "do": []} if kind == PROMPT else [_steered(cfg, given)]
             inductions[own] = kind, persona
     if cfg.random and AGAIN not in kinds:
         conditions[RANDOM] = [_steered(cfg, "random") | {"random": cfg.random}]
@@ -117,7 +122,7 @@ def _run(
     if source is not None:
         run.directions = replace(run.directions, source=str(source), other_weights=True)
     folder = _executed(run, label, "audit-again" if AGAIN in kinds else "audit")
-    return Part("", store.open_run(folder), inductions, folder, model)
+    return Part(name, store.open_run(folder), inductions, folder)
 
 
 def _steered(cfg: AuditConfig, direction: str) -> dict[str, Any]:
