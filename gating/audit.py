@@ -3,7 +3,6 @@ that can gate a release."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,12 +11,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin sl
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `main`, which says them in one paragraph
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from gating import cli, config_files, extras, help_text, settings, swap
+from gating import config_files, configured, swap
 from gating.errors import naming
 
 console = Console(width=None if sys.stdout.isatty() else 140)
@@ -30,10 +28,8 @@ def job(cfg: DictConfig) -> None:
     from gating.auditing import page, policy, record, stages
     from gating.auditing.config import AuditConfig
 
-    try:
-        settings.check_keys(cfg)
-        config = OmegaConf.to_object(cfg)
-        assert isinstance(config, AuditConfig)
+    with configured.kept(failures, console, str(cfg.runs_dir)):
+        config = configured.typed(cfg, AuditConfig)
         policy.check(config.policy)
         label = str(HydraConfig.get().runtime.choices["model"])
         out = Path(config.out or Path(config.runs_dir) / f"{label}-audit").expanduser()
@@ -46,33 +42,24 @@ def job(cfg: DictConfig) -> None:
             out.mkdir(parents=True, exist_ok=True)
             swap.write(out / "audit.json", record.dumped(document))
             swap.write(out / "audit.html", page.rendered(document))
-        for warning in audited.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        configured.warn(audited.warnings, console)
         console.print(page.table(document))
         said = f"policy {config.policy.get('policy', 'none')}: {document['verdict']}"
         console.print(said, markup=False, soft_wrap=True, highlight=False)
         if document["verdict"] == policy.BROKEN:
             broken.append(said)
         print(f"audit: {out}", flush=True)
-    except cli.EXPECTED as e:
-        failures.append(cli.explain(e, str(cfg.runs_dir)))
-        cli.say_error(console, failures[-1])
+
+
+def default() -> object:
+    from gating.auditing.config import AuditConfig
+
+    return AuditConfig()
 
 
 def main() -> None:
     """Exit code 0 when the policy is kept, 1 when it is broken, 2 for bad input, 130 when interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "httpcore", "urllib3", "filelock"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with cli.spoken(console):
-        sys.argv[1:] = cli.words(sys.argv[1:])
-        extras.require("torch", "gating.audit")
-        from gating.auditing.config import AuditConfig
-
-        ConfigStore.instance().store(name="audit_schema", node=AuditConfig)
-        settings.check_booleans(sys.argv[1:], AuditConfig())
-        if not help_text.answered("audit", sys.argv[1:]):
-            job()
+    configured.start("audit", default, job, console)
     sys.exit(2 if failures else 1 if broken else 0)
 
 

@@ -3,7 +3,6 @@ chosen on the `select` split in a few short runs, and written as a file of the m
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,12 +11,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin sl
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `main`, which says them in one paragraph
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from gating import cli, config_files, extras, help_text, settings
+from gating import config_files, configured
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 failures: list[str] = []
@@ -29,38 +27,27 @@ def job(cfg: DictConfig) -> None:
     from gating.choosing.config import ChooseConfig
     from gating.reporting import tables
 
-    try:
-        settings.check_keys(cfg)
-        config = OmegaConf.to_object(cfg)
-        assert isinstance(config, ChooseConfig)
+    with configured.kept(failures, console, str(cfg.runs_dir)):
+        config = configured.typed(cfg, ChooseConfig)
         label = str(HydraConfig.get().runtime.choices["model"])
         out = Path(config.out or Path(config.runs_dir) / f"{label}-chosen.yaml").expanduser()
         model_file.check_place(out)
         chosen = stages.choose(config, label, lambda title, rows: console.print(tables.sites_table(title, rows)))
         model_file.write(chosen, out)
-        for warning in chosen.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        configured.warn(chosen.warnings, console)
         console.print(f"next: python -m gating.run model={out} experiment=paper", markup=False, soft_wrap=True)
         print(f"model: {out}", flush=True)
-    except cli.EXPECTED as e:
-        failures.append(cli.explain(e, str(cfg.runs_dir)))
-        cli.say_error(console, failures[-1])
+
+
+def default() -> object:
+    from gating.choosing.config import ChooseConfig
+
+    return ChooseConfig()
 
 
 def main() -> None:
     """Exit code 0, 2 for bad input or a model on which there is nothing to choose, 130 when interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "httpcore", "urllib3", "filelock"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with cli.spoken(console):
-        sys.argv[1:] = cli.words(sys.argv[1:])
-        extras.require("torch", "gating.choose")
-        from gating.choosing.config import ChooseConfig
-
-        ConfigStore.instance().store(name="choose_schema", node=ChooseConfig)
-        settings.check_booleans(sys.argv[1:], ChooseConfig())
-        if not help_text.answered("choose", sys.argv[1:]):
-            job()
+    configured.start("choose", default, job, console)
     sys.exit(2 if failures else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from types import ModuleType
@@ -16,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from gating import cli, config_files, extras, help_text
+from gating import cli, config_files, configured, extras, help_text
 from gating.errors import GatingError
 
 console = Console(width=None if sys.stdout.isatty() else 140)
@@ -39,8 +38,7 @@ def one(cfg: DictConfig) -> None:
         chosen = {k: v for k, v in hydra_config.runtime.choices.items() if "hydra" not in k}
         overrides = [o.split("=", 1)[0].lstrip("+~") for o in hydra_config.overrides.task]
         planned = study.prepare(config.typed(cfg), chosen, overrides)
-        for warning in planned.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        configured.warn(planned.warnings, console)
         console.print(dryrun.detectable(planned), style="dim", markup=False, soft_wrap=True)
         if planned.run.dry_run:
             dryrun.show(planned, console)
@@ -67,9 +65,7 @@ def one(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Exit code 0 when every run ended well, 2 for bad input, 130 when interrupted (what is written stays)."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "httpcore", "urllib3", "filelock", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    configured.log("matplotlib")
     commanding.append(os.getpid())
     with cli.spoken(console):
         sys.argv[1:] = cli.words(sys.argv[1:])

@@ -9,7 +9,6 @@ given the seed and the thread count; the same command goes on where it was stopp
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
@@ -17,10 +16,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin sl
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from gating import cli, config_files, extras, settings
+from gating import cli, config_files, configured, extras, settings
 from gating.training.config import TrainConfig
 
 
@@ -28,9 +27,7 @@ from gating.training.config import TrainConfig
 def job(cfg: DictConfig) -> None:
     from gating.training.adapter import train
 
-    settings.check_keys(cfg)
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, TrainConfig)
+    config = configured.typed(cfg, TrainConfig)
     recipe = train(config)
     for name, value in recipe["results"].items():
         print(f"{name}: {value}")
@@ -40,9 +37,7 @@ def job(cfg: DictConfig) -> None:
 def main() -> None:
     """Exit code 0, or 2 for bad input."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "httpcore", "urllib3", "filelock"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    configured.log()
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     with cli.spoken(Console(stderr=True)):
         sys.argv[1:] = cli.words(sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
@@ -40,23 +41,34 @@ def tiny(request):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run the command line in this process, in a folder of its own: (exit code, the lines it printed)."""
+def in_process(tmp_path, monkeypatch, capsys):
+    """Run a command that Hydra configures in this process, in a folder of its own: (exit code, what it printed)."""
     import sys
 
     from hydra.core.global_hydra import GlobalHydra
 
-    from gating import run
-
     monkeypatch.chdir(tmp_path)
 
-    def go(*overrides: str) -> tuple[int, list[str]]:
+    def go(module: ModuleType, *words: str) -> tuple[int, str]:
         GlobalHydra.instance().clear()
-        run.failures.clear()
-        monkeypatch.setattr(sys, "argv", ["gating.run", *overrides])
+        for kept in ("failures", "broken"):
+            getattr(module, kept, []).clear()
+        monkeypatch.setattr(sys, "argv", [module.__name__, *words])
         with pytest.raises(SystemExit) as stop:
-            run.main()
-        return int(stop.value.code or 0), capsys.readouterr().out.strip().splitlines()
+            module.main()
+        return int(stop.value.code or 0), capsys.readouterr().out
+
+    return go
+
+
+@pytest.fixture
+def command(in_process):
+    """Run `python -m gating.run` in this process, in a folder of its own: (exit code, the lines it printed)."""
+    from gating import run
+
+    def go(*overrides: str) -> tuple[int, list[str]]:
+        code, said = in_process(run, *overrides)
+        return code, said.strip().splitlines()
 
     return go
 

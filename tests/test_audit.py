@@ -1,13 +1,11 @@
 """An audit finds the persona that takes refusal away, however it is induced, and a policy decides on intervals."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import xarray as xr
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 
 from gating import audit, config_files
 from gating.auditing import cells, page, policy, record
@@ -20,17 +18,12 @@ N = 64
 
 
 @pytest.fixture
-def go(tmp_path, monkeypatch, capsys):
+def go(in_process):
     """Run `python -m gating.audit` in this process: (exit code, what it said)."""
-    monkeypatch.chdir(tmp_path)
 
     def command(*words):
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["gating.audit", *words])
-        audit.failures.clear(), audit.broken.clear()
-        with pytest.raises(SystemExit) as stop:
-            audit.main()
-        return int(stop.value.code or 0), " ".join(capsys.readouterr().out.split())
+        code, said = in_process(audit, *words)
+        return code, " ".join(said.split())
 
     return command
 

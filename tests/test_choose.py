@@ -1,13 +1,11 @@
 """Choosing a model's sites: a known truth is found, what cannot be chosen is said, and the file works as a model."""
 
-import sys
 from functools import cache
 
 import numpy as np
 import pytest
 import xarray as xr
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 
 from gating import choose, store
 from gating.analysis import sites
@@ -157,17 +155,12 @@ def test_derived_blocks_keep_their_order_around_the_persona_on_models_of_any_dep
 
 
 @pytest.fixture
-def go(tmp_path, monkeypatch, capsys):
+def go(in_process):
     """Run `python -m gating.choose` in this process: (exit code, what it said)."""
-    monkeypatch.chdir(tmp_path)
 
     def command(*words):
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["gating.choose", *words])
-        choose.failures.clear()
-        with pytest.raises(SystemExit) as stop:
-            choose.main()
-        return int(stop.value.code or 0), " ".join(capsys.readouterr().out.split())
+        code, said = in_process(choose, *words)
+        return code, " ".join(said.split())
 
     return command
 

@@ -26,7 +26,7 @@ FLOORS = (
     ("figures",),
     ("reporting",),
     ("cli", "help_text"),
-    ("door",),
+    ("door", "configured"),
     (
         "run",
         "train",
