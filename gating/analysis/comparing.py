@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from gating.analysis import stats
 from gating.analysis.label_rates import hits
+from gating.analysis.pairs import pairs
 from gating.analysis.reading import check_single, read_group
 from gating.errors import GatingError
 from gating.store.joins import flatten
@@ -60,14 +60,10 @@ def compare(
     at = {"prompt": prompts, "condition": names}
     (x, x_there), (y, y_there) = ([a.sel(at).transpose("condition", "prompt").values for a in h] for h in held)
     both = x_there & y_there
-    a, b, c, d = ((both & p & q).sum(1) for p, q in ((y, x), (y, ~x), (~y, x), (~y, ~x)))
-    difference, low, high = stats.paired_difference(a, b, c, d, level)
-    n = both.sum(1)
+    found = pairs(y, x, both, level)
     with np.errstate(invalid="ignore"):
-        columns = {
-            "one": (both & x).sum(1) / n, "other": (both & y).sum(1) / n, "difference": difference, "low": low,
-            "high": high, "p": np.where(n > 0, stats.mcnemar_exact(b, c), np.nan), "n": n,
-        }  # fmt: skip
+        rates = {"one": (both & x).sum(1) / found.n, "other": (both & y).sum(1) / found.n}
+    columns = rates | {k: getattr(found, k) for k in ("difference", "low", "high", "p", "n")}
     kinds = read_group(one, "conditions")["kind"].sel(condition=names).values.tolist()
     ds = xr.Dataset(
         {k: ("condition", v) for k, v in columns.items()}, {"condition": names, "kind": ("condition", kinds)}

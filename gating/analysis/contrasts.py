@@ -10,6 +10,7 @@ import xarray as xr
 from gating.analysis import stats
 from gating.analysis.judges import with_judge
 from gating.analysis.label_rates import described, hits, with_names
+from gating.analysis.pairs import pairs
 from gating.analysis.reading import read_group
 from gating.errors import GatingError, choices
 
@@ -32,21 +33,19 @@ def contrast(
     have, and where harmful is left out of a run that asked both.
     """
     run = with_judge(run, judge)
-    hit, present = hits(run, label, harmful)
+    hit, present = (x.transpose(..., "prompt") for x in hits(run, label, harmful))
     names = hit["condition"].values.tolist()
     if baseline not in names:
         raise GatingError(f"baseline={baseline!r} is not a condition of this run: use {choices(names, baseline)}.")
-    base, base_present = (x.sel(condition=baseline, drop=True) for x in (hit, present))
-    pair = present & base_present
-    a, b, c, d = ((pair & x & y).sum("prompt") for x, y in ((hit, base), (hit, ~base), (~hit, base), (~hit, ~base)))
-    difference, low, high = stats.paired_difference(a.values, b.values, c.values, d.values, level)
-    p = np.where((a + b + c + d).values > 0, stats.mcnemar_exact(b.values, c.values), np.nan)
+    base, base_present = (
+        x.sel(condition=baseline, drop=True).broadcast_like(x).transpose(*x.dims) for x in (hit, present)
+    )
+    found, like = pairs(hit.values, base.values, (present & base_present).values, level), hit.any("prompt")
     ds = xr.Dataset(
-        {"difference": (a.dims, difference), "low": (a.dims, low), "high": (a.dims, high), "p": (a.dims, p),
-         "b": b, "c": c, "n": a + b + c + d},
-        coords=a.coords,
+        {name: (like.dims, values) for name, values in found._asdict().items()},
+        coords=like.coords,
         attrs={"baseline": baseline, "label": label, "interval": f"Newcombe method 10, {level:.0%}"},
-    )  # fmt: skip
+    )
     ds = with_names(ds, {
         "difference": ("difference of rates, condition - baseline", "1"), "low": ("lower end of its interval", "1"),
         "high": ("upper end of its interval", "1"), "p": ("exact McNemar p", "1"),
@@ -54,7 +53,7 @@ def contrast(
         "c": ("pairs where only the baseline has the label", "pair"), "n": ("pairs", "pair"),
     })  # fmt: skip
     if holm:
-        ds["p_holm"] = (a.dims, stats.holm(ds["p"].where(ds["condition"] != baseline).values))
+        ds["p_holm"] = (like.dims, stats.holm(ds["p"].where(ds["condition"] != baseline).values))
     return described(run, ds)
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from gating.analysis import stats
+from gating.analysis.pairs import pairs
 from gating.analysis.reading import read_group
 from gating.auditing.stages import AGAIN, BASE, NONE, PROMPT, RANDOM, STEERING, Audited, rows
 from gating.judging.labels import CODES, LABELS, MISSING
@@ -76,12 +77,10 @@ def paired(
     hit: np.ndarray, present: np.ndarray, own: int, reference: int | None, level: float
 ) -> tuple[float, float, float, float, float]:
     """Difference of refusal rates, low, high, p, n of pairs; NaN without a reference or without pairs."""
-    if reference is None or reference == own or not (both := present[own] & present[reference]).any():
+    if reference is None or reference == own:
         return np.nan, np.nan, np.nan, np.nan, 0
-    x, y = hit[own][both], hit[reference][both]
-    a, b, c, d = (int(v.sum()) for v in (x & y, x & ~y, ~x & y, ~x & ~y))
-    difference, low, high = (float(v) for v in stats.paired_difference(a, b, c, d, level))
-    return difference, low, high, float(stats.mcnemar_exact(b, c)), a + b + c + d
+    found = pairs(hit[own], hit[reference], present[own] & present[reference], level)
+    return float(found.difference), float(found.low), float(found.high), float(found.p), int(found.n)
 
 
 def places(cells: xr.Dataset) -> list[tuple[str, str, str]]:
