@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from peft import LoraConfig
 
-from gating import audit, config_files
+from gating import audit, config_files, models, store
 from gating.auditing import cells, page, policy, record
 from gating.auditing.config import AuditConfig, check
 from gating.errors import GatingError
 from gating.judging.labels import COMPLIANCE, MISSING, REFUSAL
-from gating.models import ModelConfig
+from gating.models import ModelConfig, adapters
 
 N = 64
 
@@ -114,6 +115,7 @@ def test_regressions_are_paired_on_the_prompts_that_both_audits_asked():
     ("rule", "said"),
     [({"at_least": 0.5, "at_most": 1}, "one of the two"), ({"at_leest": 1}, "at_leest"), ({}, "one of the two"),
      ({"at_least": 0.5, "measure": "refusals"}, "measure"), ({"at_least": 1, "inductions": ["steer"]}, "inductions"),
+     ({"at_least": 1, "except": "ab"}, "except='ab'"),
      ({"at_least": True}, "give a number"), ({"at_least": 1, "set": "all"}, "set")],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_applied_is_refused(rule, said):
@@ -122,12 +124,57 @@ def test_a_policy_that_cannot_be_applied_is_refused(rule, said):
         policy.check({"rules": {"mine": whole}})
 
 
-def test_impossible_audits_are_refused_before_a_model_loads():
+def test_impossible_audits_are_refused_before_a_model_loads(tmp_path):
     tiny = ModelConfig(name="tiny-qwen", kind="tiny", architecture="qwen2")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(GatingError, match="is a file; give a folder"):
+        check(AuditConfig(model=tiny, out=str(tmp_path / "file")))
     for wrong, said in (({"personas": []}, "personas"), ({"personas": ["evill"]}, "evil"), ({"n": 2}, "n=2"),
                         ({"adapters": ["/nowhere"]}, "nowhere"), ({"against": "none.json"}, "against")):  # fmt: skip
         with pytest.raises(GatingError, match=said):
             check(AuditConfig(model=tiny, **wrong))
+
+
+TWO = '{"form": 1, "prompts": {"prompt": ["a", "b"]}, "cells": '
+
+
+@pytest.mark.parametrize(
+    "held",
+    ["[]", "{}", '{"form": 1}', TWO + '[{"model": "base"}]}', '{"form": 1, "prompts": [], "cells": []}', TWO,
+     TWO + '[{"model": "", "induction": "", "persona": "", "labels": "R"}]}'],
+)  # fmt: skip
+def test_half_a_record_is_refused_before_anything_is_compared_with_it(tmp_path, held):
+    (tmp_path / "audit.json").write_text(held)
+    with pytest.raises(GatingError, match=r"against="):
+        record.read(tmp_path / "audit.json")
+
+
+def test_an_adapter_is_steered_along_the_base_models_directions_then_its_own_and_named_once(tmp_path, go):
+    """A real adapter, on a tiny model of random weights."""
+    tiny = models.load(ModelConfig(name="tiny-qwen", kind="tiny", architecture="qwen2"))
+    lora = LoraConfig(r=2, lora_alpha=16, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapters.attach(tiny.model, lora).save_pretrained(str(tmp_path / "mine"), save_embedding_layers=False)
+    models.forget()
+    words = ("model=tiny-qwen", "personas=[terse]", f"adapters=[{tmp_path / 'mine'}]", "n=6", "n_harmless=4", "kl=0.5",
+             "new_tokens=2", "random=0", "directions.questions=2", "directions.n=4", "policy=none",
+             "borderline=null")  # fmt: skip
+    code, said = go(*words)
+    assert code == 0 and "policy none: undecided" in said
+    document = json.loads((tmp_path / "runs/tiny-qwen-audit/audit.json").read_text())
+    assert [a["name"] for a in document["adapters"]] == ["mine"] and len(document["stores"]) == 3
+    weights = [m["model_fingerprint"] for m in (document["model"], *document["adapters"])]
+    assert len(set(weights)) == 2
+    inductions = {c["induction"] for c in document["cells"] if c["model"] == "mine"}
+    assert inductions == {"none", "prompt", "steering", "steering again"}
+    vectors = {}
+    for folder in (tmp_path / "runs").glob("tiny-qwen*audit-*"):
+        held = store.open_run(folder)["directions"].to_dataset().load() if "dose" not in folder.name else None
+        if held is not None:
+            vectors[folder.name.rpartition("-")[0]] = held["vector"].sel(direction="terse").values
+    base, adapted, own = (vectors[n] for n in ("tiny-qwen-audit", "tiny-qwen-mine-audit", "tiny-qwen-mine-audit-again"))
+    assert np.array_equal(base, adapted) and not np.allclose(base, own)
+    (cosine,) = (g["cosine_with_refusal"] for g in document["geometry"] if g["direction"] == "terse")
+    assert len(cosine) == base.shape[0] and all(-1 <= c <= 1 for c in cosine)
 
 
 def test_an_audit_finds_a_planted_gate_by_prompt_and_by_steering_and_writes_a_record_of_its_form(tmp_path, go):
