@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -17,6 +15,7 @@ from gating.errors import GatingError
 from gating.judging import kinds
 from gating.judging.spec import JudgeSpec
 from gating.pipeline.judgements import rejudge
+from gating.words import is_setting
 
 __all__ = ["main", "rejudge"]
 
@@ -46,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parsed(words: Sequence[str], needs_judge: bool) -> tuple[list[str], list[JudgeSpec]]:
     """The runs and the judges that the command line names. Raises GatingError where either is left out."""
-    settings = [w for w in words if re.match(r"[a-z_][a-z_.]*=", w) and not Path(w).exists()]
-    runs = [w for w in words if w not in settings]
+    settings = list(filter(is_setting, words))
+    runs = [w for w in words if not is_setting(w)]
     names = [n for s in settings if s.startswith("judge=") for n in s.removeprefix("judge=").split(",")]
     overrides = [s for s in settings if not s.startswith("judge=")]
     if not runs:

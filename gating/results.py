@@ -15,6 +15,7 @@ from gating import analysis, cli, store
 from gating.errors import GatingError
 from gating.reporting import facts, published
 from gating.reporting.document import document
+from gating.words import is_setting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _opened(words: Sequence[str]) -> dict[str, xr.DataTree]:
     """The runs, each by its given name, else by model and experiment; with the labels of the judge that is named.
     Raises GatingError where two have one name."""
-    judges = [w.removeprefix("judge=") for w in words if w.startswith("judge=") and not Path(w).exists()]
+    judges = [w.removeprefix("judge=") for w in words if w.startswith("judge=") and is_setting(w)]
     if len(judges) > 1:
         raise GatingError("judge has two values: write judge=NAME once.")
     named = [w for w in words if w != f"judge={judges[0]}"] if judges else words

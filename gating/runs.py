@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gating import cli
+from gating.errors import GatingError
 from gating.foreign import shown
 from gating.reporting import listing
+from gating.words import is_setting
 
 SORTS = ("created", "model", "about", "status", "rate", "n", "run")
 
@@ -29,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):
-        wanted = dict(w.split("=", 1) for w in args.words if "=" in w)
-        folders = [w for w in args.words if "=" not in w] or ["runs"]
+        wanted = _wanted(list(filter(is_setting, args.words)))
+        folders = [w for w in args.words if not is_setting(w)] or ["runs"]
         lines = [line for folder in folders for line in listing.listing(folder)]
         lines = listing.matching(lines, wanted)
         lines.sort(key=lambda each: _order(each, args.sort), reverse=args.sort == "created")
@@ -38,6 +40,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(json.dumps(lines, indent=1, ensure_ascii=False))
         else:
             console.print(table(lines))
+
+
+def _wanted(words: Sequence[str]) -> dict[str, str]:
+    """The value asked of each column or setting. Raises GatingError for one that is named twice."""
+    keys = [word.partition("=")[0] for word in words]
+    if again := next((key for key in keys if keys.count(key) > 1), None):
+        raise GatingError(f"{again} has two values: write {again}=VALUE once; VALUE* is all that begin so.")
+    return dict(word.split("=", 1) for word in words)
 
 
 def _order(line: listing.Line, key: str) -> tuple[bool, str | float]:

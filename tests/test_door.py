@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,18 @@ def test_a_folder_of_runs_is_a_table_whose_index_is_made_again_only_where_a_stor
     assert "2 runs" in capsys.readouterr().out
     with pytest.raises(GatingError, match="neither a column nor a setting"):
         listing.matching(lines, {"colour": "red"})
+
+
+def test_an_index_that_somebody_broke_is_made_again_and_a_word_given_twice_is_refused(made, capsys):
+    folder, *_ = made
+    lines = listing.listing(folder)
+    for held in ("", "[]", '{"form": 1}', '{"form": 1, "runs": []}', '{"form": 1, "runs": {"x": 3}}',
+                 json.dumps({"form": 1, "runs": {Path(lines[0]["run"]).name: {"line": {}}}})):  # fmt: skip
+        (folder / listing.INDEX).write_text(held)
+        assert listing.listing(folder) == lines
+    with pytest.raises(SystemExit):
+        runs.main([str(folder), "model=a", "model=b"])
+    assert "model has two values" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_store_that_cannot_be_read_has_a_line_that_says_so(made, tmp_path):

@@ -53,10 +53,14 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _index(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was known of each run. An entry that is not of this form, whoever wrote it, is none."""
     try:
         held = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return dict(held["runs"]) if held["form"] == FORM else {}
-    except (OSError, ValueError, LookupError, TypeError):
+        runs = held["runs"] if held["form"] == FORM else {}
+        return {
+            name: entry for name, entry in runs.items() if isinstance(entry["line"]["status"], str) and "stamp" in entry
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 
 
