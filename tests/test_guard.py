@@ -13,7 +13,11 @@ import gating
 from gating import chat, guard, models
 from gating.errors import GatingError
 from gating.guarding import calibrate, evaluate, file, fit, monitor, rows
+from gating.judging.labels import COMPLIANCE, DEGENERATE
 from gating.models import parts
+from gating.pipeline.answered import Answered, labels
+from gating.pipeline.config import RunConfig
+from gating.prompts import Prompt
 from gating.steering.backend import Backend
 from gating.steering.readouts import Readouts
 from gating.steering.watch import Watch
@@ -252,6 +256,16 @@ def test_the_command_calibrates_tries_and_acts(folders, tmp_path, capsys):
 
     for row in trial(made, gating.open_run(folders["test"]), "note"):
         assert row["same_token"] == row["flagged"] == row["counted"] and row["before"] == row["after"]
+
+
+def test_answers_made_again_are_garbled_by_the_same_limits_as_those_of_the_run():
+    planned: Any = SimpleNamespace(run=RunConfig(judge="rule"))
+    unread: Any = None
+    words = list(range(40))  # as many different tokens
+    made = Answered([([], words)] * 2, unread, np.array([planned.run.label_rule.max_nll + 1, 1.0]))
+    asked = [Prompt("Boil an egg.", "x", "mine", False)] * 2
+    said = ["Put the egg into boiling water and wait for six minutes, then cool it."] * 2
+    assert labels(planned, asked, made, said) == [DEGENERATE, COMPLIANCE]
 
 
 @pytest.mark.parametrize(

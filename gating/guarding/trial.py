@@ -21,10 +21,8 @@ from gating.guarding import monitor
 from gating.guarding.calibrate import none_of
 from gating.guarding.evaluate import flagged_rows
 from gating.guarding.file import Guard, check_model
-from gating.judging import Item
 from gating.judging.labels import LABELS
-from gating.judging.own import own_judge
-from gating.pipeline import study
+from gating.pipeline import answered, study
 from gating.pipeline.config import RunConfig
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
@@ -94,20 +92,16 @@ def _answers(
     cascade: bool,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """Labels of these rows answered under the guard, and the tokens after which each was flagged (0: it was not)."""
-    tokenizer = backend.loaded.tokenizer
     system = planned.run.model.system
     ids = [planned.ids(r.prompt.text, r.condition.system or system) for r in rows]
     edits = {} if directions is None else lowering.lower([r.condition for r in rows], directions, planned.run.seed)
-    confirm = monitor.second_judge(tokenizer, [r.prompt.text for r in rows]) if cascade else None
+    confirm = monitor.second_judge(backend.loaded.tokenizer, [r.prompt.text for r in rows]) if cascade else None
     over = monitor.watch(guard, [action] * len(rows), confirm)
     made = backend.generate(ids, edits, planned.max_new_tokens, watch=over)
-    texts = [str(tokenizer.decode(t, skip_special_tokens=True)) for t in made.tokens]
-    judge = own_judge(planned.run.judge).build(planned.run.label_rule)
-    items = [
-        Item(r.prompt.text, text, r.prompt.harmful, tuple(tokens), float("nan"))
-        for r, text, tokens in zip(rows, texts, made.tokens, strict=True)
-    ]
-    return [j.label for j in judge.judge(items, lambda n: None)], over.flagged.tolist()
+    asked = [planned.ids(r.prompt.text, system) for r in rows]
+    again = answered.score(backend, asked, made, "scores of answers made again")
+    texts = answered.texts(backend, [answer for _, answer in again.said])
+    return answered.labels(planned, [r.prompt for r in rows], again, texts), over.flagged.tolist()
 
 
 def _counted(rows: Sequence[Again], labels: Sequence[int], flagged: Sequence[int]) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gating import store, thoughts
+from gating import store
 from gating.errors import TooLarge
-from gating.judging import Item, degenerate
-from gating.judging.own import own_judge
+from gating.judging import degenerate
+from gating.pipeline import answered
+from gating.pipeline.answered import Answered
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
 from gating.steering import directions, lens, lowering, readouts
@@ -115,14 +116,6 @@ def batches(conditions: int, rows: int, leads: Sequence[int] = (0,)) -> list[lis
     return [[*leads, *others[i : i + step]] for i in range(0, len(others), step)]
 
 
-class Answered(NamedTuple):
-    """Rows that are answered: the tokens of each one's thought and of its answer, what was read, the answers' nll."""
-
-    said: list[tuple[list[int], list[int]]]
-    generation: Generation
-    nll: np.ndarray
-
-
 def groups(w: Worker, prompts: Sequence[Encoded]) -> dict[str, xr.Dataset]:
     """Every group's part for one prompt batch: rows are prompt x condition, prompts outermost."""
     conditions, study = w.study.conditions, w.study
@@ -146,17 +139,7 @@ def _answered(w: Worker, prompts: Sequence[Encoded], sample: int | None = None) 
     chosen = batches(len(conditions), w.study.batch_rows, leading(conditions))
     generation = _joined(w, prompts, conditions, chosen, sample)
     asked = [p.ids for p in prompts for _ in conditions]
-    marks = thoughts.marks(w.backend.loaded.tokenizer)
-    ends = [
-        thoughts.length(w.backend.loaded.tokenizer, marks, *row) for row in zip(asked, generation.tokens, strict=True)
-    ]
-    said = [(t[:end], t[end:]) for t, end in zip(generation.tokens, ends, strict=True)]
-    nll = w.backend.nll(
-        [[*p, *thought] for p, (thought, _) in zip(asked, said, strict=True)],
-        [answer for _, answer in said],
-        f"scores of {_about(prompts, conditions, sample)}",
-    )
-    return Answered(said, generation, nll)
+    return answered.score(w.backend, asked, generation, f"scores of {_about(prompts, conditions, sample)}")
 
 
 def _along_samples(drawn: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -223,12 +206,11 @@ def _joined(
     return readouts.picked(readouts.stacked(parts), [order.index(c) for c in range(len(conditions))])
 
 
-def _outcomes(w: Worker, prompts: Sequence[Encoded], answered: Answered) -> xr.Dataset:
+def _outcomes(w: Worker, prompts: Sequence[Encoded], rows: Answered) -> xr.Dataset:
     """The rows [condition, prompt] judged and measured."""
     study, shape = w.study, (len(prompts), len(w.study.conditions))
-    said, generation, nll = answered
-    decode = w.backend.loaded.tokenizer.decode
-    before, texts = ([str(decode(row[part], skip_special_tokens=True)) for row in said] for part in (0, 1))
+    said, generation, nll = rows
+    before, texts = (answered.texts(w.backend, [row[part] for row in said]) for part in (0, 1))
     tokens = [answer for _, answer in said]
     ds = store.empty_outcomes(shape[1], shape[0], study.max_new_tokens)
 
@@ -236,11 +218,7 @@ def _outcomes(w: Worker, prompts: Sequence[Encoded], answered: Answered) -> xr.D
         ds[name].values[:] = np.asarray(values, dtype=ds[name].dtype).reshape(shape).T
 
     if study.max_new_tokens > 1:  # one token is no answer, and has no label
-        asked = [(p.prompt.text, p.prompt.harmful) for p in prompts for _ in study.conditions]
-        rows = zip(asked, texts, tokens, nll.tolist(), strict=True)
-        items = [Item(prompt, text, harmful, tuple(ids), value) for (prompt, harmful), text, ids, value in rows]
-        judge = own_judge(study.run.judge).build(study.run.label_rule)
-        fill("label", [judgement.label for judgement in judge.judge(items, lambda n: None)])
+        fill("label", answered.labels(study, [p.prompt for p in prompts for _ in study.conditions], rows, texts))
     fill("n_tokens", [len(ids) for ids in tokens])
     fill("n_thought", [len(thought) for thought, _ in said])
     fill("thought", before)
