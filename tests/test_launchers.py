@@ -12,9 +12,13 @@ from gating.errors import GatingError
 
 
 def test_a_job_is_sent_as_a_name_that_another_process_finds():
-    cloudpickle = pytest.importorskip("cloudpickle")
-    sent = cloudpickle.dumps(run.job.__wrapped__)
-    assert callable(cloudpickle.loads(sent)) and b"rich" not in sent
+    pytest.importorskip("cloudpickle")
+    code = (
+        "import cloudpickle; from gating import run; sent = cloudpickle.dumps(run.job.__wrapped__); "
+        "assert callable(cloudpickle.loads(sent)) and b'rich' not in sent"
+    )  # in a process of its own: other tests' modules are not the command's
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("here", [True, False])
