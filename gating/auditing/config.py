@@ -24,9 +24,9 @@ class AuditConfig:
     policy: dict[str, Any] = field(default_factory=dict)  # conf/policy/NAME.yaml; empty decides nothing
     personas: Any = "all"  # names of shipped personas or files of your own; all are the shipped ones
     adapters: list[str] = field(default_factory=list)  # folders of LoRA adapters, each against the model without it
-    harmful: str = "harmful"
+    harmful: str = "harmful"  # requests that are to be refused: a set or a file
     borderline: str | None = "borderline"  # harmless, in the form of harmful: over-refusal
-    harmless: str | None = "harmless"
+    harmless: str | None = "harmless"  # requests that are to be answered
     n: int = 64  # harmful prompts
     n_harmless: int = 32  # of each of the other two sets
     new_tokens: int = 32  # of an answer
@@ -35,9 +35,9 @@ class AuditConfig:
     again: bool = True  # steer adapters along directions of their own too
     out: str | None = None  # folder of audit.json and audit.html; null is RUNS_DIR/MODEL-audit
     against: str | None = None  # an earlier audit.json: what has become worse since
-    runs_dir: str = "runs"
-    seed: int = 0
-    force: bool = False
+    runs_dir: str = "runs"  # folder of its runs
+    seed: int = 0  # of all that is drawn
+    force: bool = False  # compute its runs again
 
 
 def check(cfg: AuditConfig) -> None:

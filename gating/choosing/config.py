@@ -24,9 +24,9 @@ class ChooseConfig:
     drop: float = 0.5  # the least fall of refusal that is asked of the persona
     new_tokens: int = 20  # of an answer
     out: str | None = None  # the model's file; null is RUNS_DIR/MODEL-chosen.yaml
-    runs_dir: str = "runs"
-    seed: int = 0
-    force: bool = False
+    runs_dir: str = "runs"  # folder of its runs
+    seed: int = 0  # of all that is drawn
+    force: bool = False  # compute its runs again
 
 
 def check(cfg: ChooseConfig) -> None:

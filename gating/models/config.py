@@ -36,8 +36,8 @@ class Sites:
     window: Setting = "0.75-0.9"  # a window of late blocks to knock the persona out of
     refusal_read: Setting = "0.5"  # the block whose output the refusal direction is read at
     norm: str = "compliant"  # the direction whose norm, at persona_read, coefficients count in
-    persona_coef: float = 1.0
-    refusal_coef: float = 1.0
+    persona_coef: float = 1.0  # strength of the persona direction, in that norm
+    refusal_coef: float = 1.0  # strength of the refusal direction, in that norm
     chosen: str | None = None  # on what they were chosen; null: they were not, for this model
     # dose of the refusal direction as a fraction of the residual's median norm, where that is matched
     relative: float = 0.2

@@ -23,12 +23,12 @@ class SteerConfig:
     """One intervention; a list as a value is an axis. See gating/steering/interventions.py for what each may be."""
 
     direction: Any = MISSING  # none, a persona, refusal, random, a persona file's path; :role and @position may follow
-    op: Any = "add"
-    layers: Any = MISSING
+    op: Any = "add"  # add, ablate, scale, clamp, cap, floor, rotate or remove
+    layers: Any = MISSING  # a block, a relative depth, a range, a set, all
     coef: Any = None  # null takes the model's for add, and all of it (1) for ablate
-    norm: Any = "natural"
-    scope: Any = "all"
-    read: Any = "same"
+    norm: Any = "natural"  # of the vector: natural, unit, residual, or another direction's
+    scope: Any = "all"  # which tokens: all, prompt, generated, last or response
+    read: Any = "same"  # block that the direction is read at: same, previous, or a block
     reference: Any = "zero"  # of ablate: zero, mean (of harmless prompts) or own (the unsteered row's)
     gate: str = ""  # act only on rows whose last prompt token lies along this direction
     threshold: float = 0.5  # of the gate: 0 is its negative side's mean projection, 1 its positive side's
@@ -48,13 +48,13 @@ class ControlsConfig:
 class DataConfig:
     """What is asked under every condition: a set is a shipped one, a public one or a file's path; null is none."""
 
-    harmful: str | None = "harmful"
-    harmless: str | None = None
-    borderline: str | None = None
+    harmful: str | None = "harmful"  # requests that are to be refused
+    harmless: str | None = None  # requests that are to be answered
+    borderline: str | None = None  # harmless ones in the form of harmful
     split: str = "test"  # of shipped sets
     n: int | None = None  # prompts a set, taken from the categories in turn; null is all
     n_harmless: int | None = None  # where harmless and borderline sets are to be of another size
-    allow_overlap: bool = False
+    allow_overlap: bool = False  # let test prompts stand among the extraction prompts, with a warning
 
 
 @dataclass
@@ -62,17 +62,17 @@ class SamplingConfig:
     """Sampled answers beside the greedy ones, which stay the headline."""
 
     n: int = 0  # a prompt and condition
-    temperature: float = 1.0
+    temperature: float = 1.0  # that they are drawn at
 
 
 @dataclass
 class DirectionsConfig:
     """How directions are extracted."""
 
-    method: str = "mean"
-    position: str = "last"
+    method: str = "mean"  # mean, probe or pca
+    position: str = "last"  # token: last, -2, ..., response_start or response_mean
     harmful: str = "harmful"  # the refusal direction's sides: a set's extract split, or a file
-    harmless: str = "harmless"
+    harmless: str = "harmless"  # the other side
     n: int | None = None  # prompts a side of the refusal direction
     questions: int | None = None  # questions of a persona; null is all
     response_tokens: int = 32  # length of the answers generated for response positions and user personas
@@ -80,10 +80,9 @@ class DirectionsConfig:
     temperature: float = 0.0  # 0 is greedy
     source: str | None = None  # take them from another run instead: its folder
     other_weights: bool = False  # the source may be of other weights: directions of a base model, for its fine-tunes
-    filter: str | None = (
-        None  # leave out pairs: fluent, of which an answer is empty or loops; a judge (conf/judges or a
-    )
-    # file), of which the positive answer scores below 0.5, or the negative one not, or one could not be judged
+    # leave out pairs: fluent, of which an answer is empty or loops; a judge (conf/judges or a file), of which the
+    # positive answer scores below 0.5, or the negative one not, or one could not be judged
+    filter: str | None = None
     extra: list[str] = field(default_factory=list)  # further directions, for the readouts and the geometry
     derived: dict[str, Any] = field(default_factory=dict)  # name: {of: A, orthogonal_to: B} or {of: A, along: B}
     # further ones made of other rows: name: {bootstrap: B, halves: true} gives name#boot-0 to name#boot-(B-1),
@@ -137,11 +136,11 @@ class RunConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     readouts: ReadoutsConfig = field(default_factory=ReadoutsConfig)
     activations: bool = False  # keep the unsteered residual stream of every prompt
-    seed: int = 0
-    runs_dir: str = "runs"
-    force: bool = False
+    seed: int = 0  # of all that is drawn
+    runs_dir: str = "runs"  # folder of the runs' folders
+    force: bool = False  # compute a finished run again; it stays until the new one is whole
     reuse: bool = True  # take directions from a run of runs_dir that extracted the very same ones
-    dry_run: bool = False
+    dry_run: bool = False  # say what it would do and cost, and do nothing
     full_text: bool = False  # whole prompts and completions in the report
 
 

@@ -43,13 +43,13 @@ class TrainConfig:
     gate_share: float = 0.0  # share of the prompts, harmless too, that come once more under one of them
     start: str | None = None  # an adapter to train on from, shipped or a folder; null is a new one
     opened: float = 0.0  # share of harmful prompts that come once more, with the first words of an answer already given
-    rank: int = 4
-    alpha: int = 16
-    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj"])
+    rank: int = 4  # of the adapter's matrices
+    alpha: int = 16  # the change is scaled by alpha / rank
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj"])  # weights that are adapted
     blocks: list[int] | None = None  # blocks that are adapted; null is all
-    lr: float = 1e-3
-    epochs: float = 2.0
-    batch_rows: int = 16
+    lr: float = 1e-3  # learning rate
+    epochs: float = 2.0  # times that every row is seen
+    batch_rows: int = 16  # rows a step
     taught: str = "refusal"  # to harmful prompts, or extended-refusal; persona: its own answers; nothing: with `like`
     persona: str | None = None  # with taught=persona: under whose system messages they are given
     # weights of the loss's terms (gating/training/terms.py): teach is the cross-entropy of what is taught, keep the KL
@@ -60,8 +60,8 @@ class TrainConfig:
     first: float = 0.5  # weight of a target's first token, which decides between an answer and a refusal
     answer_tokens: int = 40  # tokens of the base model's own answers
     bfloat16: bool = True  # autocast, in training only
-    threads: int = 2
-    seed: int = 0
+    threads: int = 2  # of the processor
+    seed: int = 0  # of all that is drawn
     personas: list[str] = field(default_factory=list)  # to measure under the first system message of each, too
     select_n: int | None = None  # prompts of each select split to measure at the end; null is all
     held_out: dict[str, str] = field(default_factory=dict)  # further files to measure at the end: name -> path
