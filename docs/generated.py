@@ -125,7 +125,7 @@ def _default(value: object) -> str:
 
 
 def _range(limits: Any) -> str:
-    return "" if limits is None else f"{limits.low:,g}{' (more)' if limits.above else ''} to {limits.high:,g}"
+    return "" if limits is None else f"{limits.low:,.10g}{' (more)' if limits.above else ''} to {limits.high:,.10g}"
 
 
 def comments(schema: type) -> dict[str, str]:
