@@ -64,10 +64,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The site, in site/. Whatever is wrong with a page or a link is an error.
+# The site, in site/. A warning of a page or a link is an error, but not with -q: that hides warnings from --strict.
 docs: install
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # make release VERSION=0.2.0: versions, CHANGELOG, a wheel in dist/, one commit and its tag. Nothing is pushed.
 release: install
