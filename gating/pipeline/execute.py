@@ -24,7 +24,17 @@ from gating import chat, models, progress, store, thoughts
 from gating.analysis import claims
 from gating.errors import GatingError, naming
 from gating.judging.own import own_judge
-from gating.pipeline import calibrate, conditions, drawn, extract, extracted, matched, prompt_batches, reused_directions
+from gating.pipeline import (
+    calibrate,
+    conditions,
+    drawn,
+    extract,
+    extracted,
+    matched,
+    prompt_batches,
+    reused_directions,
+    stopping,
+)
 from gating.pipeline.key import code
 from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
@@ -71,13 +81,13 @@ def _completed(study: Study, again: bool) -> str:
         done = store.read_group(study.store, "outcomes", ["done"])["done"].all("condition").values
         _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
-        thought = _thought(study)
-        store.finish(study.store, {**jobs, "warnings": json.dumps(study.warnings + thought)})
+        ended = [*_thought(study), *stopping.warnings(study)]
+        store.finish(study.store, {**jobs, "warnings": json.dumps(study.warnings + ended)})
         if connection is not None:
             connection.remote.ledger.close()
     how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
     traffic = _traffic(connection, len(asked) * len(study.conditions)) if connection else ""
-    return "\n".join([how + traffic, *(f"warning: {warning}" for warning in thought)])
+    return "\n".join([how + traffic, *(f"warning: {warning}" for warning in ended)])
 
 
 def _thought(study: Study) -> list[str]:
@@ -253,6 +263,7 @@ def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done:
     hashes, step, n = [e.prompt.hash for e in asked], study.prompt_batch, len(study.conditions)
     prompt_batches.lay_out_readouts(w, hashes)
     prompt_batches.lay_out_samples(w, hashes)
+    stopping.lay_out(study, hashes)
     prompt_batches.lay_out_activations(w, hashes)
     with progress.bar("outcomes", len(asked) * n, done=int(done.sum()) * n) as advance:
         starts = [s for s in range(0, len(asked), step) if not done[s : s + step].all()]
