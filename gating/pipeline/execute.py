@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -31,6 +32,7 @@ from gating.pipeline import (
     extract,
     extracted,
     matched,
+    pace,
     prompt_batches,
     reused_directions,
     stopping,
@@ -79,10 +81,10 @@ def _completed(study: Study, again: bool) -> str:
         if study.direction_specs and not store.has_group(study.store, "directions"):
             _directions(study, backend, signature)
         done = store.read_group(study.store, "outcomes", ["done"])["done"].all("condition").values
-        _run_batches(study, backend, asked, done)
+        took = _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
         ended = [*_thought(study), *stopping.warnings(study)]
-        store.finish(study.store, {**jobs, "warnings": json.dumps(study.warnings + ended)})
+        store.finish(study.store, {**jobs, **took, "warnings": json.dumps(study.warnings + ended)})
         if connection is not None:
             connection.remote.ledger.close()
     how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
@@ -254,7 +256,8 @@ def _check_same(study: Study, backend: Backend, asked: Sequence[Encoded]) -> Non
         )
 
 
-def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done: np.ndarray) -> None:
+def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done: np.ndarray) -> dict[str, str]:
+    """Ask what is not done; what a store keeps of the time that it took."""
     made = store.read_group(study.store, "directions") if study.direction_specs else None
     calibrated = made is not None and study.run.steer.iso_kl
     scale = calibrate.scales(study, backend, made) if calibrated and made is not None else {}
@@ -265,8 +268,10 @@ def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done:
     prompt_batches.lay_out_samples(w, hashes)
     stopping.lay_out(study, hashes)
     prompt_batches.lay_out_activations(w, hashes)
+    begun = time.monotonic()
     with progress.bar("outcomes", len(asked) * n, done=int(done.sum()) * n) as advance:
         starts = [s for s in range(0, len(asked), step) if not done[s : s + step].all()]
         for start, groups in backend.each(lambda s: prompt_batches.groups(w, asked[s : s + step]), starts):
             store.write_batch(study.store, start, groups)
             advance(len(asked[start : start + step]) * n)
+    return pace.attribute(int((~done).sum()) * n, time.monotonic() - begun)
