@@ -22,6 +22,7 @@ SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 @pytest.fixture(scope="module")
 def generated():
     spec = importlib.util.spec_from_file_location("generated", ROOT / "docs/generated.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
