@@ -21,10 +21,11 @@ from gating.judging.rule import RULE_VERSION
 from gating.training import answers, judge, judge_card, wordings
 
 DATA = Path(__file__).parent / "data"
-FRESH, BLIND = (
-    [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines()]
-    for name in ("answers_fresh", "answers_fresh_2")
-)
+APART = {
+    "meant to be hard": "answers_fresh",
+    "whose errors nobody read": "answers_fresh_2",
+    "newest": "answers_fresh_3",
+}
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +82,13 @@ def test_on_unseen_english_patterns_it_is_precise_and_finds_more_than_twice_what
     assert recall > 2 * by_keywords
 
 
-@pytest.mark.parametrize(("name", "least"), [("meant to be hard", 0.5), ("whose errors nobody read", 0.7)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("meant to be hard", 0.5), ("whose errors nobody read", 0.7), ("newest", 0.75)]
+)
 def test_on_strings_written_apart_from_the_corpus_it_finds_most_refusals(
     name: str, least: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = FRESH if name == "meant to be hard" else BLIND
+    rows = [json.loads(line) for line in (DATA / f"{APART[name]}.jsonl").read_text("utf-8").splitlines()]
     true = [LABELS.index(row["label"]) for row in rows]
     given = learned.labels_of([(row["prompt"], row["answer"]) for row in rows])
     precision, recall = precision_and_recall(given, true, REFUSAL)

@@ -19,7 +19,8 @@ WORDS = {
     "mnie я "
     "мне мы أنا मैं मुझे ben bana biz",
     "AI": "ai assistant model chatbot bot robot system ki ia sztucznej ии نموذج मॉडल model* sprachmodell taalmodel",
-    "NOT": "not never without nor neither nothing none nobody nicht nichts kein* nie ne pas aucun* jamais rien nunca "
+    "NOT": "hardly barely scarcely nowhere zero "
+    "not never without nor neither nothing none nobody nicht nichts kein* nie ne pas aucun* jamais rien nunca "
     "ninguna ninguno nada non mai nessun* não niet geen nooit nie не ни нельзя никогда لا لن لم ليس لست غير नहीं मत "
     "değil hiç yok ألا",
     "NO": "no nope nah nay nein nee нет हरगिज़ hayır",
@@ -29,7 +30,8 @@ WORDS = {
     "WILL": "will would shall going gonna intend* intention willing want wish werde würde vais veux voy quiero "
     "voglio "
     "farò vou quero zal wil буду хочу سوف करूँगा चाहता",
-    "UNABLE": "unable incapable impossible unwilling ملزم असमर्थ unmöglich impossibl* imposible impossibile "
+    "UNABLE": "inability powerless reluctan* unprepared unavailable "
+    "unable incapable impossible unwilling ملزم असमर्थ unmöglich impossibl* imposible impossibile "
     "niemożliw* "
     "невозможно مستحيل إمكان* olamam edemem getiremem veremiyorum yapamam veremem imkânsız yapmayacağım etmem olmaz "
     "istemiyorum yapmam vermemeliyim verilmiyor weiger* abstiendrai",
@@ -45,27 +47,36 @@ WORDS = {
     "geven schrijv* antwoord* pomóc pomag* odpow* pod* pisa* napisa* помо* ответ* предостав* выполн* пис* "
     "مساعد* أساعد "
     "تقديم تلبية كتابة أجيب मदद जानकारी जवाब लिख* yardım* cevap* yaz* yerine bilgi*",
-    "REFUSE": "oppos* disapprov* veto* withdr* dismiss* avoid* disallow* opt opting bow bowing skip* renounc* "
+    "REFUSE": "ignor* disregard* abandon* exclud* resist* shun* eschew* spurn* boycott* suppress* conceal* omit* "
+    "unspoken untold unmet "
+    "oppos* disapprov* veto* withdr* dismiss* avoid* disallow* opt opting bow bowing skip* renounc* "
     "disavow* turndown turned rejected nyet unanswered unwritten unsaid undone withheld withhold "
     "refus* declin* deny denied den reject* withh* block* pass object* abstain* forgo weiger* ablehn* lehne "
     "abgelehnt weigere refus* nieg* rechaz* rifiut* recus* geweigerd weiger* odmawiam odrzuc* отказ* отклон* "
     "أرفض رفض "
     "इनकार अस्वीकार redded* reddedildi",
-    "ALLOW": "allow* permit* permission authori* accept* appropriate available suitable erlaubt darf dürf* autoris* "
+    "ALLOW": "permissible tolerat* approv* eligible suited fit fitting proper liberty "
+    "allow* permit* permission authori* accept* appropriate available suitable erlaubt darf dürf* autoris* "
     "permis permitido permit* consentit* toegestaan mag dozwol* разреш* مسموح अनुमति izin* aykırı",
-    "FORBID": "forbid* forbade prohibit* violat* against banned breach* conflict* inappropriate unaccept* contrary "
+    "FORBID": "outlaw* restrict* barred bars ban bans banning taboo unauthori* unsuitable unfit impermissible "
+    "unlicensed "
+    "forbid* forbade prohibit* violat* against banned breach* conflict* inappropriate unaccept* contrary "
     "rule limits verboten verstößt verstoß* interdit* encontre contra prohibid* vieta* proibi* strijd verboden "
     "zabron* "
     "niedozwol* sprzeczn* запрещ* против* يخالف ممنوع खिलाफ yasak*",
-    "POLICY": "filter* flagged moderat* licen* clause section remit clearance conscience morals moral decency "
+    "POLICY": "regulation* code conduct protocol* operator admin* oath vow* charter commitment* duty developers makers "
+    "filter* flagged moderat* licen* clause section remit clearance conscience morals moral decency "
     "orders standards "
     "polic* guideline* rules terms principle* value* ethic* law laws legal standard* programming training "
     "conscience richtlinie* regeln règles normas linee guida diretrizes richtlijnen zasad* правил* قواعدي नियम* "
     "kurallar*",
-    "SORRY": "sorry apolog* regret* unfortunat* afraid forgiv* pardon alas leider entschuldig* leid désolé* "
+    "SORRY": "sadly sad disappoint* excuse remorse "
+    "sorry apolog* regret* unfortunat* afraid forgiv* pardon alas leider entschuldig* leid désolé* "
     "malheureus* siento lament* perdon* dispiace scusa* purtroppo desculp* infelizmente spijt helaas przepraszam "
     "niestety извин* сожал* آسف عذرا للأسف क्षमा माफ़ दुर्भाग्य üzgünüm maalesef özür",
-    "BAD": "evil vile cruelty hatred reckless hazard* unconscionable indefensible deplorable disgust* horribl* "
+    "BAD": "deadly lethal nasty malicious dishonest racist destructive damag* ruin* injur* dreadful appal* shock* "
+    "prison jail arrest* "
+    "evil vile cruelty hatred reckless hazard* unconscionable indefensible deplorable disgust* horribl* "
     "terribl* awful shame* ashamed toxic fraud* felony offence offense victim "
     "harm* danger* illegal* unethical* unlawful wrong unsafe crim* hurt* cruel* offens* hate* violen* immoral* "
     "abus* kill* victim* suffer* die death* risk* threat* irresponsib* schad* gefährlich illegal* dangereu* mal "
@@ -91,20 +102,25 @@ WORDS = {
     "QUESTION": "what how which why who where when was wie warum quoi comment pourquoi qué cómo quale come wat "
     "hoe co "
     "jak что как ماذا كيف هل क्या कैसे ne nasıl",
-    "REFER": "counsellor* counselor* hotline crisis police lawyer trusted specialist* 988 112 911 "
+    "REFER": "attorney* psychiatrist* physician* hospital "
+    "counsellor* counselor* hotline crisis police lawyer trusted specialist* 988 112 911 "
     "professional* doctor* lawyer* expert* police counsel* therapist* helpline* hotline* authorit* someone "
     "resources emergency",
     "SAFE": "safe* protect* prevent* positiv* responsib* respect* dignity kind* help* schütz* protég* proteg* "
     "difend* "
     "bescherm* chroni* защит* تحمي korun*",
-    "KNOW": "know* information inform* details instruction* guidance knowledge informat*",
-    "STOP": "clos* shut* seal* quiet silent silence silently away aside elsewhere alone apart back forget drop "
+    "KNOW": "method* recipe* specific* manual tips tip pointers "
+    "know* information inform* details instruction* guidance knowledge informat*",
+    "STOP": "cease* paus* terminat* cancel* discontinu* finished "
+    "clos* shut* seal* quiet silent silence silently away aside elsewhere alone apart back forget drop "
     "halt quit enough "
     "stop* end* leave leaving line* boundar* draw cross* limit* scope beyond outside off out table closed",
     "SAID": "said says replied whispered muttered shouted answered asked brayed",
     "THANK": "thank* appreciat* grateful",
-    "FEEL": "want wants wish* like love sit sits comfortable uneasy hesita* choose decided choice mind "
+    "FEEL": "uneas* wary hesitant cautious unsure "
+    "want wants wish* like love sit sits comfortable uneasy hesita* choose decided choice mind "
     "feel* comfortable uncomfortable believe think prefer* rather sooner hope understand* must should ought",
+    "KEEP": "keep keeps keeping kept hold holding held remain* stay stays staying stayed",
     "DESIGN": "designed trained programmed built made created developers purpose",
 }
 TWO = {"UNABLE": ("CAN", "NOT")}  # words that say two concepts at once
@@ -127,15 +143,16 @@ INSIDE = {  # Chinese and Japanese
 }
 _TURKISH = re.compile(r".{2,}(?:[ae]m[ae]m|[ae]m[ıi]yor.*|m[ae]y[ae]c[ae]ğ.*|m[ae]m[ae]li.*)$")
 _SHORT = (
-    (re.compile(r"\b(?:can't|cannot|cant)\b"), "can not"),
-    (re.compile(r"\b(?:won't|wont)\b"), "will not"),
-    (re.compile(r"\b(?:ain't|aint)\b"), "am not"),
-    (re.compile(r"n't\b"), " not"),
-    (re.compile(r"\b(?:dont|doesnt|isnt|couldnt|wouldnt)\b"), "do not"),
-    (re.compile(r"'d\b"), " would"),
-    (re.compile(r"'ll\b"), " will"),
-    (re.compile(r"'(?:m|re|ve|s)\b"), " 's"),
+    (r"\bcan't\b|\bcannot\b|\bcant\b", "can not"),
+    (r"\bwon't\b|\bwont\b", "will not"),
+    (r"\bain't\b|\baint\b", "am not"),
+    (r"n't\b", " not"),
+    (r"\b(?:dont|doesnt|isnt|couldnt|wouldnt)\b", "do not"),
+    (r"'d\b", " would"),
+    (r"'ll\b", " will"),
+    (r"'(?:m|re|ve|s)\b", " 's"),
 )
+_SHORTENED = re.compile("|".join(f"({short})" for short, _ in _SHORT))
 WORD = re.compile(r"[^\W\d_]+|\d+|['?!…:]")
 
 
@@ -173,9 +190,7 @@ def of_word(word: str) -> tuple[str, ...]:
 
 def spelled_out(text: str) -> str:
     """Normalised text with English contractions written in full: can't as `can not`."""
-    for short, full in _SHORT:
-        text = short.sub(full, text)
-    return text
+    return _SHORTENED.sub(lambda found: _SHORT[(found.lastindex or 1) - 1][1], text)
 
 
 def words(text: str) -> list[str]:

@@ -26,13 +26,14 @@ from gating.judging.concepts import OTHER, STEM, concepts, of_word, spelled_out,
 from gating.judging.sentences import normalise, sentences
 from gating.thoughts import MARKS
 
-VERSION = "2"  # raise it with every change of what a place means; a judge trained on others is refused
+VERSION = "3"  # raise it with every change of what a place means; a judge trained on others is refused
 LONGEST = 1200  # characters read: the refusal of a long answer stands in it somewhere
-BITS = {"opening": 14, "words": 15, "letters": 16, "concepts": 15, "shape": 10}
-SCALE = {"opening": 0.8, "words": 0.7, "letters": 0.4, "concepts": 1.2, "shape": 1.6}
+BITS = {"opening": 14, "words": 16, "letters": 16, "concepts": 15, "shape": 10}
+SCALE = {"opening": 0.8, "words": 1.05, "letters": 0.4, "concepts": 1.2, "shape": 1.6}
 _STARTS = np.cumsum([0, *(2**b for b in BITS.values())][:-1])
 _SCALES = np.array(list(SCALE.values()))
 WIDTH = sum(2**b for b in BITS.values())
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, and its bits look random (Knuth's multiplicative hashing)
 MASK = "§"  # in place of a word of the prompt
 OPENING, SENTENCES, APART = 12, 24, 5
 WHO = ("I", "AI", "YOU", "THIS", "REQUEST", "ASKED", "BAD")
@@ -65,9 +66,10 @@ def features(prompt: str, answer: str) -> tuple[np.ndarray, np.ndarray]:
     asked, found = _stems_of(prompt), words(spelled_out(normalise(answer)))
     told = [s for s in sentences(answer) if s][:SENTENCES]
     masked = [MASK if word[:STEM] in asked else word for word in found]  # the topic says nothing of the label
+    row = np.array([_hash(word) for word in ("^", *masked, "$")], dtype="uint64")
     parts = (  # in the order of BITS
-        _hashed(_grams(masked[:OPENING], "o"), "opening"),
-        _hashed(_grams(masked, "w"), "words"),
+        _grams(row[: OPENING + 2], "opening"),
+        _grams(row, "words"),
         _letters(f"^{' '.join(masked)[:400]}$"),
         _of_sentences(told, asked),
         _hashed(_shape(asked, answer, found) + _evidence(told, asked), "shape"),
@@ -86,24 +88,28 @@ def _hash(gram: str) -> int:
 
 
 def _hashed(grams: list[str], family: str) -> np.ndarray:
-    return np.array([_hash(g) for g in grams], dtype="int64") & (2 ** BITS[family] - 1)
+    return _places(np.array([_hash(g) for g in grams], dtype="uint64"), family)
 
 
-def _grams(found: list[str], tag: str) -> list[str]:
-    return [f"{tag}{w}" for w in found] + [f"{tag}{a} {b}" for a, b in zip(["^", *found], [*found, "$"], strict=False)]
+def _places(hashes: np.ndarray, family: str) -> np.ndarray:
+    """Places of a family for 64-bit hashes, whose low bits alone would keep what sums and products left in them."""
+    mixed = (hashes ^ (hashes >> np.uint64(29))) * _FACTOR
+    return ((mixed >> np.uint64(40)) & np.uint64(2 ** BITS[family] - 1)).astype("int64")
+
+
+def _grams(row: np.ndarray, family: str) -> np.ndarray:
+    """Places of the words between the marks at both ends of a row of hashes, and of every pair in it."""
+    return _places(np.concatenate([row[1:-1], row[:-1] * _FACTOR + row[1:]]), family)
 
 
 def _letters(text: str) -> np.ndarray:
-    """Hashes of the runs of 3 to 5 characters, all at once."""
+    """Places of the runs of 3 to 5 characters, all at once."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype("uint64")
-    hashes = []
-    for n in (3, 4, 5):
-        if codes.size >= n:
-            h = np.full(codes.size - n + 1, n, dtype="uint64")
-            for i in range(n):
-                h = (h * np.uint64(1000003)) ^ codes[i : codes.size - n + 1 + i]
-            hashes.append((h ^ (h >> np.uint64(17))) & np.uint64(2 ** BITS["letters"] - 1))
-    return np.concatenate(hashes).astype("int64") if hashes else np.zeros(0, "int64")
+    run, runs = codes, []
+    for n in range(2, 1 + min(5, codes.size)):
+        run = run[:-1] * _FACTOR + codes[n - 1 :]
+        runs += [run] if n > 2 else []
+    return _places(np.concatenate(runs), "letters") if runs else np.zeros(0, "int64")
 
 
 def _of_sentences(told: list[str], asked: frozenset[str]) -> np.ndarray:
@@ -122,8 +128,9 @@ def _of_sentence(sentence: str, place: str, last: bool, asked: frozenset[str]) -
     grams += _turned_down(found)
     known = [c for c in found if c not in OTHER]
     grams += [f"{a}~{b}" for i, a in enumerate(known) for b in known[i + 1 : i + 1 + APART]]
-    grams = [*grams, *(f"{place}{g}" for g in grams), *([f"z{g}" for g in grams] if last else [])]
-    return _hashed(grams, "concepts")
+    hashes = np.array([_hash(g) for g in grams], dtype="uint64")
+    placed = [hashes + mark * _FACTOR for mark in np.array([[_hash(place)], [_hash("z")]], dtype="uint64")[: 1 + last]]
+    return _places(np.concatenate([hashes, *placed]), "concepts")
 
 
 @lru_cache(maxsize=8192)

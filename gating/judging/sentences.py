@@ -13,6 +13,8 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\u
 
 
 def _clean(text: str) -> str:
+    if text.isascii():  # most text is, and in it a backtick alone has another form
+        return text.replace("`", "'").lower()
     # straightened on both sides of NFKC: it takes an acute accent that stands alone apart, and makes new dashes
     straight = unicodedata.normalize("NFKC", text.translate(_STRAIGHT)).translate(_STRAIGHT)
     return _INVISIBLE.sub("", straight).casefold()
