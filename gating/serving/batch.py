@@ -40,10 +40,8 @@ class Newcomers:
 class Batch:
     """At most `capacity` rows. Used by one thread; `close` takes the model's hooks off again."""
 
-    def __init__(
-        self, loaded: Loaded, steering: Steering, end_ids: Sequence[int], capacity: int, guard: Guard | None = None
-    ) -> None:
-        self.loaded, self.steering, self.capacity, self.end = loaded, steering, capacity, frozenset(end_ids)
+    def __init__(self, loaded: Loaded, steering: Steering, capacity: int, guard: Guard | None = None) -> None:
+        self.loaded, self.steering, self.capacity, self.end = loaded, steering, capacity, frozenset(loaded.end_ids)
         self.rows: list[Row] = []
         self.watch = monitor.watch(guard, ["none"] * capacity) if guard is not None else None
         self._free = list(range(capacity))[::-1]  # rows of the watch
@@ -59,6 +57,11 @@ class Batch:
         self._handles = [blocks[b].register_forward_hook(self._edited(b)) for b in steering.one]
         if self.watch is not None:
             self._handles.append(blocks[self.watch.layer].register_forward_hook(self._watched))
+
+    @property
+    def by_row(self) -> bool:
+        """Whether all that the model keeps of the rows under way is keys and values."""
+        return caches.is_by_row(self._cache)
 
     def close(self) -> None:
         for handle in self._handles:

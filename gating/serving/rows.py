@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,7 +34,7 @@ class Draw:
 @dataclass(eq=False)
 class Row:
     """prompt: token ids; most: tokens of the answer; condition, coef: see Steering; action: of the guard (ACTIONS);
-    draw: None is greedy.
+    draw: gives a token for logits [vocab]; None is greedy.
 
     tokens: the answer so far, without the token that ends it; finish: why it ended, empty before; flagged: tokens that
     the guard had read when it flagged the answer, 0 where it did not.
@@ -45,7 +45,7 @@ class Row:
     condition: int = 0
     coef: float = 1.0
     action: str = "none"
-    draw: Draw | None = None
+    draw: Callable[[torch.Tensor], int] | None = None
     tokens: list[int] = field(default_factory=list)
     finish: str = ""
     flagged: int = 0
