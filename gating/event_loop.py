@@ -9,9 +9,9 @@ import sys
 
 @functools.cache
 def ready() -> None:
-    """Import what anyio needs of an event loop (under httpx, under servers), which it leaves until then. nnsight, once imported, has put `save` on every
-    object of the process, and anyio's classes take that for an attribute of their own that lacks a type; so it is taken
-    off while they are made."""
+    """Import what anyio, under clients and servers, needs to connect, and leaves until then. nnsight, once imported,
+    has put `save` on every object of the process, and anyio's classes take that for an attribute of their own that
+    lacks a type; so it is taken off while they are made."""
     mounted = getattr(object, "save", None) if "nnsight" in sys.modules else None
     if mounted is None:
         importlib.import_module("anyio._backends._asyncio")

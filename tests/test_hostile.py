@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gating import addresses, rejudge, web
+from gating import addresses, event_loop, rejudge, web
 from gating.errors import GatingError
 from tests import hostile_servers, malicious
 from tests.hostile import ANY, ESCAPES, says, whole

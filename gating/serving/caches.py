@@ -5,9 +5,7 @@ Each layer of a cache holds keys and values [row, head, token, dim]; the newest 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from transformers import DynamicCache

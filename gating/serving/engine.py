@@ -1,5 +1,5 @@
-"""The thread that runs the batch: takes requests from a bounded queue, gives each its tokens as they come, and lets rows
-leave that are done, given up or too late."""
+"""The thread that runs the batch: takes requests from a bounded queue, gives each its tokens as they come, and lets
+rows leave that are done, given up or too late."""
 
 from __future__ import annotations
 
