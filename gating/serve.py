@@ -45,9 +45,13 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         place = socket.socket(family, kind, number)
+    except OSError as e:
+        raise GatingError(f"host={host}: {cause(e)}; give another address.") from None
+    try:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind(address)
     except OSError as e:
+        place.close()
         raise GatingError(f"host={host} port={port}: {cause(e)}; give another address or port.") from None
     return place
 

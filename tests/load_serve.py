@@ -24,9 +24,15 @@ import numpy as np
 import psutil
 
 from gating import chat, event_loop, models, prompts
+from gating.guarding.file import Guard, packed
 from gating.models import Loaded
 from gating.serving.answers import Text
+from gating.serving.batch import Batch
+from gating.serving.rows import Row
+from gating.serving.steering import lower
+from gating.steering import decode
 from gating.steering.backend import Backend
+from gating.steering.interventions import Condition
 from tests.bench import model_config
 
 STREAMS = 16
@@ -105,6 +111,29 @@ def _body(args: argparse.Namespace, text: str, **more: Any) -> dict[str, Any]:
     return {"model": args.model, "messages": [{"role": "user", "content": text}], "max_tokens": args.tokens, **more}
 
 
+def guard_overhead(loaded: Loaded, ids: list[list[int]], steps: int) -> float:
+    """What a guard adds to a step's processor time, as a share: medians over alternating steps of two batches."""
+    rng = np.random.default_rng(0)
+    vectors = [packed(v / np.linalg.norm(v)) for v in rng.standard_normal((2, loaded.hidden))]
+    guard = Guard({}, loaded.n_layers - 6, 8, 1e9, 0.01, ["a"], [1.0], *vectors, 0.0)
+    steering = lower([Condition("baseline")], None, 0)
+    used: dict[bool, list[float]] = {True: [], False: []}
+    with decode.unwrapped(loaded.model):
+        batches = {on: Batch(loaded, steering, len(ids), guard if on else None) for on in used}
+        for on, batch in batches.items():
+            draws = [lambda logits: 100] * len(ids)  # no row ends
+            batch.join(batch.read_in([Row(i, 10**6, action="note" if on else "none", draw=d)
+                                      for i, d in zip(ids, draws, strict=True)]))  # fmt: skip
+        for step in range(steps):
+            for on in (True, False) if step % 2 else (False, True):
+                start = time.process_time()
+                batches[on].step()
+                used[on].append(time.process_time() - start)
+        for batch in batches.values():
+            batch.close()
+    return statistics.median(used[True]) / statistics.median(used[False]) - 1
+
+
 def said(loaded: Loaded, tokens: list[int]) -> str:
     return Text(loaded.tokenizer).more(tokens, last=True)
 
@@ -151,12 +180,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=120)
     args = parser.parse_args()
     event_loop.ready()
     backend = Backend(models.load(model_config(args.model)), STREAMS)
     texts = [p.text for p in prompts.load("harmless", False, "select")][:STREAMS]
+    ids = [chat.encode(backend.loaded.tokenizer, text) for text in texts]
+    for rows in (1, STREAMS):
+        share = [guard_overhead(backend.loaded, ids[:rows], args.steps) for _ in range(args.repeats)]
+        print(f"a guard adds to a step of {rows} rows: {statistics.median(share):.1%} of its processor time "
+              f"({min(share):.1%} to {max(share):.1%}, n = {len(share)})", flush=True)  # fmt: skip
     server = Server(args.model, [f"limits.rows={STREAMS}", "log=/dev/null"])
     try:
         measure(args, server, backend, texts)

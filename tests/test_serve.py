@@ -26,7 +26,7 @@ from gating.errors import GatingError
 from gating.guarding import file, monitor
 from gating.guarding import rows as answers
 from gating.guarding.file import Guard, packed
-from gating.serving import api, asked, start, steering
+from gating.serving import api, asked, config, start, steering
 from gating.serving.answers import Text
 from gating.serving.batch import Batch
 from gating.serving.config import LimitsConfig, ServeConfig
@@ -153,9 +153,9 @@ def test_draws_are_a_rows_own_whatever_is_beside_it(tiny_llama):
 
 def test_a_number_that_is_none_ends_its_row_and_no_other(tiny_llama):
     t = tiny_llama
-    lost = replace(t.steering, one={2: [{**t.steering.one[2][0], "write": t.steering.one[2][0]["write"] * 1e30}]},
-                   dose={2: t.steering.dose[2][:1]})  # fmt: skip
-    wanted = [Row(t.ids[0], 6, 1, 1e10), Row(t.ids[1], 6)]
+    (added,) = [edit for edit in t.steering.one[2] if edit["op"] == "add"]
+    lost = replace(t.steering, one={2: [{**added, "write": added["write"] * 1e30}]}, dose={2: [added["strength"] != 0]})
+    wanted = [Row(t.ids[0], 6, 1, 1e20), Row(t.ids[1], 6)]
     served(Batch(t.m, lost, 2), wanted)
     assert wanted[0].finish == "lost" and wanted[1].tokens == alone(t, t.ids[1], "baseline", 6)
 
@@ -182,20 +182,19 @@ def test_text_comes_in_whole_characters_and_adds_up_to_the_whole(tiny_llama):
     text = Text(tokenizer)
     pieces = [text.more([token], last=i == len(tokens) - 1) for i, token in enumerate(tokens)]
     assert "".join(pieces) == said and "�" not in "".join(pieces) and "" in pieces
-    cut = Text(tokenizer)
-    assert cut.more(tokens[:-2]) == "Grüße, 世界 " and cut.more([], last=True) == "�"
+    assert Text(tokenizer).more(tokens[:-2], last=True) == "Grüße, 世界 �"
 
 
 # ------------------------------------------------------------------------------------------------------------ over HTTP
 class Serving:
     """A server on loopback, in a thread of this process."""
 
-    def __init__(self, t, limits, log=None, key=None):
-        figures = Figures()
+    def __init__(self, t, limits, log: Path | None = None, key=None):
+        self.log, figures = log, Figures()
         guard = guarding(t)
         terms = asked.Terms("tiny", t.steering, "note", limits, 4096, NEW, {})
         batch = Batch(t.m, t.steering, limits.rows, guard)
-        self.desk = Desk(batch, terms, t.m.tokenizer, Decisions(log, figures), figures)
+        self.desk = Desk(batch, terms, t.m.tokenizer, Decisions(log and str(log), figures), figures)
         place = serve.bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{place.getsockname()[1]}"
         app = api.app(self.desk, key, True)
@@ -230,14 +229,17 @@ def wait(until, seconds=20):
 def serving(tiny_llama, tmp_path_factory):
     log = tmp_path_factory.mktemp("serve") / "said.jsonl"
     limits = LimitsConfig(rows=4, waiting=1, body=20_000, messages=3, prompt_tokens=1500, new_tokens=2000, seconds=60)
-    server = Serving(tiny_llama, limits, str(log))
-    server.log = log
+    server = Serving(tiny_llama, limits, log)
     yield server
     server.close()
 
 
 def messages(text, system=None):
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
+
+
+def coef(name):
+    return {"coef": 0.5} if name in ("added", "later", "gated") else {}
 
 
 def test_requests_at_once_by_stream_and_whole_get_what_each_has_alone(tiny_llama, serving):
@@ -247,7 +249,7 @@ def test_requests_at_once_by_stream_and_whole_get_what_each_has_alone(tiny_llama
     def asking(i):
         name, text = CONDITIONS[i % 6].name, TEXTS[i % 5]
         own = {"model": "tiny", "messages": messages(text), "max_tokens": 10 + i}
-        own |= {} if name == "baseline" else {"extra_body": {"gating": {"steer": name, "coef": 0.5}}}
+        own |= {} if name == "baseline" else {"extra_body": {"gating": {"steer": name, **coef(name)}}}
         if i % 2:
             return client.chat.completions.create(**own).choices[0].message.content
         said = list(client.chat.completions.create(**own, stream=True, stream_options={"include_usage": True}))
@@ -259,7 +261,7 @@ def test_requests_at_once_by_stream_and_whole_get_what_each_has_alone(tiny_llama
     for i, answer in enumerate(answers):
         condition = CONDITIONS[i % 6]
         ids = chat.encode(t.m.tokenizer, TEXTS[i % 5], condition.system)
-        tokens = alone(t, ids, condition.name, 10 + i, 0.5)
+        tokens = alone(t, ids, condition.name, 10 + i, *coef(condition.name).values())
         assert answer == Text(t.m.tokenizer).more(tokens, last=True), i
     assert serving.figure("gating_rows") == 0 and len(set(answers)) == 12
 
@@ -312,6 +314,9 @@ BAD = [
     ({"gating": {"steer": "evil"}}, 400, "this server has baseline, added"),
     ({"gating": {"steer": "added", "coef": 3}}, 400, "a number from -2 to 2"),
     ({"gating": {"coef": 1.5}}, 400, "without gating.steer"),
+    ({"gating": {"steer": "ablated", "coef": 0.5}}, 400, "adds nothing that it could multiply"),
+    ({"top_p": 0.9}, 400, "top_p without a temperature"),
+    ({"stream_options": {}}, 400, "without stream=true"),
     ({"gating": {"guard": "none"}}, 400, "no request weakens the guard"),
     ({"gating": {"steer": "spoken"}, "messages": messages("Hi", "Be long.")}, 400, "leave yours out"),
 ]
@@ -338,7 +343,8 @@ def test_other_paths_types_hosts_and_clients_errors(serving):
     assert serving.http.get("/healthz").json() == {"status": "ok"}
 
 
-def test_a_full_queue_says_when_to_come_again_and_clients_that_leave_make_room(serving):
+def test_a_full_queue_says_when_to_come_again_and_clients_that_leave_make_room(serving, monkeypatch):
+    monkeypatch.setattr(serving.desk.engine.batch, "end", frozenset())  # no answer ends by itself
     ended = serving.figure("gating_requests_total")
     long = {"model": "tiny", "messages": messages("Hi"), "max_tokens": 2000}
     left = [serving.client() for _ in range(5)]
@@ -416,24 +422,32 @@ def test_a_server_is_made_of_personas_and_a_guard_of_this_very_model(tiny_llama,
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("change", "says"),
     [
-        (["act=stop"], "there is no guard that could"),
-        (["act=kill", "guard=g.json"], "use note, restore or stop"),
-        (["host=0.0.0.0"], "no key is asked for"),
-        (["host=0.0.0.0", "key_variable=NOT_SET_AT_ALL"], "holds no key"),
-        (["guard=nothing.json"], "nothing.json"),
-        (["limits.rows=0"], "limits.rows=0 is out of range"),
-        (["personas=[nobody]"], "no shipped persona"),
-        (["log=no/such/folder/x"], "log=no/such/folder/x cannot be written"),
-        (["port=PORT"], "give another address or port"),
+        ({"act": "stop"}, "there is no guard that could"),
+        ({"act": "kill"}, "use note, restore or stop"),
+        ({"host": "0.0.0.0"}, "no key is asked for"),
+        ({"host": "not a host"}, "host=http://not a host"),
+        ({"limits": LimitsConfig(rows=0)}, "limits.rows=0 is out of range"),
+        ({"personas": ["nobody"]}, "no shipped persona"),
     ],
 )
-def test_what_cannot_be_served_is_refused_before_a_model_loads(in_process, words, says):
+def test_what_cannot_be_served_is_refused_before_a_model_loads(change, says):
+    with pytest.raises(GatingError) as refused:
+        config.check(ServeConfig(model=compose("model=tiny-llama")[0].model, **change))
+    assert says in str(refused.value)
+
+
+def test_a_key_that_is_not_there_a_log_that_cannot_be_and_a_taken_port_are_refused(in_process, monkeypatch):
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with pytest.raises(GatingError, match="holds no key"):
+        config.key(ServeConfig(key_variable="NO_KEY"))
+    with pytest.raises(GatingError, match="log=no/such/folder/x cannot be written"):
+        Decisions("no/such/folder/x", Figures())
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        words = [word.replace("PORT", str(taken.getsockname()[1])) for word in words]
-        code, said = in_process(serve, "model=tiny-llama", "port=0", *words)
-    assert code == 2 and says in " ".join(said.split())
+        port = taken.getsockname()[1]
+        code, said = in_process(serve, "model=tiny-llama", f"port={port}")
+    assert code == 2 and f"port={port}" in said and "give another address or port" in " ".join(said.split())
 
 
 def test_the_command_serves_until_it_is_told_to_end(tmp_path):
@@ -447,6 +461,6 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path):
         process.send_signal(signal.SIGTERM)
         *_, last = pieces
         rest = process.stdout.read()
-    assert last.choices[0].finish_reason == "length" and process.returncode in (0, -signal.SIGTERM) and rest == ""
+    assert last.choices[0].finish_reason and process.returncode in (0, -signal.SIGTERM) and rest == ""
     (line,) = (tmp_path / "said.jsonl").read_text().splitlines()
-    assert json.loads(line)["end"] == "length"
+    assert json.loads(line)["end"] == last.choices[0].finish_reason

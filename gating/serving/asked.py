@@ -101,10 +101,14 @@ def row(asked: Asked, terms: Terms, tokenizer: chat.Tokenizer) -> Row:
         raise Refused(404, message, "model", "model_not_found")
     condition, wanted = _condition(asked.gating, terms), asked.gating
     if abs(wanted.coef) > terms.limits.coef or wanted.coef != wanted.coef:
-        most = f"{terms.limits.coef:g}"
-        raise Refused(400, f"gating.coef={wanted.coef:g}: use a number from -{most} to {most}.", "gating.coef")
+        end = f"{terms.limits.coef:g}"
+        raise Refused(400, f"gating.coef={wanted.coef:g}: use a number from -{end} to {end}.", "gating.coef")
     prompt = _prompt(asked, terms, tokenizer, terms.steering.conditions[condition].system)
     draw = None
+    if not asked.temperature and asked.top_p not in (None, 1):
+        raise Refused(400, "top_p without a temperature: nothing is drawn; give one above 0.", "top_p")
+    if asked.stream_options is not None and not asked.stream:
+        raise Refused(400, "stream_options without stream=true; leave it out.", "stream_options")
     if asked.temperature:
         seed = asked.seed if asked.seed is not None else secrets.randbits(62)
         draw = Draw(asked.temperature, seed, 1.0 if asked.top_p is None else asked.top_p)
@@ -121,6 +125,9 @@ def _condition(wanted: Wanted, terms: Terms) -> int:
     if number is None:
         known = choices([c.name for c in terms.steering.conditions], wanted.steer)
         raise Refused(400, f"gating.steer={shown(wanted.steer, 80)!r}: this server has {known}.", "gating.steer")
+    if "coef" in wanted.model_fields_set and not terms.steering.dosed(number):
+        message = f"gating.coef: {wanted.steer} adds nothing that it could multiply; leave it out."
+        raise Refused(400, message, "gating.coef")
     return number
 
 

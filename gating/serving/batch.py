@@ -50,7 +50,7 @@ class Batch:
         self._kept: dict[Any, torch.Tensor] = {}
         self._steered: Edits = {}  # of the rows under way
         self._live = torch.zeros(0, dtype=torch.long)  # their rows of the watch
-        self._guarded = False
+        self._guarded = self._acts = False  # whether a row is watched; whether a forward pass is this batch's
         self._positions = padding.takes_positions(loaded.model)
         self._plan: dict[str, Any] | None = None  # of the newcomers that are read in
         blocks = decoder_blocks(loaded.model)
@@ -61,7 +61,7 @@ class Batch:
     @property
     def by_row(self) -> bool:
         """Whether all that the model keeps of the rows under way is keys and values."""
-        return caches.is_by_row(self._cache)
+        return caches.is_by_row(self._cache, self.loaded.n_layers, self._mask.shape[1])
 
     def close(self) -> None:
         for handle in self._handles:
@@ -129,14 +129,18 @@ class Batch:
         placed: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if self._positions:
             placed["position_ids"] = padding.positions(mask)[:, -ids.shape[1] :]
-        out = self.loaded.model(**placed, past_key_values=cache, use_cache=True, logits_to_keep=1, return_dict=True)
+        self._acts = True
+        try:
+            out = self.loaded.model(**placed, past_key_values=cache, use_cache=True, logits_to_keep=1, return_dict=True)
+        finally:
+            self._acts = False
         return out.logits[:, -1].float()
 
     def _edited(self, block: int) -> Any:
         def hook(module: torch.nn.Module, args: object, output: Any) -> Any:
             new = self._plan
             edits = (self._steered if new is None else new["edits"]).get(block)
-            if edits is None:
+            if edits is None or not self._acts:
                 return None
             plan, step = ({"kept": self._kept}, 1) if new is None else (new, 0)
             h = apply_edits(stream(output), edits, step, plan, block)
@@ -145,7 +149,7 @@ class Batch:
         return hook
 
     def _watched(self, module: torch.nn.Module, args: object, output: Any) -> Any:
-        if self._plan is not None or self.watch is None or not self._guarded:
+        if self._plan is not None or self.watch is None or not (self._acts and self._guarded):
             return None
         h = self.watch.read(stream(output), self._live)
         return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h

@@ -6,6 +6,7 @@ Each layer of a cache holds keys and values [row, head, token, dim]; the newest 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -20,12 +21,14 @@ def empty() -> DynamicCache:
     return DynamicCache()
 
 
-def is_by_row(cache: object) -> bool:
-    """Whether all that the model kept is keys and values by row and token."""
-    return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
+def is_by_row(cache: Any, blocks: int, width: int) -> bool:
+    """Whether what a model of so many blocks kept of `width` tokens is keys and values by row and token."""
+    return len(cache.layers) == blocks and all(
+        type(layer) is DynamicLayer and layer.get_seq_length() == width for layer in cache.layers
+    )
 
 
-def change(cache: DynamicCache, how: Change) -> None:
+def change(cache: Any, how: Change) -> None:
     """Apply `how` to the keys and values of every layer, in place."""
     for layer in cache.layers:
         layer.keys, layer.values = how(layer.keys), how(layer.values)
@@ -41,7 +44,7 @@ def padded(x: torch.Tensor, width: int, dim: int) -> torch.Tensor:
     return torch.cat([x.new_zeros(shape), x], dim)
 
 
-def join(cache: DynamicCache, other: DynamicCache, width: int) -> None:
+def join(cache: Any, other: Any, width: int) -> None:
     """The rows of `other` behind those of `cache`, both padded to `width` tokens."""
     for layer, more in zip(cache.layers, other.layers, strict=True):
         layer.keys, layer.values = (

@@ -35,6 +35,10 @@ class Steering:
                 edits[block].append(own)
         return decode.placed(edits, device)
 
+    def dosed(self, number: int) -> bool:
+        """Whether a condition has a strength that a coefficient multiplies."""
+        return any(bool(rows[number]) for held in self.dose.values() for rows in held)
+
     def number(self, name: str) -> int | None:
         """The number of a condition, None for one that is not there."""
         return next((i for i, c in enumerate(self.conditions) if c.name == name), None)
