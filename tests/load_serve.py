@@ -44,7 +44,7 @@ class Server:
 
     def __init__(self, model: str, words: list[str]) -> None:
         command = [sys.executable, "-m", "gating.serve", f"model={model}", "port=0", *words]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             found = re.search(r"serving .*: (http://\S+)/v1", line)

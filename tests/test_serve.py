@@ -1,10 +1,9 @@
 """The endpoint: requests share one batch and get the tokens that each has alone; limits refuse, guards act by row."""
 
 import json
+import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -450,17 +449,35 @@ def test_a_key_that_is_not_there_a_log_that_cannot_be_and_a_taken_port_are_refus
     assert code == 2 and f"port={port}" in said and "give another address or port" in " ".join(said.split())
 
 
-def test_the_command_serves_until_it_is_told_to_end(tmp_path):
-    command = [sys.executable, "-m", "gating.serve", "model=tiny-llama", "port=0", f"log={tmp_path / 'said.jsonl'}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
-        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
-        pieces = iter(client.chat.completions.create(**{**GOOD, "model": "tiny-llama", "max_tokens": 200}, stream=True))
+def test_the_command_serves_until_it_is_told_to_end(in_process, tmp_path, monkeypatch):
+    told: list[int] = []
+    earlier = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))  # uvicorn gives it on at its end
+    place = serve.bound("127.0.0.1", 0)
+    port = place.getsockname()[1]
+    place.close()
+    url = f"http://127.0.0.1:{port}"
+
+    def up():
+        try:
+            return httpx.get(f"{url}/healthz").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    def ask():
+        wait(up)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        pieces = iter(client.chat.completions.create(**{**GOOD, "model": "tiny-llama", "max_tokens": 60}, stream=True))
         next(pieces)
-        process.send_signal(signal.SIGTERM)
-        *_, last = pieces
-        rest = process.stdout.read()
-    assert last.choices[0].finish_reason and process.returncode in (0, -signal.SIGTERM) and rest == ""
+        os.kill(os.getpid(), signal.SIGTERM)
+        return list(pieces)[-1].choices[0].finish_reason
+
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask)
+            code, said = in_process(serve, "model=tiny-llama", f"port={port}", "log=said.jsonl")
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    assert asked.result() == "length" and told == [signal.SIGTERM]
+    assert code == 0 and said.strip() == f"serving tiny-llama: {url}/v1"
     (line,) = (tmp_path / "said.jsonl").read_text().splitlines()
-    assert json.loads(line)["end"] == last.choices[0].finish_reason
+    assert json.loads(line)["end"] == "length"
