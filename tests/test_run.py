@@ -36,6 +36,11 @@ def test_a_run_prints_a_table_and_where_the_report_and_the_store_are(tmp_path, c
     ):
         assert tree.attrs[name] not in (None, "")
     assert json.loads(tree.attrs["overrides"])[0] == "model"
+    assert json.loads(tree.attrs["pace"])["rows"] == tree["outcomes"]["done"].size
+    _, said = command(*SMALL, "data.n=6", "dry_run=true")
+    assert any(line.startswith("time: about") and path.parent.name in line for line in said)
+    _, said = command("model=tiny-qwen", *SMALL[1:], "dry_run=true")
+    assert any("time: not known before a first run of this model" in line for line in said)
 
 
 def test_the_stored_tokens_decode_to_the_stored_text_and_the_controls_have_the_steered_norm(tmp_path, command):

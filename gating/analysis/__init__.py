@@ -27,6 +27,7 @@ from gating.analysis.reading import (
     written_blocks,
 )
 from gating.analysis.samples import sampled_rates
+from gating.analysis.stops import early_stops
 
 __all__ = [
     "Route",
@@ -40,6 +41,7 @@ __all__ = [
     "corrected_contrast",
     "corrected_rate",
     "draws",
+    "early_stops",
     "effect_over_directions",
     "harm_judges",
     "harm_scores",

@@ -134,6 +134,7 @@ class RunConfig:
     label_rule: Limits = field(default_factory=Limits)
     backend: BackendConfig = field(default_factory=BackendConfig)
     max_new_tokens: int | None = None  # null takes the model's
+    stop: str = "end"  # of an answer: at its own end, or, for screening, where its label is settled (label)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     readouts: ReadoutsConfig = field(default_factory=ReadoutsConfig)
     activations: bool = False  # keep the unsteered residual stream of every prompt
@@ -146,6 +147,7 @@ class RunConfig:
 
 
 BACKENDS = ("local", "ndif", "simulation")
+STOPS = ("end", "label")
 
 # Settings that say where and how a run is done, not what comes out of it: no part of its key.
 NOT_IN_KEY = ("runs_dir", "force", "reuse", "dry_run", "full_text")
@@ -196,6 +198,13 @@ def check(run: RunConfig) -> None:
     _check_directions(run.directions)
     models.check(run.model)
     own.own_judge(run.judge)
+    if run.stop not in STOPS:
+        raise GatingError(f"stop={run.stop!r}: use {choices(STOPS, run.stop)}.")
+    if run.stop == "label" and run.backend.name != "local":
+        raise GatingError(
+            f"stop=label with backend.name={run.backend.name}: rows are looked at between tokens, which only "
+            "backend=local does; leave stop out."
+        )
     degenerate.check(run.label_rule)
     if run.readouts.extra:
         from gating.steering import readouts  # torch comes with it

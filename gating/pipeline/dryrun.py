@@ -8,7 +8,7 @@ from rich.table import Table
 from gating import models
 from gating.analysis import stats
 from gating.foreign import cell
-from gating.pipeline import prompt_batches
+from gating.pipeline import pace, prompt_batches
 from gating.pipeline.study import Study
 from gating.steering.interventions import Condition
 from gating.steering.scoring import LOGITS_BYTES
@@ -89,6 +89,8 @@ def lines(study: Study) -> list[str]:
         shown.append(
             f"samples: {samples} a row at temperature {study.run.sampling.temperature:g}, {samples * rows} more rows"
         )
+    if study.run.backend.name == "local":
+        shown.append(pace.line(study))
     if remote:
         from gating.pipeline import estimate  # nnsight is slow to import
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -24,7 +25,18 @@ from gating import chat, models, progress, store, thoughts
 from gating.analysis import claims
 from gating.errors import GatingError, naming
 from gating.judging.own import own_judge
-from gating.pipeline import calibrate, conditions, drawn, extract, extracted, matched, prompt_batches, reused_directions
+from gating.pipeline import (
+    calibrate,
+    conditions,
+    drawn,
+    extract,
+    extracted,
+    matched,
+    pace,
+    prompt_batches,
+    reused_directions,
+    stopping,
+)
 from gating.pipeline.key import code
 from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
@@ -69,15 +81,15 @@ def _completed(study: Study, again: bool) -> str:
         if study.direction_specs and not store.has_group(study.store, "directions"):
             _directions(study, backend, signature)
         done = store.read_group(study.store, "outcomes", ["done"])["done"].all("condition").values
-        _run_batches(study, backend, asked, done)
+        took = _run_batches(study, backend, asked, done)
         jobs = {"jobs": json.dumps(connection.remote.ledger.total)} if connection is not None else {}
-        thought = _thought(study)
-        store.finish(study.store, {**jobs, "warnings": json.dumps(study.warnings + thought)})
+        ended = [*_thought(study), *stopping.warnings(study)]
+        store.finish(study.store, {**jobs, **took, "warnings": json.dumps(study.warnings + ended)})
         if connection is not None:
             connection.remote.ledger.close()
     how = f"resumed: {int(done.sum())} of {len(done)} prompts were done" if resumed else "new"
     traffic = _traffic(connection, len(asked) * len(study.conditions)) if connection else ""
-    return "\n".join([how + traffic, *(f"warning: {warning}" for warning in thought)])
+    return "\n".join([how + traffic, *(f"warning: {warning}" for warning in ended)])
 
 
 def _thought(study: Study) -> list[str]:
@@ -244,7 +256,8 @@ def _check_same(study: Study, backend: Backend, asked: Sequence[Encoded]) -> Non
         )
 
 
-def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done: np.ndarray) -> None:
+def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done: np.ndarray) -> dict[str, str]:
+    """Ask what is not done; what a store keeps of the time that it took."""
     made = store.read_group(study.store, "directions") if study.direction_specs else None
     calibrated = made is not None and study.run.steer.iso_kl
     scale = calibrate.scales(study, backend, made) if calibrated and made is not None else {}
@@ -253,9 +266,12 @@ def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done:
     hashes, step, n = [e.prompt.hash for e in asked], study.prompt_batch, len(study.conditions)
     prompt_batches.lay_out_readouts(w, hashes)
     prompt_batches.lay_out_samples(w, hashes)
+    stopping.lay_out(study, hashes)
     prompt_batches.lay_out_activations(w, hashes)
+    begun = time.monotonic()
     with progress.bar("outcomes", len(asked) * n, done=int(done.sum()) * n) as advance:
         starts = [s for s in range(0, len(asked), step) if not done[s : s + step].all()]
         for start, groups in backend.each(lambda s: prompt_batches.groups(w, asked[s : s + step]), starts):
             store.write_batch(study.store, start, groups)
             advance(len(asked[start : start + step]) * n)
+    return pace.attribute(int((~done).sum()) * n, time.monotonic() - begun)

@@ -15,7 +15,7 @@ import xarray as xr
 from gating import store
 from gating.errors import TooLarge
 from gating.judging import degenerate
-from gating.pipeline import answered
+from gating.pipeline import answered, stopping
 from gating.pipeline.answered import Answered
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
@@ -124,6 +124,8 @@ def groups(w: Worker, prompts: Sequence[Encoded]) -> dict[str, xr.Dataset]:
     filled = {"outcomes": _outcomes(w, prompts, greedy)}
     if w.probes is not None:
         filled["readouts"] = readouts.dataset(greedy.generation, shape[1])
+    if greedy.generation.settled is not None:
+        filled["stops"] = stopping.dataset(greedy.generation, [p.prompt for p in prompts], conditions)
     if study.run.sampling.n:
         drawn = [_outcomes(w, prompts, _answered(w, prompts, s)) for s in range(study.run.sampling.n)]
         filled["samples"] = _along_samples(drawn)
@@ -178,8 +180,10 @@ def _batch(w: Worker, prompts: Sequence[Encoded], conditions: Sequence[Condition
     ids = [p.ids if c.system is None else study.ids(p.prompt.text, c.system) for p in prompts for c in conditions]
     edits, about = w.edits(conditions, len(prompts)), _about(prompts, conditions, sample)
     if sample is None:
-        wanted = w.readouts(len(prompts), len(conditions))
-        return w.backend.generate(ids, edits, study.max_new_tokens, wanted, about=about)
+        wanted, asked = w.readouts(len(prompts), len(conditions)), [p.prompt for p in prompts]
+        stop = stopping.of_batch(study, w.backend.loaded, asked, conditions, ids) if study.run.stop == "label" else None
+        made = w.backend.generate(ids, edits, study.max_new_tokens, wanted, about=about, watch=stop)
+        return made if stop is None else made._replace(settled=stop.settled)
     drawn = (study.run.sampling.temperature, draw_seed(study.run.seed, sample, prompts, conditions))
     return w.backend.generate(ids, edits, study.max_new_tokens, sampling=drawn, about=about)
 

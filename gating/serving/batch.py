@@ -55,8 +55,8 @@ class Batch:
         self._plan: dict[str, Any] | None = None  # of the newcomers that are read in
         blocks = decoder_blocks(loaded.model)
         self._handles = [blocks[b].register_forward_hook(self._edited(b)) for b in steering.one]
-        if self.watch is not None:
-            self._handles.append(blocks[self.watch.layer].register_forward_hook(self._watched))
+        if guard is not None:
+            self._handles.append(blocks[guard.layer].register_forward_hook(self._watched))
 
     @property
     def by_row(self) -> bool:

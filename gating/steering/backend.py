@@ -28,7 +28,7 @@ from gating.steering.edits import but_the_first
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect
 from gating.steering.scheduler import Turn, each
-from gating.steering.watch import Watch
+from gating.steering.watch import Monitor
 
 NO_READOUTS = Readouts()
 SIGNATURE_TOKENS = 32
@@ -145,7 +145,7 @@ class Backend:
         readouts: Readouts = NO_READOUTS,
         sampling: Sampling | None = None,
         about: str = "rows",
-        watch: Watch | None = None,
+        watch: Monitor | None = None,
     ) -> Generation:
         """Decode one batch of rows under a lowered plan, greedily or with `sampling` (temperature, seed) and top_p
         0.95.
@@ -154,7 +154,7 @@ class Backend:
         monitor over their tokens. Raises GatingError for a watch where a trace runs elsewhere.
         """
         if watch is not None and watch.stops.any() and not self.loaded.end_ids:
-            raise GatingError("action=stop: the model has no token that ends an answer; note or restore instead.")
+            raise GatingError("stop: the model has no token that ends an answer, so that no row can be ended.")
         ids, mask = chat.pad_left(prompts, self.pad_id)
         plan = self._plan(ids, mask, edits, readouts, sampling[1] if sampling else None)
         ids_out, packed = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about, watch)
@@ -235,14 +235,14 @@ class Backend:
         return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
 
     def _generate(
-        self, enc: Inputs, plan: Plan, n: int, sampling: Sampling | None, about: str, watch: Watch | None
+        self, enc: Inputs, plan: Plan, n: int, sampling: Sampling | None, about: str, watch: Monitor | None
     ) -> tuple[torch.Tensor, dict[str, Entries]]:
         lm, layers, width = self.lm, self.layers, enc["input_ids"].shape[1]
         config = self._decoding(n, sampling[0] if sampling else None)
         if self.via is None:
             return decode.decode(self.loaded.model, enc, plan, config, watch)
         if watch is not None:
-            raise GatingError("backend: a guard acts between tokens, which only backend=local lets it do; take that.")
+            raise GatingError("backend: a guard or stop=label acts between tokens, which only backend=local does.")
         via = self.via(Call("generate", (enc, plan, n, sampling, self.loaded.end_ids), about))
         paths = final_modules(self.loaded.model) if "lens_score" in plan["readouts"] else ()
         final = [operator.attrgetter(path)(lm) for path in paths]

@@ -21,14 +21,14 @@ from gating.steering import ops, prefill
 from gating.steering.calls import Inputs, Plan
 from gating.steering.lowering import Edit, Edits
 from gating.steering.readouts import Entries
-from gating.steering.watch import Watch
+from gating.steering.watch import Monitor
 
 BY_ROW = ("write", "measure", "strength", "target", "of")  # of an edit; its gate is by row too
 Trail = list[tuple[str, int, torch.Tensor]]  # readout, block, value [row, ...]
 
 
 def decode(
-    model: PreTrainedModel, enc: Inputs, plan: Plan, config: GenerationConfig, watch: Watch | None = None
+    model: PreTrainedModel, enc: Inputs, plan: Plan, config: GenerationConfig, watch: Monitor | None = None
 ) -> tuple[torch.Tensor, dict[str, Entries]]:
     """New token ids [row, new] int32, pads behind a row's end, and what ops.pack gives of the readouts. watch: a
     monitor that reads every generated token, after the plan's edits."""
@@ -67,7 +67,7 @@ class _Decoding:
     live: torch.Tensor
     rows: int
     prompt: list[int]
-    watch: Watch | None = None
+    watch: Monitor | None = None
     step: int = 0
     trail: Trail = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class _Decoding:
         """The plan's blocks edit and read their output while this is entered."""
         blocks = decoder_blocks(self.model)
         handles = [blocks[b].register_forward_hook(self._hook(b)) for b in ops.visited(self.plan, 0)]
-        if self.watch is not None:
+        if self.watch is not None and self.watch.layer is not None:
             handles.append(blocks[self.watch.layer].register_forward_hook(self._watched))
         try:
             yield

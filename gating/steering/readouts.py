@@ -68,6 +68,7 @@ class Generation(NamedTuple):
 
     tokens: list[list[int]]
     read: dict[str, np.ndarray]
+    settled: np.ndarray | None = None  # [row, 2]: where each label was settled and the label, of rows that end early
 
 
 def collect(
@@ -104,12 +105,15 @@ def _entries(entries: Entries | None) -> Iterator[tuple[int, np.ndarray]]:
 def stacked(parts: Sequence[Generation]) -> Generation:
     """The rows of several batches after each other."""
     read = {name: np.concatenate([part.read[name] for part in parts]) for name in parts[0].read}
-    return Generation([t for part in parts for t in part.tokens], read)
+    settled = [part.settled for part in parts if part.settled is not None]
+    return Generation([t for part in parts for t in part.tokens], read, np.concatenate(settled) if settled else None)
 
 
 def picked(generation: Generation, rows: Sequence[int]) -> Generation:
     """Some rows, in this order."""
-    return Generation([generation.tokens[r] for r in rows], {k: v[list(rows)] for k, v in generation.read.items()})
+    read = {k: v[list(rows)] for k, v in generation.read.items()}
+    settled = None if generation.settled is None else generation.settled[list(rows)]
+    return Generation([generation.tokens[r] for r in rows], read, settled)
 
 
 # ------------------------------------------------------------------------------------------------------ in the store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
@@ -10,6 +11,17 @@ from gating.errors import GatingError, choices
 
 ACTIONS = ("none", "note", "restore", "stop")
 Confirm = Callable[[int, list[int]], bool]  # row, tokens of its answer so far: does the flag count?
+
+
+class Monitor(Protocol):
+    """What decoding tells of its rows, and asks which end now. layer: the block that it reads, None for none."""
+
+    layer: int | None
+    stops: torch.Tensor
+
+    def read(self, h: torch.Tensor, live: torch.Tensor) -> torch.Tensor | None: ...
+
+    def settle(self, live: torch.Tensor, tokens: torch.Tensor, ended: torch.Tensor) -> torch.Tensor: ...
 
 
 class Watch:
@@ -39,7 +51,8 @@ class Watch:
             if action not in ACTIONS:
                 raise GatingError(f"action={action!r}: use {choices(ACTIONS, action)}.")
         n = len(actions)
-        self.layer, self.threshold, self.window, self.confirm = layer, threshold, window, confirm
+        self.layer: int | None = layer
+        self.threshold, self.window, self.confirm = threshold, window, confirm
         self.vector, self.persona, self.neutral = vector.float(), persona.float(), neutral
         self.watched = torch.tensor([a != "none" for a in actions], dtype=torch.bool)
         self.restores, self.stops = (torch.tensor([a == name for a in actions]) for name in ("restore", "stop"))

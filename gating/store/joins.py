@@ -62,7 +62,7 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
     axes, settings = list(named.values()), [{named.get(k, k): v for k, v in s.items()} for s in settings]
     groups = {}
     judged = sorted({g for t in trees for g in t.groups if g.startswith(("/judgements/", "/labels/"))})
-    for group in ("/prompts", "/conditions", "/outcomes", "/samples", "/directions", "/readouts", *judged):
+    for group in ("/prompts", "/conditions", "/outcomes", "/samples", "/stops", "/directions", "/readouts", *judged):
         parts = [(t[group].to_dataset().load(), s) for t, s in zip(trees, settings, strict=True) if group in t.groups]
         if parts:
             groups[group] = _join(parts, axes)
