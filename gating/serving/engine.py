@@ -33,7 +33,6 @@ class Job:
     row: Row
     deadline: float
     given_up: bool = False
-    began: float = 0.0  # when its prompt was read in
     said: int = 0  # tokens of the row that were handed out
 
 
@@ -166,9 +165,6 @@ class Engine:
         return out
 
     def _join(self, jobs: Sequence[Job]) -> None:
-        now = time.monotonic()
-        for job in jobs:
-            job.began = now
         try:
             new = self.batch.read_in([job.row for job in jobs])
         except Exception:

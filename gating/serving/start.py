@@ -99,6 +99,7 @@ def _heard(loaded: Loaded, steering: Steering, others: bool) -> torch.Tensor:
         return TOKENS[0]
 
     batch = Batch(loaded, replace(steering, one={}, dose={}), 2)
+    batch.end = frozenset()
     with decode.unwrapped(loaded.model):
         if others:
             batch.join(batch.read_in([Row([*TOKENS], 9, draw=lambda logits: TOKENS[-1])]))
