@@ -193,7 +193,7 @@ class Serving:
         guard = guarding(t)
         terms = asked.Terms("tiny", t.steering, "note", limits, 4096, NEW, {})
         batch = Batch(t.m, t.steering, limits.rows, guard)
-        self.desk = Desk(batch, terms, t.m.tokenizer, Decisions(log and str(log), figures), figures)
+        self.desk = Desk(batch, terms, t.m.tokenizer, Decisions(None if log is None else str(log), figures), figures)
         place = serve.bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{place.getsockname()[1]}"
         app = api.app(self.desk, key, True)
