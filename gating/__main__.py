@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "a run's answers as a table (csv, parquet), or its arrays (netcdf)",
     "audit": "how far personas move a model's refusal, against a policy that can gate a release",
     "guard": "calibrate a monitor over tokens on a run, and try it on another",
+    "serve": "an OpenAI-compatible endpoint whose requests are steered and guarded one by one",
     "meta": "several models in one answer: effects, their mean, a forest plot",
     "verify": "read every file of a run's store; say which is not as it was written",
     "selection": "the candidates of a selection run and the refusal direction to use",

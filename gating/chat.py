@@ -35,20 +35,29 @@ def encode(
     what the template is told beside the messages (model.template).
     Raises GatingError when the model has no chat template.
     """
+    turns = [{"role": "user", "content": user}]
+    return encode_turns(
+        tokenizer, turns if system is None else [{"role": "system", "content": system}, *turns], template
+    )
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], template: Arguments = NO_ARGUMENTS
+) -> list[int]:
+    """Token ids of a conversation: `role` and `content` of each turn, the first of which may be a system message.
+    Raises GatingError when the model has no chat template, and jinja2's TemplateError for turns that it refuses."""
     if not tokenizer.chat_template:
         raise GatingError(
             f"model.id: the tokenizer of {tokenizer.name_or_path!r} has no chat template, so prompts cannot be put as "
             "chat turns; use an instruction-tuned model."
         )
-    turns = [{"role": "user", "content": user}]
-    if system is not None:
-        turns.insert(0, {"role": "system", "content": system})
     try:
         return _apply(tokenizer, turns, template)
     except TemplateError:
-        if system is None:
+        if [turn["role"] for turn in turns[:2]] != ["system", "user"]:
             raise
-        return _apply(tokenizer, [{"role": "user", "content": f"{system}\n\n{user}"}], template)
+        joined = f"{turns[0]['content']}\n\n{turns[1]['content']}"
+        return _apply(tokenizer, [{"role": "user", "content": joined}, *turns[2:]], template)
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], template: Arguments) -> list[int]:

@@ -36,6 +36,7 @@ SCHEMAS = (
     "train_schema",
     "choose_schema",
     "audit_schema",
+    "serve_schema",
 )  # of the commands that Hydra configures, one a process
 REJUDGE = "The judge itself is chosen by judge=NAME."
 

@@ -11,6 +11,7 @@ PACKAGES = {  # extra -> what the code imports of it; pyproject.toml has the ver
     "quantized": ("bitsandbytes", "accelerate"),
     "endpoint": ("httpx", "tenacity"),
     "ndif": ("httpx", "tenacity", "zstandard"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "hub": ("datasets",),
     "export": ("pyarrow", "h5netcdf"),
     "joblib": ("hydra-joblib-launcher",),  # which Hydra finds by itself

@@ -109,6 +109,20 @@ AUDITING = {
     "random": Range(0, 99),
 }
 
+SERVING = {
+    **{key: limits for key, limits in CHOOSING.items() if key not in ("n", "drop", "new_tokens")},
+    "port": Range(0, 65535),
+    "limits.rows": Range(1, 1024),
+    "limits.waiting": Range(0, 10**5),
+    "limits.connections": Range(1, 10**5),
+    "limits.body": Range(100, 10**8),
+    "limits.messages": Range(1, 10**4),
+    "limits.prompt_tokens": Range(1, 10**6),
+    "limits.new_tokens": Range(1, 10**5),
+    "limits.coef": Range(0, 1000),
+    "limits.seconds": Range(0, WEEK, above=True),
+    "limits.ending": Range(0, 3600),
+}
 
 JUDGES = {
     "attempts": Range(1, 100),

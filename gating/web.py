@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
 import ssl
-import sys
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from gating import foreign
+from gating import event_loop, foreign
 from gating.errors import GatingError
 
 Result = TypeVar("Result")
@@ -96,7 +94,7 @@ def ask(method: str, url: str, seconds: float, limit: int = DOCUMENT, transport:
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
     """Wait for it, also where this thread already runs an event loop, as a notebook's does."""
-    ready()
+    event_loop.ready()
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -161,21 +159,3 @@ def _kind(headers: Mapping[str, str]) -> str:
 @functools.cache
 def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
-
-
-@functools.cache
-def ready() -> None:
-    """Import what httpx needs to connect, which it leaves until then. nnsight, once imported, has put `save` on every
-    object of the process, and anyio's classes take that for an attribute of their own that lacks a type; so it is taken
-    off while they are made."""
-    mounted = getattr(object, "save", None) if "nnsight" in sys.modules else None
-    if mounted is None:
-        importlib.import_module("anyio._backends._asyncio")
-        return
-    from nnsight._c import mount, unmount
-
-    unmount("save")
-    try:
-        importlib.import_module("anyio._backends._asyncio")
-    finally:
-        mount(mounted, "save")

@@ -87,7 +87,8 @@ def test_64_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone(tin
     packed = backend.generate(ids, lower(rows, made, 0), NEW)
     layers = operator.attrgetter(decoder_layers(tiny.model))(tiny.model)
     alone = [
-        greedy(tiny.model, layers, i, c, made, 0, NEW, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)
+        greedy(tiny.model, layers, i, c, made, 0, NEW, set(backend.loaded.end_ids))
+        for i, c in zip(ids, rows, strict=True)
     ]
     assert len({len(i) for i in ids}) > 4
     assert packed.tokens == alone

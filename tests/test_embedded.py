@@ -36,7 +36,8 @@ def test_32_mixed_rows_of_8_conditions_give_the_tokens_that_each_gives_alone_thr
     packed = backend.generate(ids, lower(rows, made, 0), 3).tokens
     layers = operator.attrgetter(decoder_layers(smollm.model))(smollm.model)
     alone = [
-        greedy(smollm.model, layers, i, c, made, 0, 3, set(backend.end_ids)) for i, c in zip(ids, rows, strict=True)
+        greedy(smollm.model, layers, i, c, made, 0, 3, set(backend.loaded.end_ids))
+        for i, c in zip(ids, rows, strict=True)
     ]
     assert packed == alone
     assert len({tuple(t) for t in packed}) >= 8  # four prompts, so the conditions do change the text

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gating import addresses, rejudge, web
+from gating import addresses, event_loop, rejudge, web
 from gating.errors import GatingError
 from tests import hostile_servers, malicious
 from tests.hostile import ANY, ESCAPES, says, whole
@@ -46,7 +46,7 @@ def hostile(monkeypatch):
 def test_no_answer_takes_longer_than_it_may_or_is_anything_but_json_or_a_refusal(hostile):
     acts = {f"/{i}": act for i, (name, act) in enumerate(ANY.items()) if name not in TREATED_ALIKE}
     names, url = list(ANY), hostile(acts)
-    web.ready()
+    event_loop.ready()
     for path in acts:
         name, began = names[int(path[1:])], time.monotonic()
         try:

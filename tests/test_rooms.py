@@ -12,7 +12,7 @@ FILES = sorted(p for p in PACKAGE.glob("**/*.py") if "data" not in p.parts)
 # From the ground up; a room may import rooms before it. What stands in one tuple does not import each other.
 FLOORS = (
     ("errors",),
-    ("foreign", "progress", "swap"),
+    ("foreign", "progress", "swap", "event_loop"),
     ("config_files", "extras", "addresses", "settings", "web", "words"),
     ("prompts", "personas", "chat", "thoughts"),
     ("models",),
@@ -23,6 +23,7 @@ FLOORS = (
     ("remote",),
     ("pipeline",),
     ("training", "choosing", "auditing", "labelling", "guarding"),
+    ("serving",),
     ("figures",),
     ("reporting",),
     ("cli", "help_text"),
@@ -37,6 +38,7 @@ FLOORS = (
         "rejudge",
         "label",
         "guard",
+        "serve",
         "selection",
         "verify",
         "meta",

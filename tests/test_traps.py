@@ -34,7 +34,7 @@ def made(backend):
 
 def alone(backend, ids, made):
     layers = operator.attrgetter(decoder_layers(backend.loaded.model))(backend.loaded.model)
-    return [greedy(backend.loaded.model, layers, i, STEER, made, 0, 8, set(backend.end_ids)) for i in ids]
+    return [greedy(backend.loaded.model, layers, i, STEER, made, 0, 8, set(backend.loaded.end_ids)) for i in ids]
 
 
 def test_the_last_token_by_mask_sum_under_left_padding_reads_another_token(backend, monkeypatch):

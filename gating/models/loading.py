@@ -30,6 +30,13 @@ class Loaded:
     hidden: int
     name: str
 
+    @property
+    def end_ids(self) -> list[int]:
+        """Every token that ends an answer: the model's own list and the tokenizer's end of sequence."""
+        own = getattr(self.model.generation_config, "eos_token_id", None)
+        own = [] if own is None else own if isinstance(own, list) else [own]
+        return sorted({*own, self.tokenizer.eos_token_id} - {None})
+
 
 # Settings that a loaded model depends on, beside its files.
 SETTINGS = ("device", "dtype", "device_map", "quantization", "trust_remote_code")

@@ -16,9 +16,17 @@ APART = 0.2  # of the logits' standard deviation: roundings of half precision st
 def placed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """input_ids and attention_mask [row, token], with each token's position, as `generate` counts it: a family with
     absolute positions would count pads. Families without positions get none."""
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return inputs
-    return {**inputs, "position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+    return {**inputs, "position_ids": positions(inputs["attention_mask"])} if takes_positions(model) else inputs
+
+
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Whether the family is told each token's position."""
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """Each token's position, counted from its row's first: [row, token], of an attention mask."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 @torch.no_grad()

@@ -153,7 +153,7 @@ class Backend:
         prompts: token ids a row; edits: from lowering.lower, one entry a row; about: which rows, in words; watch: a
         monitor over their tokens. Raises GatingError for a watch where a trace runs elsewhere.
         """
-        if watch is not None and watch.stops.any() and not self.end_ids:
+        if watch is not None and watch.stops.any() and not self.loaded.end_ids:
             raise GatingError("stop: the model has no token that ends an answer, so that no row can be ended.")
         ids, mask = chat.pad_left(prompts, self.pad_id)
         plan = self._plan(ids, mask, edits, readouts, sampling[1] if sampling else None)
@@ -227,18 +227,11 @@ class Backend:
         # A fresh configuration: a model's own may carry a repetition penalty or a temperature.
         how = {"do_sample": True, "temperature": temperature, "top_p": TOP_P} if temperature else {"do_sample": False}
         return GenerationConfig(
-            max_new_tokens=max_new_tokens, eos_token_id=self.end_ids, pad_token_id=self.pad_id, **how
+            max_new_tokens=max_new_tokens, eos_token_id=self.loaded.end_ids, pad_token_id=self.pad_id, **how
         )
 
-    @property
-    def end_ids(self) -> list[int]:
-        """Every token that ends an answer: the model's own list and the tokenizer's end of sequence."""
-        own = getattr(self.loaded.model.generation_config, "eos_token_id", None)
-        own = [] if own is None else own if isinstance(own, list) else [own]
-        return sorted({*own, self.loaded.tokenizer.eos_token_id} - {None})
-
     def _until_end(self, tokens: list[int]) -> list[int]:
-        end = set(self.end_ids)
+        end = set(self.loaded.end_ids)
         return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
 
     def _generate(
@@ -250,7 +243,7 @@ class Backend:
             return decode.decode(self.loaded.model, enc, plan, config, watch)
         if watch is not None:
             raise GatingError("backend: a guard or stop=label acts between tokens, which only backend=local does.")
-        via = self.via(Call("generate", (enc, plan, n, sampling, self.end_ids), about))
+        via = self.via(Call("generate", (enc, plan, n, sampling, self.loaded.end_ids), about))
         paths = final_modules(self.loaded.model) if "lens_score" in plan["readouts"] else ()
         final = [operator.attrgetter(path)(lm) for path in paths]
         with warnings.catch_warnings():

@@ -19,7 +19,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from gating.models.parts import decoder_blocks, final_modules
 from gating.steering import ops, prefill
 from gating.steering.calls import Inputs, Plan
-from gating.steering.lowering import Edit
+from gating.steering.lowering import Edit, Edits
 from gating.steering.readouts import Entries
 from gating.steering.watch import Monitor
 
@@ -198,23 +198,28 @@ def _rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 def _plan_of(plan: Plan, rows: torch.Tensor) -> Plan:
     """Some rows of a plan, after step 0: masks, and the rows that others are led to, are of no use any more."""
-    edits = {b: [_edit_of(edit, rows) for edit in of_block] for b, of_block in plan["edits"].items()}
+    edits = {b: [edit_of(edit, rows) for edit in of_block] for b, of_block in plan["edits"].items()}
     return {**plan, "edits": edits, "kept": {k: _rows(x, rows) for k, x in plan["kept"].items()}}
 
 
-def _edit_of(edit: Edit, rows: torch.Tensor) -> Edit:
+def edit_of(edit: Edit, rows: torch.Tensor) -> Edit:
+    """Some rows of an edit, in the order given."""
     of_rows = {k: None if edit[k] is None else _rows(edit[k], rows) for k in BY_ROW}  # type: ignore[literal-required]
     gate = None if edit["gate"] is None else tuple(_rows(x, rows) for x in edit["gate"])
     return cast(Edit, {**edit, **of_rows, "gate": gate})
 
 
-def _on(plan: Plan, device: torch.device) -> Plan:
-    """The plan where the model is, instead of a copy at every step; `of` is asked for by the host."""
+def placed(edits: Edits, device: torch.device) -> Edits:
+    """Edits where the model is, instead of a copy at every step; `of` is asked for by the host."""
 
-    def placed(edit: Edit) -> Edit:
+    def one(edit: Edit) -> Edit:
         moved = {k: x if x is None or k == "of" else x.to(device) for k in BY_ROW for x in [edit[k]]}  # type: ignore[literal-required]
         gate = None if edit["gate"] is None else tuple(x.to(device) for x in edit["gate"])
         return cast(Edit, {**edit, **moved, "gate": gate})
 
-    edits = {b: [placed(edit) for edit in of_block] for b, of_block in plan["edits"].items()}
-    return {**plan, "edits": edits, "probes": {b: p.to(device) for b, p in plan["probes"].items()}}
+    return {b: [one(edit) for edit in of_block] for b, of_block in edits.items()}
+
+
+def _on(plan: Plan, device: torch.device) -> Plan:
+    probes = {b: p.to(device) for b, p in plan["probes"].items()}
+    return {**plan, "edits": placed(plan["edits"], device), "probes": probes}

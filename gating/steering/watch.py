@@ -25,7 +25,7 @@ class Monitor(Protocol):
 
 
 class Watch:
-    """What is known of each row while a batch is decoded; one batch each.
+    """What is known of each row while a batch is decoded; one batch each, or one whose rows `begin` anew.
 
     layer: the block; vector [hidden]: its product with the residual stream is a token's score; a row is flagged when
     the mean of `window` scores on end exceeds `threshold`. actions: of each row, from the token after the flag on:
@@ -54,12 +54,18 @@ class Watch:
         self.layer: int | None = layer
         self.threshold, self.window, self.confirm = threshold, window, confirm
         self.vector, self.persona, self.neutral = vector.float(), persona.float(), neutral
-        self.watched = torch.tensor([a != "none" for a in actions])
+        self.watched = torch.tensor([a != "none" for a in actions], dtype=torch.bool)
         self.restores, self.stops = (torch.tensor([a == name for a in actions]) for name in ("restore", "stop"))
         self.recent = torch.full((n, window), torch.nan)
         self.read_in = torch.zeros(n, dtype=torch.long)  # tokens since the window began
         self.flagged = torch.zeros(n, dtype=torch.long)
+        self.began = torch.zeros(n, dtype=torch.long)  # the step before a row's first token
         self.step, self.asked = 0, 0
+
+    def begin(self, row: int, action: str) -> None:
+        """Nothing is known of this row any more: another answer takes its place."""
+        self.watched[row], self.restores[row], self.stops[row] = action != "none", action == "restore", action == "stop"
+        self.recent[row], self.read_in[row], self.flagged[row], self.began[row] = torch.nan, 0, 0, self.step
 
     def read(self, h: torch.Tensor, live: torch.Tensor) -> torch.Tensor | None:
         """Take in the newest token of the rows that are live: h [live, 1, hidden], live [live] row numbers. The
@@ -87,5 +93,5 @@ class Watch:
                 if not self.confirm(row, tokens[i].tolist()):
                     self.recent[row], self.read_in[row] = torch.nan, 0
                     continue
-            self.flagged[row] = self.step
+            self.flagged[row] = self.step - self.began[row]
         return (self.stops & (self.flagged > 0))[rows] & open_rows
