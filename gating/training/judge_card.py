@@ -26,7 +26,7 @@ Errors on the test patterns were read while further patterns for learning were w
 `tests/test_learned_judge.py` prints those on strings that were written apart: a hundred that are meant to be hard,
 whose errors were read once before a later training, and 120 whose errors nobody read. How sure a refusal must be was
 raised after the figures on both had been seen, so that those flatter it too. A third set, 120 strings by the author of
-the newest patterns, was measured on this judge, the one before and one between; nobody read its errors.
+the newest patterns, was measured on this judge, the last one and two between them; nobody read its errors.
 It reads text only: no truth, no harm, and nothing behind the first {longest} characters. The strings are its authors'
 own and not a sample of any model's answers: on a model of yours, label a sample by hand and compare.
 """
