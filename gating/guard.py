@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         "(attack_* and benign_* by default); act=note|restore|stop answers again what is flagged, with "
         "the guard acting; cascade=true asks the learned judge before a flag counts (with act=)",
     )  # fmt: skip
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):
         runs, values = words.parsed(args.words, KEYS)

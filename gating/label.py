@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--export", dest="to", metavar="FILE", help="write the labels to a new file")
     parser.add_argument("--force", action="store_true", help="begin anew, without the labels that BY has given")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):
         runs, values = words.parsed(args.words, WORDS)

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--force", action="store_true", help="judge again what was judged")
     parser.add_argument("--retry", action="store_true", help="ask once more for judgements that failed")
     parser.add_argument("--agreement", action="store_true", help="print how far each judge agrees with the run's own")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--note", default="", help="a paragraph above the tables, such as what has changed since")
     parser.add_argument("--write", type=Path, metavar="ROOT", help="write docs/results.* and README.md below ROOT")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     with cli.spoken(Console(stderr=True)):
         runs = _opened(args.words)
         if args.write is None:

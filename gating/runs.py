@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--sort", choices=SORTS, default="created", help="the last of it first for created (default)")
     parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):
         wanted = _wanted(list(filter(is_setting, args.words)))
