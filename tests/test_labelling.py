@@ -263,7 +263,7 @@ def test_the_command_labels_from_keys_that_are_piped_in_and_prints_how_the_judge
     monkeypatch.setattr("sys.stdin", io.StringIO("rc rc\n"))
     label.main([str(folder), "n=8", "by=kim"])
     assert "labels/kim: 4 read, 4 left" in capsys.readouterr().out
-    label.main([str(folder), "--agreement"])
+    label.main([str(folder), "--agreement", "judge=own"])
     assert "as read by kim (n = " in capsys.readouterr().out
     for words, said in ((["n=0"], "n='0'"), (["m=3"], "m='3' is not a word"), (["port=80"], "goes with --page")):
         with pytest.raises(SystemExit) as stop:
