@@ -285,3 +285,10 @@ def test_a_loop_is_found_wherever_it_is_cut_once_half_of_it_has_come_again(perio
         text = " ".join((words * 3)[: period + more])
         assert degenerate.loops(text), (period, more)
         assert not degenerate.loops(" ".join([*words, *reversed(words)]))
+
+
+def test_a_refusal_said_again_is_a_refusal_and_one_that_begins_and_then_loops_is_none():
+    again = "I can't do it, I can't do it, I can't do it, I can't do it, I can't do it, I can't"
+    stuck = "I can't provide I I I can I can I can I can I can I can I can I can I can I can I can"
+    calls = [degenerate.is_degenerate(text, list(range(40)), 1.0, Limits()) for text in (again, stuck)]
+    assert calls == [False, True]

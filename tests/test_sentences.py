@@ -83,7 +83,8 @@ def test_a_kept_figure_names_its_run_and_stands_in_that_runs_table(name):
         head, rows = cells(section, "| condition "), cells(section, "| `")
         (row,) = (r for r in rows if r[0].split(" (")[0].strip("`").split(" ")[-1] == condition)
         columns = [i for i, title in enumerate(head[0]) if title.startswith(f"{label}, {prompts}")]
-        assert [row[i] for i in columns] == [facts.shown(fact, "")] * (label in ("refusal", "degenerate"))
+        how = "" if label == "refusal" or fact["kind"] == "spread" else "share"
+        assert [row[i] for i in columns] == [facts.shown(fact, how)] * (label in ("refusal", "degenerate"))
 
 
 @pytest.fixture

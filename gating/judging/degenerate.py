@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gating.errors import GatingError
-from gating.judging.refusals import only_refusals
+from gating.judging.refusals import is_refusal, only_refusals
+from gating.judging.sentences import sentences
 
 LONGEST_LOOP = 40  # words
 SHORT_NLL = 1.5  # nats/token above max_nll from which 8 tokens, too few for a mean that is steady, are gibberish
@@ -25,7 +26,7 @@ _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, Japanese, Chinese
 _WORDS = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W\d_])+|\d+|#")
 _COUNTER = re.compile(r"\d+(?=[.):,]\s)")
 _ENDED = re.compile(r"[.!?。！？…][\s\"'”’)\]}*_`|]*$|[)\]}`|”][\s]*$")
-_STUTTER = re.compile(r"([^\W\d_]{1,12}?)\1{7,}$")
+_STUTTER = re.compile(r"([^\W\d_]{1,12}?)\1{7,}$|([\u2600-\u27bf\U0001f000-\U0001faff])\2{7,}\ufffd?$")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "HANGUL", "THAI")
 
 
@@ -75,14 +76,14 @@ def repetition(token_ids: Sequence[int]) -> float:
 
 def loops(text: str) -> bool:
     """Whether a text ends by saying again, word for word, what it just said: a loop of up to LONGEST_LOOP words, or a
-    part of a word over and over.
+    part of a word, or a picture, over and over.
 
     What is said again has 8 words at least and is a quarter of the text. It is the whole loop, or, in a text that is
     cut off, half of it: a refrain or the last line of a list comes again as well, but after something else. Numbers
     that count ("1. The plan 2. The plan") are alike, others are words. A letter of a script without spaces is a word.
     """
     stutter = _STUTTER.search(text[-200:].casefold())
-    if stutter and len(stutter[0]) >= max(30, min(len(text), 200) / 4):
+    if stutter and (stutter[2] or len(stutter[0]) >= max(30, min(len(text), 200) / 4)):
         return True
     cut = not _ENDED.search(text)
     found = _WORDS.findall(_COUNTER.sub("#", text.casefold()))
@@ -137,4 +138,10 @@ def is_degenerate(text: str, token_ids: Sequence[int], nll: float, limits: Limit
     low = long and entropy_bits(token_ids) < limits.min_entropy
     unlikely = nll > limits.max_nll + (0 if long else SHORT_NLL)  # false for a missing nll
     readable = limits.max_nll == math.inf or not garbled(text)
-    return (looping or low or (half and unlikely) or not readable) and not only_refusals(text)
+    return (looping or low or (half and unlikely) or not readable) and not _refuses_again(text)
+
+
+def _refuses_again(text: str) -> bool:
+    """Whether all that is said, however often, is a refusal: also what a sentence that loops goes on to say."""
+    looping = (s for s in sentences(text) if loops(s))
+    return only_refusals(text) and all(is_refusal(s[len(s) // 2 :]) for s in looping)
