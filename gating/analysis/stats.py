@@ -20,7 +20,7 @@ def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray,
     low, high = np.full(n.shape, np.nan), np.full(n.shape, np.nan)
     counted = n > 0
     low[counted], high[counted] = proportion_confint(k[counted], n[counted], alpha=1 - level, method="wilson")
-    return low, high
+    return np.where(counted & (k == 0), 0.0, low), np.where(counted & (k == n), 1.0, high)  # not 7e-18
 
 
 def paired_difference(
