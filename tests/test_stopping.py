@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import gating
 from gating import analysis
@@ -70,3 +71,18 @@ def test_rows_are_ended_on_this_machine_only(tmp_path):
     for bad, said in (("stop=never", "stop='never'"), ("backend=simulation", "backend.name=simulation")):
         with pytest.raises(GatingError, match=said):
             study.prepare(*compose(*SMALL, f"runs_dir={tmp_path}", "stop=label", bad))
+
+
+def test_a_settled_label_that_turned_is_counted_and_one_of_another_judge_is_not_compared(runs):
+    told = {name: runs[1][name].to_dataset().load().copy(deep=True) for name in ("outcomes", "stops")}
+    told["stops"]["settled_at"].values[:2, :3] = 4
+    told["stops"]["settled_label"].values[:] = told["outcomes"]["label"].values
+    told["stops"]["goes_on"].values[:] = False
+    told["stops"]["goes_on"].values[:2, :3] = True
+    told["stops"]["settled_label"].values[0, :2] = (told["outcomes"]["label"].values[0, :2] + 1) % 3
+    tree = xr.DataTree.from_dict({f"/{name}": ds for name, ds in told.items()})
+    found = analysis.early_stops(tree)
+    assert (int(found["checked"]), int(found["changed"])) == (6, 2) and float(found["rate"]) == pytest.approx(1 / 3)
+    tree.attrs["labels_of"] = "learned"
+    with pytest.raises(GatingError, match="settled no label"):
+        analysis.early_stops(tree)

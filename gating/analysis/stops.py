@@ -14,10 +14,15 @@ def early_stops(run: xr.DataTree, level: float = 0.95) -> xr.Dataset:
     to the end; `changed`, those of the checked with another label at the end, and their share: rate, low, high
     (Wilson).
 
-    The labels are the run's own judge's. Raises GatingError for a run whose rows all go on.
+    The labels are the run's own judge's. Raises GatingError for a run whose rows all go on, and for one with another
+    judge's labels in their place (`with_judge`).
     """
     if "stops" not in run.children:
         raise GatingError("no row of this run ended early; stop=label lets rows end when their label is settled.")
+    if "labels_of" in run.attrs:
+        raise GatingError(
+            f"judge={run.attrs['labels_of']!r} settled no label: the run's own judge did; leave judge out."
+        )
     outcomes, stops = read_group(run, "outcomes"), read_group(run, "stops")
     settled = outcomes["done"] & (stops["settled_at"] > 0)
     length = outcomes["n_tokens"] + outcomes["n_thought"]

@@ -274,4 +274,6 @@ def _run_batches(study: Study, backend: Backend, asked: Sequence[Encoded], done:
         for start, groups in backend.each(lambda s: prompt_batches.groups(w, asked[s : s + step]), starts):
             store.write_batch(study.store, start, groups)
             advance(len(asked[start : start + step]) * n)
+    if study.run.stop != "end":  # whole answers take longer
+        return {}
     return pace.attribute(int((~done).sum()) * n, time.monotonic() - begun)

@@ -79,7 +79,7 @@ def of_batch(
             return MISSING
         text = str(tokenizer.decode(answer, skip_special_tokens=True))
         item = Item(asked[row].text, text, asked[row].harmful, tuple(answer), float("nan"))
-        return next(iter(judge.judge([item], lambda n: None))).label
+        return judge.judge([item], lambda n: None)[0].label
 
     return LabelStop(label, [_goes_on(p.hash, c.name) for p in prompts for c in conditions])
 

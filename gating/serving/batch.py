@@ -188,8 +188,8 @@ class Batch:
         if not stays:
             self.clear()
             return
-        at = torch.tensor(stays, device=self.loaded.device)
-        self._free += [row.slot for i, row in enumerate(self.rows) if i not in set(stays)]
+        at, kept = torch.tensor(stays, device=self.loaded.device), set(stays)
+        self._free += [row.slot for i, row in enumerate(self.rows) if i not in kept]
         self.rows = [self.rows[i] for i in stays]
         mask = self._mask[at]
         pads = int(mask.shape[1] - mask.sum(1).max())
