@@ -112,6 +112,13 @@ def check_position(position: str, key: str = "directions.position") -> str:
     raise GatingError(f"{key}={position!r} is not a token position: use {POSITIONS}.")
 
 
+def unread(positions: Sequence[str], n_prompt: int) -> int:
+    """How many of a prompt's first tokens stand before all that these positions name."""
+    if "prompt_mean" in positions:
+        return 0
+    return n_prompt - max(1 if name == "last" or needs_response(name) else -int(name) for name in positions)
+
+
 def position_weights(
     positions: Sequence[str], width: int, response_lengths: Sequence[int], lengths: Sequence[int]
 ) -> torch.Tensor:

@@ -27,6 +27,16 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
 
 
+def apart(a: np.ndarray, b: np.ndarray) -> str:
+    """How far apart two arrays of numbers are, of the largest value in them."""
+    if a.shape != b.shape or a.dtype.kind not in "fiub" or b.dtype.kind not in "fiub":
+        return ""
+    a, b = a.astype("float64"), b.astype("float64")
+    gap, largest = np.nanmax(np.abs(a - b), initial=0), np.nanmax(np.abs(a), initial=0)
+    missing = " and other values are missing" if (np.isnan(a) != np.isnan(b)).any() else ""
+    return f", by {gap / max(largest, 1e-300):.1e} of its largest value at most{missing}"
+
+
 def main() -> None:
     old, new = (arrays(path) for path in sys.argv[1:3])
     for name in sorted(set(old) ^ set(new)):
@@ -35,7 +45,7 @@ def main() -> None:
     different = [name for name in both if not same(old[name], new[name])]
     print(f"{len(both)} arrays stand in both stores, {len(both) - len(different)} are equal value by value")
     for name in different:
-        print(f"different: {name}")
+        print(f"different: {name}{apart(old[name], new[name])}")
     sys.exit(1 if different or set(old) - set(new) else 0)
 
 

@@ -1,13 +1,15 @@
 """Decoding and scoring on this machine give what transformers' own loop gives in a trace, and rows that ended cost
 nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from gating import chat, models
 from gating.models import parts
-from gating.steering import scoring
+from gating.steering import preamble, scoring
 from gating.steering.backend import Backend
 from gating.steering.decode import can_leave
 from gating.steering.interventions import Condition, Intervention
@@ -95,7 +97,66 @@ def test_blocks_below_the_first_edit_see_each_prompt_once(tiny):
     finally:
         for hook in hooks:
             hook.remove()
-    assert seen == [3, 3, *[12] * (tiny.n_layers - 2)]
+    begun = [] if tiny.name == "tiny-gemma" else [1] * tiny.n_layers  # all rows are edited alike
+    assert seen == [*begun, 3, 3, *[12] * (tiny.n_layers - 2)]
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_preamble_that_is_read_once_changes_no_token_no_reading_and_no_score(family, monkeypatch):
+    m = models.load(compose(f"model={family}")[0].model)
+    asked = [chat.encode(m.tokenizer, text, "You are a calm pirate.") for text in TEXTS]
+    rows = [c for c in conditions(m.n_layers) if not any(i.gate or i.reference == "own" for i in c.interventions)]
+    prompt_only = Intervention("add", "b", (0, 2), 1.0, "residual", scope="prompt")
+    rows = [
+        *rows,
+        Condition("p", "named", (prompt_only,)),
+        Condition("s", "named", (Intervention("scale", "a", (1,), 0.5),)),
+    ]
+    ids = [i for i in asked for _ in rows]
+    edits = lower(rows * 3, two_directions(m, np.ones(m.n_layers)), 0)
+    unit = np.ascontiguousarray(
+        two_directions(m, np.ones(m.n_layers))["vector"].transpose("layer", "direction", "hidden").values
+    )
+    wanted = Readouts(unit, [4, 9], [r - r % len(rows) for r in range(len(ids))], ("step_projection", "lens_score"))
+    sizes: list[tuple[int, int]] = []
+    hook = parts.decoder_blocks(m.model)[-1].register_forward_hook(lambda mod, a, out: sizes.append(out.shape[:2]))
+    outs, longest = [], max(len(i) for i in asked)
+    try:
+        for share in (True, False):
+            if not share:
+                monkeypatch.setattr("gating.steering.preamble.length", lambda *a, **k: 0)
+            b = Backend(m, 64)
+            outs.append(
+                (
+                    b.generate(ids, edits, NEW, wanted),
+                    b.nll(asked, [[5, 6], [7], [8] * 5]),
+                    b.capture(asked, ["last", "-2"]),
+                )
+            )
+    finally:
+        hook.remove()
+    if m.name == "tiny-gemma":  # of a sliding window every pad takes a place
+        assert sizes[0][0] == len(ids)
+    else:
+        (kinds, begun), rest = sizes[:2]
+        assert kinds == len(rows) and begun >= 8 and rest == (len(ids), longest - begun)
+    (ours, nll, states), (whole, nll_whole, states_whole) = outs
+    assert ours.tokens == whole.tokens and np.allclose(nll, nll_whole, atol=1e-5)
+    for name, values in whole.read.items():
+        atol = 1e-5 * (1 + np.nanmax(np.abs(values)))
+        assert np.allclose(ours.read[name], values, rtol=0, atol=atol, equal_nan=True), name
+    for here, there in zip(states, states_whole, strict=True):
+        assert np.abs(here - there).max() <= 1e-5 * np.abs(there).max()
+
+
+def test_what_an_edit_takes_from_other_tokens_leaves_the_preamble_in_every_row(tiny):
+    ids = [chat.encode(tiny.tokenizer, text, "You are a calm pirate.") for text in TEXTS]
+    made = two_directions(tiny, np.ones(tiny.n_layers))
+    led, gated = Intervention("ablate", "a", (1,), 1.0, reference="own"), Intervention("add", "a", (1,), 1.5, gate="b")
+    for iv in (led, replace(gated, threshold=0.5)):
+        edits = lower([Condition("baseline", "baseline"), Condition("c", "named", (iv,))], made, 0)
+        assert preamble.length(tiny.model, ids[:2], edits) == 0
+    assert (preamble.length(tiny.model, ids[:2], {}) > 8) == (tiny.name != "tiny-gemma")
 
 
 def test_a_rows_draws_do_not_depend_on_when_others_end(both):

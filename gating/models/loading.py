@@ -74,6 +74,7 @@ def _load(cfg: ModelConfig) -> Loaded:
         parts.move(model, device)
     model.eval().requires_grad_(False)
     padding.check(model)
+    parts.pack_unembedding(model)
     return Loaded(model, pad_left(tokenizer), fingerprint, revision, device, dtype, n_layers, hidden, cfg.name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -90,6 +90,16 @@ def unembedding(model: PreTrainedModel) -> torch.nn.Module:
     if not isinstance(head, torch.nn.Module):
         raise GatingError(f"model.id: a {type(model).__name__} has no unembedding; use a decoder-only chat model.")
     return head
+
+
+def pack_unembedding(model: PreTrainedModel) -> None:
+    """The unembedding gets what it is given in one piece: of a slice, as the last token of every row, torch multiplies
+    row by row, at a tenth of the speed on a CPU."""
+    unembedding(model).register_forward_pre_hook(_packed)
+
+
+def _packed(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.contiguous() if isinstance(x, torch.Tensor) else x for x in args)
 
 
 def move(model: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 import xarray as xr
 from nnsight import TransformersModel
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from gating import chat
 from gating.errors import GatingError
 from gating.models import Loaded, padding
 from gating.models.parts import decoder_layers, final_modules, head_of
-from gating.steering import decode, ops, scoring
-from gating.steering.calls import Call, Inputs, Plan, Reading, Sampling, Scored, Via, in_halves
+from gating.steering import decode, ops, preamble, scoring
+from gating.steering.calls import Call, Inputs, Plan, Reading, Sampling, Scored, Via, in_halves, planned
 from gating.steering.edits import but_the_first
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect
@@ -33,7 +33,6 @@ from gating.steering.watch import Monitor
 NO_READOUTS = Readouts()
 SIGNATURE_TOKENS = 32
 TOP_P = 0.95  # of sampled answers
-
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -76,8 +75,7 @@ class Backend:
         prompts: token ids; responses: ids that follow them, for response positions; sides: [side, row, position], the
         weight of each row and position in each side's sum, so that sums leave the model instead of rows. Returns
         float32 [row, position, block, hidden], or with sides float64 [side, block, hidden]; and the median residual
-        norm over all tokens but the first, float64 [block] (the first token is left out: its norm is an outlier in
-        most models).
+        norm over all tokens but the first (an outlier in most models), float64 [block].
         """
         responses = responses or [[] for _ in prompts]
         texts = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
@@ -87,15 +85,17 @@ class Backend:
 
         def capture_batch(rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
             """States of these rows (or their share of every side), and norms of inner tokens [block, token]."""
-            ids, mask = chat.pad_left([texts[r] for r in rows], self.pad_id)
+            asked, what = [texts[r] for r in rows], f"{about}, {len(rows)} of {len(texts)}"
+            most = min(chat.unread(positions, len(prompts[r])) for r in rows)
+            begun = 0 if self.via is not None else preamble.length(self.loaded.model, asked, most=most)
+            ids, mask = preamble.pad(asked, begun, self.pad_id)
             lengths = [len(texts[r]) for r in rows]
             at = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows], lengths)
             shares = None if weights is None else weights[:, list(rows)]
-            read = self._read(self._inputs(ids, mask), at, shares, f"{about}, {len(rows)} of {len(texts)}")
-            inner = but_the_first(mask)
-            return read["state"].numpy(), read["norm"][:, inner].numpy()
+            read = self._read(self._inputs(ids, mask), at, shares, what, begun)
+            return read["state"].numpy(), read["norm"][:, but_the_first(mask)].numpy()
 
-        batches = list(self._batches([len(ids) for ids in texts]))
+        batches = self._batches(texts)
         by_batch: dict[int, list[tuple[Sequence[int], tuple[np.ndarray, np.ndarray]]]] = {}
         for i, parts in self.each(lambda i: in_halves(capture_batch, batches[i]), range(len(batches))):
             by_batch[i] = parts
@@ -155,31 +155,18 @@ class Backend:
         """
         if watch is not None and watch.stops.any() and not self.loaded.end_ids:
             raise GatingError("stop: the model has no token that ends an answer, so that no row can be ended.")
-        ids, mask = chat.pad_left(prompts, self.pad_id)
+        begun = 0 if self.via is not None else preamble.length(self.loaded.model, prompts, edits)
+        ids, mask = preamble.pad(prompts, begun, self.pad_id)
         plan = self._plan(ids, mask, edits, readouts, sampling[1] if sampling else None)
-        ids_out, packed = self._generate(self._inputs(ids, mask), plan, max_new_tokens, sampling, about, watch)
+        inputs = self._inputs(ids, mask)
+        ids_out, packed = self._generate(inputs, plan, max_new_tokens, sampling, about, watch, begun)
         tokens = [self._until_end(row) for row in ids_out.tolist()]
         n_probes = 0 if readouts.probes is None else readouts.probes.shape[1]
         sizes = {"step": max_new_tokens, "layer": self.loaded.n_layers, "direction": n_probes}
         return collect(tokens, packed, readouts.names, sizes)
 
     def _plan(self, ids: torch.Tensor, mask: torch.Tensor, edits: Edits, readouts: Readouts, seed: int | None) -> Plan:
-        last = torch.zeros_like(mask)
-        last[:, -1] = 1
-        probes = {} if readouts.probes is None else dict(enumerate(torch.from_numpy(readouts.probes).float()))
-        return {
-            "edits": edits,
-            "readouts": readouts.names,
-            "probes": probes,
-            "score_ids": torch.tensor(list(readouts.score_ids)) if readouts.score_ids else None,
-            "reference": None if readouts.reference is None else torch.tensor(list(readouts.reference)),
-            "head": head_of(self.loaded.model.config),
-            "prompt_mask": mask,
-            "last_mask": last,
-            "seed": seed,
-            "ids": ids,
-            "kept": {},
-        }
+        return planned(ids, mask, edits, readouts, head_of(self.loaded.model.config), seed)
 
     def nll(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], about: str = "answers"
@@ -215,10 +202,12 @@ class Backend:
         by_start = dict(self.each(score_from, range(0, len(rows), step)))
         return [nll for start in sorted(by_start) for nll in by_start[start]]
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        order = sorted(range(len(lengths)), key=lambda r: lengths[r])
-        for start in range(0, len(order), self.batch_rows):
-            yield order[start : start + self.batch_rows]
+    def _batches(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rows that are captured together, those of one length, or, here, of one preamble."""
+        if self.via is None:
+            return preamble.batches(self.loaded.model, texts, self.batch_rows)
+        order = sorted(range(len(texts)), key=lambda r: len(texts[r]))
+        return [order[start : start + self.batch_rows] for start in range(0, len(order), self.batch_rows)]
 
     def _inputs(self, ids: torch.Tensor, mask: torch.Tensor) -> Inputs:
         return {"input_ids": ids.to(self.loaded.device), "attention_mask": mask.to(self.loaded.device)}
@@ -235,12 +224,19 @@ class Backend:
         return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
 
     def _generate(
-        self, enc: Inputs, plan: Plan, n: int, sampling: Sampling | None, about: str, watch: Monitor | None
+        self,
+        enc: Inputs,
+        plan: Plan,
+        n: int,
+        sampling: Sampling | None,
+        about: str,
+        watch: Monitor | None,
+        begun: int = 0,
     ) -> tuple[torch.Tensor, dict[str, Entries]]:
         lm, layers, width = self.lm, self.layers, enc["input_ids"].shape[1]
         config = self._decoding(n, sampling[0] if sampling else None)
         if self.via is None:
-            return decode.decode(self.loaded.model, enc, plan, config, watch)
+            return decode.decode(self.loaded.model, enc, plan, config, watch, begun)
         if watch is not None:
             raise GatingError("backend: a guard or stop=label acts between tokens, which only backend=local does.")
         via = self.via(Call("generate", (enc, plan, n, sampling, self.loaded.end_ids), about))
@@ -259,12 +255,33 @@ class Backend:
                     read = nnsight.save(ops.pack(trail))
         return out, read
 
-    def _read(self, enc: Inputs, weights: torch.Tensor, sides: torch.Tensor | None, about: str) -> Reading:
+    def _read(
+        self, enc: Inputs, weights: torch.Tensor, sides: torch.Tensor | None, about: str, begun: int = 0
+    ) -> Reading:
+        """begun: tokens of a preamble, which goes through the model once."""
+        if begun:
+            return self._read_behind(enc, weights, sides, begun)
         lm, layers, enc = self.lm, self.layers, padding.placed(self.loaded.model, enc)
         via = self.via and self.via(Call("read", (enc, weights, sides), about))
         with torch.no_grad(), lm.trace(enc, logits_to_keep=1, backend=via):
             out = nnsight.save(ops.read(layers, weights, sides))
         return cast(Reading, out)
+
+    def _read_behind(self, enc: Inputs, weights: torch.Tensor, sides: torch.Tensor | None, n: int) -> Reading:
+        lm, layers, model, cache = (
+            self.lm,
+            self.layers,
+            self.loaded.model,
+            DynamicCache(config=self.loaded.model.config),
+        )
+        first = padding.placed(model, {k: x[:1, :n] for k, x in enc.items()})
+        with torch.no_grad(), lm.trace(first, logits_to_keep=1, past_key_values=cache, use_cache=True):
+            once = nnsight.save(ops.read(layers, weights[:1, :0, :n], None))
+        rest = preamble.behind(model, enc, n, cache)
+        with torch.no_grad(), lm.trace(rest, logits_to_keep=1, use_cache=True):
+            out = nnsight.save(ops.read(layers, weights[:, :, n:], sides))
+        norm = torch.cat([once["norm"].expand(-1, len(weights), -1), out["norm"]], dim=2)
+        return cast(Reading, {**out, "norm": norm})
 
     def _states(
         self, enc: Inputs, weights: torch.Tensor, plan: Plan, before: dict[int, int], about: str

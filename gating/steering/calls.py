@@ -10,6 +10,7 @@ import torch
 from gating.errors import TooLarge
 from gating.models.parts import Head
 from gating.steering.lowering import Edits
+from gating.steering.readouts import Readouts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,6 +54,28 @@ Inputs = dict[str, torch.Tensor]  # input_ids and attention_mask, both [row, tok
 Sampling = tuple[float, int]  # temperature and seed
 Scored = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt and of its completion
 Via = Callable[[Call], Any]  # the nnsight backend of a trace
+
+
+def planned(
+    ids: torch.Tensor, mask: torch.Tensor, edits: Edits, readouts: Readouts, head: Head, seed: int | None
+) -> Plan:
+    """The plan of rows whose prompts are ids under a mask, both [row, token]."""
+    last = torch.zeros_like(mask)
+    last[:, -1] = 1
+    probes = {} if readouts.probes is None else dict(enumerate(torch.from_numpy(readouts.probes).float()))
+    return {
+        "edits": edits,
+        "readouts": readouts.names,
+        "probes": probes,
+        "score_ids": torch.tensor(list(readouts.score_ids)) if readouts.score_ids else None,
+        "reference": None if readouts.reference is None else torch.tensor(list(readouts.reference)),
+        "head": head,
+        "prompt_mask": mask,
+        "last_mask": last,
+        "seed": seed,
+        "ids": ids,
+        "kept": {},
+    }
 
 
 def in_halves(do: Callable[[Sequence[Item]], Result], rows: Sequence[Item]) -> list[tuple[Sequence[Item], Result]]:

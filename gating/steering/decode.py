@@ -7,7 +7,7 @@ sent elsewhere decodes in transformers' own loop, where rows that have ended are
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,6 +20,7 @@ from gating.models.parts import decoder_blocks, final_modules
 from gating.steering import ops, prefill
 from gating.steering.calls import Inputs, Plan
 from gating.steering.lowering import Edit, Edits
+from gating.steering.preamble import Preamble, kinds
 from gating.steering.readouts import Entries
 from gating.steering.watch import Monitor
 
@@ -28,15 +29,24 @@ Trail = list[tuple[str, int, torch.Tensor]]  # readout, block, value [row, ...]
 
 
 def decode(
-    model: PreTrainedModel, enc: Inputs, plan: Plan, config: GenerationConfig, watch: Monitor | None = None
+    model: PreTrainedModel,
+    enc: Inputs,
+    plan: Plan,
+    config: GenerationConfig,
+    watch: Monitor | None = None,
+    preamble: int = 0,
 ) -> tuple[torch.Tensor, dict[str, Entries]]:
     """New token ids [row, new] int32, pads behind a row's end, and what ops.pack gives of the readouts. watch: a
-    monitor that reads every generated token, after the plan's edits."""
+    monitor that reads every generated token, after the plan's edits. preamble: tokens that all rows begin with, behind
+    which their pads stand."""
     rows, width = enc["input_ids"].shape
+    of = kinds(plan["edits"], rows) if preamble else []
     paths = final_modules(model) if "lens_score" in plan["readouts"] else ()
     final = [model.get_submodule(path) for path in paths]
     live, prompt = torch.arange(rows, device=model.device), prefill.numbers(plan["ids"], plan["prompt_mask"])
     run = _Decoding(model, _on(plan, model.device), final, live, rows, prompt, watch)
+    if preamble and max(of) + 1 < rows:
+        run.preamble = _preamble(run.plan, preamble, of)
     with unwrapped(model), run.hooks():
         ids = run.model.generate(**enc, generation_config=config, custom_generate=run.loop)
     return ops.new_tokens(ids, width), ops.pack(run.trail)
@@ -69,6 +79,7 @@ class _Decoding:
     prompt: list[int]
     watch: Monitor | None = None
     step: int = 0
+    preamble: Preamble | None = None
     trail: Trail = field(default_factory=list)
 
     @contextmanager
@@ -86,11 +97,19 @@ class _Decoding:
 
     def _hook(self, block: int) -> Any:
         def hook(module: torch.nn.Module, args: object, output: Any) -> Any:
+            begun, h = self.preamble, ops.stream(output)
+            if begun is not None and begun.reading:
+                begun.streams[block] = h
+                return ops.at_block(output, block, self.final, begun.plan, 0, [])
             read: Trail = []
-            after = ops.at_block(output, block, self.final, self.plan, self.step, read)
-            if len(ops.stream(output)) < len(self.live):  # a row for each prompt
-                read = [(name, b, value[self.prompt]) for name, b, value in read]
-            self._keep(read)
+            alone = len(h) == len(self.live)  # else a row for each prompt
+            if begun is not None and not self.step:
+                of = begun.of if alone else begun.of[prefill.firsts(self.prompt)]
+                whole = ops.at_block(begun.whole(block, h, of), block, self.final, self.plan, 0, read)[:, begun.n :]
+                after = (whole, *output[1:]) if isinstance(output, tuple) else whole
+            else:
+                after = ops.at_block(output, block, self.final, self.plan, self.step, read)
+            self._keep(read if alone else [(name, b, value[self.prompt]) for name, b, value in read])
             return after
 
         return hook
@@ -111,18 +130,30 @@ class _Decoding:
             self.trail.append((name, block, value))
 
     def _prefill(self, asked: dict[str, Any]) -> Any:
-        """The whole prompt: below the first edit, what rows of one prompt share is computed once."""
+        """The whole prompt: what all rows begin with is computed once for each kind of edits, and below the first edit
+        what rows of one prompt share once."""
         blocks, shared = decoder_blocks(self.model), min(self.plan["edits"], default=0)
-        plain = can_leave(self.model, asked, self.rows) and prefill.fits(asked, blocks, len(set(self.prompt)))
-        if shared and plain:
-            empty = copy.deepcopy(asked["past_key_values"])
+        plain = can_leave(self.model, asked, self.rows)
+        if not plain or asked.get("position_ids") is None:
+            self.preamble = None
+        if self.preamble is not None:
+            self.preamble.read(self.model, asked)
+        if shared and plain and prefill.fits(asked, blocks, len(set(self.prompt))):
             try:
                 of = torch.tensor(self.prompt, device=self.live.device)
-                return prefill.once(self.model, asked, blocks, shared, of)
+                return prefill.once(self.model, self._behind(asked, shared), blocks, shared, of)
             except prefill.Apart:
                 self.trail.clear()
-                asked = {**asked, "past_key_values": empty}
-        return self.model(**asked, return_dict=True)
+        return self.model(**self._behind(asked, 0), return_dict=True)
+
+    def _behind(self, asked: dict[str, Any], shared: int) -> dict[str, Any]:
+        """What the model is asked behind the preamble, with a cache of its own. shared: the first blocks, which see
+        each prompt once."""
+        if self.preamble is None:
+            return {**asked, "past_key_values": copy.deepcopy(asked["past_key_values"])} if shared else asked
+        of = self.preamble.of
+        each = [of[prefill.firsts(self.prompt)] if b < shared else of for b in range(len(self.preamble.cache.layers))]
+        return self.preamble.rest(asked, self.model.config, each)
 
     def loop(
         self,
@@ -200,6 +231,15 @@ def _plan_of(plan: Plan, rows: torch.Tensor) -> Plan:
     """Some rows of a plan, after step 0: masks, and the rows that others are led to, are of no use any more."""
     edits = {b: [edit_of(edit, rows) for edit in of_block] for b, of_block in plan["edits"].items()}
     return {**plan, "edits": edits, "kept": {k: _rows(x, rows) for k, x in plan["kept"].items()}}
+
+
+def _preamble(plan: Plan, n: int, of: Sequence[int]) -> Preamble:
+    """Of a batch's plan: what edits one row of each kind at the preamble's n tokens, where nothing is read."""
+    there = torch.ones(max(of) + 1, n, dtype=torch.int64)
+    rows = torch.tensor([of.index(kind) for kind in range(len(there))])
+    edits = {b: [edit_of(edit, rows) for edit in of_block] for b, of_block in plan["edits"].items()}
+    alone = {"edits": edits, "readouts": (), "prompt_mask": there, "last_mask": torch.zeros_like(there), "kept": {}}
+    return Preamble(n, torch.tensor(of), cast(Plan, {**plan, **alone}))
 
 
 def edit_of(edit: Edit, rows: torch.Tensor) -> Edit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,11 @@ def numbers(ids: torch.Tensor, mask: torch.Tensor) -> list[int]:
     return [known[row] for row in rows]
 
 
+def firsts(of: Sequence[int]) -> list[int]:
+    """The first row of each prompt, of the numbers of rows' prompts."""
+    return [of.index(i) for i in range(max(of) + 1)]
+
+
 def fits(asked: dict[str, Any], blocks: torch.nn.ModuleList, prompts: int) -> bool:
     """Whether each block keeps what it needs in a layer of the cache of its own, and what is by row can be told from
     what is by token."""
@@ -32,8 +37,7 @@ def fits(asked: dict[str, Any], blocks: torch.nn.ModuleList, prompts: int) -> bo
 def once(model: Any, asked: dict[str, Any], blocks: torch.nn.ModuleList, shared: int, of: torch.Tensor) -> Any:
     """The model's output for all rows of `asked`, of which the first `shared` blocks see each prompt once. of: the
     number of each row's prompt. The cache ends as it would have without this. Raises Apart."""
-    rows = of.tolist()
-    first = torch.tensor([rows.index(i) for i in range(max(rows) + 1)], device=of.device)
+    first = torch.tensor(firsts(of.tolist()), device=of.device)
     narrow = {k: x[first.to(x.device)] if isinstance(x, torch.Tensor) else x for k, x in asked.items()}
     with _widened(blocks[shared:], len(first), of):
         out = model(**narrow, return_dict=True)

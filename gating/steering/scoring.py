@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from gating import chat
 from gating.models import padding
-from gating.steering import ops
-from gating.steering.calls import Scored
+from gating.steering import ops, preamble
+from gating.steering.calls import Inputs, Scored
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # the largest logits block of one forward: larger ones are slower
 
@@ -54,12 +54,13 @@ class Prefill:
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad: int) -> None:
         self.model, self.prompts = model, prompts
-        ids, mask = (x.to(model.device) for x in chat.pad_left(prompts, pad))
-        self.mask, self.cache = mask, DynamicCache(config=model.config)
-        inputs = padding.placed(model, {"input_ids": ids, "attention_mask": mask})
+        begun = preamble.length(model, prompts)
+        ids, mask = (x.to(model.device) for x in preamble.pad(prompts, begun, pad))
+        inputs: Inputs = {"input_ids": ids, "attention_mask": mask}
         with torch.no_grad():
-            out = model(**inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        self.first = out.logits[:, -1]
+            asked = preamble.behind(model, inputs, begun, preamble.cached(model, ids[:1, :begun]))
+            out = model(**asked, use_cache=True, logits_to_keep=1)
+        self.mask, self.cache, self.first = mask, asked["past_key_values"], out.logits[:, -1]
 
     def mean_nll(self, rows: Sequence[tuple[int, Sequence[int]]]) -> torch.Tensor:
         """Mean negative log-likelihood of answers, each with the number of its prompt: [row] float32, nats a token."""

@@ -59,7 +59,7 @@ class TrainConfig:
     like: str | None = None  # with taught=nothing: a random change, as large as this adapter's, the control of it
     first: float = 0.5  # weight of a target's first token, which decides between an answer and a refusal
     answer_tokens: int = 40  # tokens of the base model's own answers
-    bfloat16: bool = True  # autocast, in training only
+    bfloat16: bool = False  # autocast, in training only; for a processor that has it: others take ten times as long
     threads: int = 2  # of the processor
     seed: int = 0  # of all that is drawn
     personas: list[str] = field(default_factory=list)  # to measure under the first system message of each, too
