@@ -3,7 +3,7 @@
 A run is all of it: weights, directions, answers under eight conditions, readouts, scores, labels, store, report; its
 imports are left out. Plain generation is transformers' own of the same prompts at batch 32, each batch for as many
 steps as the longest answer of its rows in the run takes, without steering, readouts or scores. Both sides are measured
-in turn, on one thread; every fourth batch of the plain side. Writes JSON, of which docs/performance.md says the figures.
+in turn, on one thread; every fourth batch of the plain side. Writes JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import statistics
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,9 +40,9 @@ PARTS: dict[str, tuple[Any, str]] = {
 
 
 @contextmanager
-def parts() -> Iterator[Counter[str]]:
+def parts() -> Iterator[dict[str, float]]:
     """CPU seconds of a run's parts, the prefill being one of decoding, while this is entered."""
-    seconds: Counter[str] = Counter()
+    seconds = dict.fromkeys(PARTS, 0.0)
     kept = [(where, name, getattr(where, name)) for where, name in PARTS.values()]
     try:
         for part, (where, name) in PARTS.items():
@@ -54,7 +53,7 @@ def parts() -> Iterator[Counter[str]]:
             setattr(where, name, function)
 
 
-def _timed(function: Callable[..., Any], part: str, seconds: Counter[str]) -> Callable[..., Any]:
+def _timed(function: Callable[..., Any], part: str, seconds: dict[str, float]) -> Callable[..., Any]:
     @functools.wraps(function)
     def timed(*args: Any, **kwargs: Any) -> Any:
         start = time.process_time()
