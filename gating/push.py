@@ -1,4 +1,4 @@
-"""`python -m gating.push RUN REPO`: a run's directions, rates and card to a dataset repository of the Hugging Face hub."""
+"""`python -m gating.push RUN REPO`: a run's directions, rates and card, to a dataset repository of the hub."""
 
 from __future__ import annotations
 

@@ -34,7 +34,11 @@ def page(words: Sequence[str], out: str | None = None, full_text: bool = False) 
 
 def _runs(word: str) -> list[Path]:
     path = Path(word)
-    return [store.locate(word)] if "://" in word or path.name == store.STORE or (path / store.STORE).is_dir() else store.find_runs(path)
+    return (
+        [store.locate(word)]
+        if "://" in word or path.name == store.STORE or (path / store.STORE).is_dir()
+        else store.find_runs(path)
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -82,13 +82,16 @@ def test_a_run_in_a_bucket_opens_unsigned_where_it_is_public_and_signed_where_th
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKTEST")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     assert store.open_run("s3://closed/runs/one")["outcomes"]["done"].all()
-    with pytest.raises(GatingError, match="s3://closed/runs/two/.* cannot be read: it is not there"):
+    with pytest.raises(GatingError, match=r"s3://closed/runs/two/.* cannot be read: it is not there"):
         store.open_run("s3://closed/runs/two")
 
 
 def test_the_copy_of_a_run_is_read_and_never_written(place):
     copy = store.locate(f"{place[1]}/open/runs/one")
-    with pytest.raises(GatingError, match=f"is a copy of {place[1]}/open/runs/one/store.zarr"), store.writer(copy.parent):
+    with (
+        pytest.raises(GatingError, match=f"is a copy of {place[1]}/open/runs/one/store.zarr"),
+        store.writer(copy.parent),
+    ):
         pass
     assert store.problems(copy) == []
 

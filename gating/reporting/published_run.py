@@ -27,8 +27,8 @@ viewer: false
 ---
 # Steering directions and refusal rates of {model}
 
-From one run of `gating` (key `{key}`, code `{code}`, {created}). It is defensive research: how far a persona direction moves what a
-model refuses.
+From one run of `gating` (key `{key}`, code `{code}`, {created}).
+It is defensive research: how far a persona direction moves what a model refuses.
 
 * Model: {model}, revision {revision}, weights fingerprint {fingerprint}, {dtype}.
 * Labels: judge {judge}; at most {tokens} new tokens an answer; seed {seed}.
@@ -40,21 +40,22 @@ model refuses.
 
 ## Refusal rates
 
-Share of answers that refuse, with its Wilson 95% interval and n prompts. `rates.csv` has every label of every condition, `contrasts.csv`
-the paired differences to the baseline with exact McNemar p.
+Share of answers that refuse, with its Wilson 95% interval and n prompts. `rates.csv` has every label of every
+condition, `contrasts.csv` the paired differences to the baseline with exact McNemar p.
 
 {rates}
 
 ## Limits
 
-The figures hold for this model, these prompts and this judge, whose errors are not in the intervals. A direction was read from contrasting
-texts: that a condition works does not make its direction the model's own mechanism; compare it with the random controls of its norm in
-`rates.csv`. Prompts are named by hashes.{warnings}
+The figures hold for this model, these prompts and this judge, whose errors are not in the intervals. A direction was
+read from contrasting texts: that a condition works does not make its direction the model's own mechanism; compare it
+with the random controls of its norm in `rates.csv`. Prompts are named by hashes.{warnings}
 
 ## Dual use
 
-Directions that lower refusal can be misused. They are given so that models can be audited, watched and trained against such changes; use
-them on models that you may test, and do not use them to take refusals from a model that serves others.{answers}
+Directions that lower refusal can be misused. They are given so that models can be audited, watched and trained against
+such changes; use them on models that you may test, and do not use them to take refusals from a model that serves
+others.{answers}
 """
 ANSWERS = """ `answers.csv` holds answers of a steered model to harmful requests: some may comply. Keep it
 private."""
@@ -64,7 +65,7 @@ def write(run: xr.DataTree, folder: Path, answers: bool = False) -> list[str]:
     """Write README.md, rates.csv, contrasts.csv, directions.safetensors where the run kept them, and, with `answers`,
     answers.csv into an empty folder; the files' names. Raises GatingError for a run that is not complete."""
     if run.attrs.get("status") != "complete":
-        raise GatingError(f"the run is {run.attrs.get('status')}, and its rates are not its last ones; finish it first.")
+        raise GatingError(f"the run is {run.attrs.get('status')}, and its rates are not its last; finish it first.")
     rates, contrasts = _tables(run)
     rates.to_csv(folder / "rates.csv", index=False)
     contrasts.to_csv(folder / "contrasts.csv", index=False)

@@ -96,7 +96,9 @@ def _check_keys(digests: Digests, address: str) -> None:
         raise GatingError(f"{address} lists {len(digests):,} files, and at most {MOST_FILES:,} are read; copy it here.")
     for key, of in digests.items():
         if not KEY.fullmatch(key) or not key.isprintable() or not re.fullmatch(r"[0-9a-f]{64}", of):
-            raise GatingError(f"{address}/{LIST} names {foreign.shown(key)!r}, which is no file of a store; nothing is read.")
+            raise GatingError(
+                f"{address}/{LIST} names {foreign.shown(key)!r}, which is no file of a store; nothing is read."
+            )
 
 
 def _check_finished(root: object, address: str) -> None:
@@ -188,7 +190,9 @@ def _s3(address: str) -> Read:
     try:
         store = S3Store(bucket, prefix=prefix, client_options=options, retry_config={"max_retries": 2}, **settings)  # type: ignore[arg-type]
     except (BaseError, ValueError, TypeError) as e:
-        raise GatingError(f"the AWS_* variables cannot be used for {address} ({type(e).__name__}); mend them.") from None
+        raise GatingError(
+            f"the AWS_* variables cannot be used for {address} ({type(e).__name__}); mend them."
+        ) from None
 
     def read(key: str, limit: int) -> bytes:
         try:
@@ -199,6 +203,8 @@ def _s3(address: str) -> Read:
         except (BaseError, OSError) as e:  # its text may hold an access key
             name = type(e).__name__
             told = {"NotFoundError": "it is not there", "FileNotFoundError": "it is not there"}
-            raise _unread(address, key, told.get(name, f"{name} (AWS_* variables give credentials and region)")) from None
+            raise _unread(
+                address, key, told.get(name, f"{name} (AWS_* variables give credentials and region)")
+            ) from None
 
     return read

@@ -61,8 +61,9 @@ def locate(path: str | Path) -> Path:
 def open_run(path: str | Path) -> xr.DataTree:
     """A run as an xarray DataTree: groups prompts, conditions, outcomes, and directions, readouts, activations if kept.
 
-    path: the run's folder or its store.zarr, or the address of one (s3://..., https://...). Rows not `done` are missing values. Raises GatingError for a path that is
-    not a readable run, or that lacks a file; a file that was changed is an error, naming it, when it is read.
+    path: the run's folder or its store.zarr, or its address (s3://..., https://...). Rows not `done` are missing
+    values. Raises GatingError for a path that is not a readable run, or that lacks a file; a file that was changed is
+    an error, naming it, when it is read.
     """
     store = locate(path)
     files: Any = _files(store)

@@ -39,7 +39,8 @@ def writer(folder: Path) -> Iterator[None]:
     that nothing was written to goes too. Raises GatingError for the copy of a run that lies at an address."""
     if address := origin(folder):
         raise GatingError(
-            f"{folder} is a copy of {address}, which is only read; copy its {STORE} into a folder of yours and name that."
+            f"{folder} is a copy of {address}, which is only read; copy its {STORE} into a folder of yours, and name "
+            "that."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
