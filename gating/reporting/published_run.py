@@ -65,7 +65,8 @@ def write(run: xr.DataTree, folder: Path, answers: bool = False) -> list[str]:
     """Write README.md, rates.csv, contrasts.csv, directions.safetensors where the run kept them, and, with `answers`,
     answers.csv into an empty folder; the files' names. Raises GatingError for a run that is not complete."""
     if run.attrs.get("status") != "complete":
-        raise GatingError(f"the run is {run.attrs.get('status')}, and its rates are not its last; finish it first.")
+        status = run.attrs.get("status")
+        raise GatingError(f"the run is {status}, and its rates are not its last ones; finish it first.")
     rates, contrasts = _tables(run)
     rates.to_csv(folder / "rates.csv", index=False)
     contrasts.to_csv(folder / "contrasts.csv", index=False)
@@ -148,11 +149,8 @@ def _direction_table(run: xr.DataTree) -> str:
     if directions is None:
         return "The run kept none."
     columns = [name for name in MADE if name in directions]
-    rows = [
-        [code(d["direction"].item()), *(markdown(d[name].item()) for name in columns)]
-        for _, d in directions[columns].groupby("direction", squeeze=False)
-        for d in [d.isel(direction=0)]
-    ]
+    names = directions["direction"].values.tolist()
+    rows = [[code(name), *(markdown(directions[c].sel(direction=name).item()) for c in columns)] for name in names]
     n = directions.sizes["layer"]
     return f"Of blocks 0 to {n - 1}, read at resid_post; -1 rows for a derived direction.\n\n" + _table(
         ["direction", *columns], rows
