@@ -114,7 +114,7 @@ def test_a_run_that_is_not_finished_a_path_out_of_the_folder_and_too_large_a_fil
     with pytest.raises(GatingError, match=r"open/runs/half/store.zarr is not a finished run \(status 'running'\)"):
         store.locate(f"{url}/open/runs/half")
     files._write_list(half, files.read_list(half) | {"../../x": "0" * 64})
-    with pytest.raises(GatingError, match=r"names '../../x', which is no file of a store"):
+    with pytest.raises(GatingError, match=r"names '\.\./\.\./x', which is no file of a store"):
         store.locate(f"{url}/open/runs/half")
     monkeypatch.setattr(fetched, "FILE_BYTES", 20)
     with pytest.raises(GatingError, match="more than the 20 bytes that are read of it"):

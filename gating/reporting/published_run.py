@@ -105,7 +105,7 @@ def _directions(run: xr.DataTree) -> xr.Dataset | None:
 
 
 def _write_directions(run: xr.DataTree, folder: Path) -> None:
-    """directions.safetensors: float32 [layer, hidden] of each direction, of natural norm, at resid_post of the layer."""
+    """directions.safetensors: float32 [layer, hidden] of each direction, natural norm, at resid_post of the layer."""
     directions = _directions(run)
     if directions is None:
         return
