@@ -73,8 +73,7 @@ def hub(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.files, server.private, server.parents = {}, None, []
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     real, url = huggingface_hub.HfApi, f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=url, token="hf_test"))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
