@@ -19,7 +19,7 @@ MOST = 200_000  # answers of a page: more would not open in a moment
 def page(words: Sequence[str], out: str | None = None, full_text: bool = False) -> Path:
     """Write the page of runs, or of every run of folders; its path. Raises GatingError for too many answers, and for a
     file that is there and is no such page."""
-    runs = [run for word in words for run in _runs(Path(word))]
+    runs = [run for word in words for run in _runs(word)]
     trees = {run.parent.name: store.open_run(run) for run in runs}
     answers = sum(tree["outcomes"].sizes["condition"] * tree["outcomes"].sizes["prompt"] for tree in trees.values())
     if answers > MOST:
@@ -32,8 +32,13 @@ def page(words: Sequence[str], out: str | None = None, full_text: bool = False) 
     return place
 
 
-def _runs(path: Path) -> list[Path]:
-    return [store.locate(path)] if path.name == store.STORE or (path / store.STORE).is_dir() else store.find_runs(path)
+def _runs(word: str) -> list[Path]:
+    path = Path(word)
+    return (
+        [store.locate(word)]
+        if "://" in word or path.name == store.STORE or (path / store.STORE).is_dir()
+        else store.find_runs(path)
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -45,6 +45,7 @@ FLOORS = (
         "runs",
         "compare",
         "export",
+        "push",
         "view",
         "__main__",
     ),

@@ -52,24 +52,32 @@ def read_list(root: Path) -> Digests:
     written."""
     path = root / LIST
     try:
-        head, _, lines = path.read_bytes().decode().partition("\n")
-    except (OSError, UnicodeDecodeError) as e:
+        return parse_list(path.read_bytes(), path)
+    except OSError as e:
         raise Damaged(f"{path} cannot be read ({cause(e)}); {REMEDY}.") from None
+
+
+def parse_list(data: bytes, where: object) -> Digests:
+    """The list in its bytes. Raises Damaged naming `where`."""
+    try:
+        head, _, lines = data.decode().partition("\n")
+    except UnicodeDecodeError as e:
+        raise Damaged(f"{where} cannot be read ({cause(e)}); {REMEDY}.") from None
     if head != _head(lines):
-        raise Damaged(f"{path}, the list of the store's files, was changed since it was written; {REMEDY}.")
+        raise Damaged(f"{where}, the list of the store's files, was changed since it was written; {REMEDY}.")
     return {key: of for of, _, key in (line.partition("  ") for line in lines.split("\n") if line)}
 
 
 def _write_list(root: Path, digests: Digests) -> None:
     lines = "".join(f"{of}  {key}\n" for key, of in sorted(digests.items()))
-    _put(root / LIST, f"{_head(lines)}\n{lines}".encode())
+    put(root / LIST, f"{_head(lines)}\n{lines}".encode())
 
 
 def _head(lines: str) -> str:
     return f"# {digest(lines.encode())} is the SHA-256 of the lines below"
 
 
-def _put(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes) -> None:
     """A file in place at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.partial")
@@ -181,7 +189,7 @@ class Files(Store):
             return content(self.root, key, now)
 
     def write(self, key: str, data: bytes) -> None:
-        _put(self.root / PENDING / key if key in self.before else self.root / key, data)
+        put(self.root / PENDING / key if key in self.before else self.root / key, data)
         self.digests[key] = digest(data)
 
     def copy(self, root: Path, digests: Digests, group: str, name: str | None = None) -> None:

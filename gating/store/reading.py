@@ -14,6 +14,7 @@ import zarr
 
 from gating.errors import GatingError, cause
 from gating.judging.labels import MISSING
+from gating.store.fetched import fetch, is_address
 from gating.store.files import LIST, REMEDY, Damaged, Files, missing, read_list
 from gating.store.schema import AGAIN, REQUIRED, SCHEMA_VERSION, STORE
 
@@ -38,7 +39,10 @@ def read_attrs(path: Path) -> Mapping[str, Any]:
 
 
 def locate(path: str | Path) -> Path:
-    """The store named by a run's folder or by the store itself. Raises GatingError when there is none."""
+    """The store named by a run's folder or by the store itself; of one at an address, its copy on this machine
+    (gating/store/fetched.py). Raises GatingError when there is none."""
+    if is_address(path):
+        return fetch(str(path))
     path = Path(path)
     store = path if path.name == STORE else path / STORE
     try:
@@ -57,8 +61,9 @@ def locate(path: str | Path) -> Path:
 def open_run(path: str | Path) -> xr.DataTree:
     """A run as an xarray DataTree: groups prompts, conditions, outcomes, and directions, readouts, activations if kept.
 
-    path: the run's folder or its store.zarr. Rows not `done` are missing values. Raises GatingError for a path that is
-    not a readable run, or that lacks a file; a file that was changed is an error, naming it, when it is read.
+    path: the run's folder or its store.zarr, or its address (s3://..., https://...). Rows not `done` are missing
+    values. Raises GatingError for a path that is not a readable run, or that lacks a file; a file that was changed is
+    an error, naming it, when it is read.
     """
     store = locate(path)
     files: Any = _files(store)

@@ -23,6 +23,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from gating.errors import GatingError
 from gating.store import chunks
+from gating.store.fetched import origin
 from gating.store.files import Files, read_list, settle, writing
 from gating.store.provenance import now
 from gating.store.schema import SCHEMA_VERSION, STORE, TEXT, empty_outcomes
@@ -35,7 +36,12 @@ MOST_CHUNKS = 256  # of a variable that is being filled: every write lists every
 @contextmanager
 def writer(folder: Path) -> Iterator[None]:
     """Hold the run's folder for this process alone. The lock goes with the process, also when it is killed; a folder
-    that nothing was written to goes too."""
+    that nothing was written to goes too. Raises GatingError for the copy of a run that lies at an address."""
+    if address := origin(folder):
+        raise GatingError(
+            f"{folder} is a copy of {address}, which is only read; copy its {STORE} into a folder of yours, and name "
+            "that."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
