@@ -38,7 +38,8 @@ def push(folder: Path, files: Sequence[str], repo: str, public: bool = False, fo
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    api, known = HfApi(), {"repo_id": repo, "repo_type": "dataset"}
+    api: Any = HfApi()
+    known = {"repo_id": repo, "repo_type": "dataset"}
     try:
         try:
             before: Any = api.repo_info(**known)

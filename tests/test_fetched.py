@@ -3,6 +3,7 @@
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ class Place(SimpleHTTPRequestHandler):
     """A web server of files which is an S3 of one bucket too: what lies in /closed/ wants a signed request."""
 
     def do_GET(self):
-        self.server.asked.append(self.path)
+        server: Any = self.server
+        server.asked.append(self.path)
         if self.path.startswith("/closed/") and "Credential=AKTEST/" not in self.headers.get("Authorization", ""):
             return self.send_error(403, f"<Error><Key>{SECRET}</Key></Error>")
         if self.path.startswith("/moved/"):
@@ -49,7 +51,7 @@ def place(tmp_path, monkeypatch):
     store.finish(path, {})
     (served / "closed").symlink_to(served / "open")
     (served / "moved").mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Place, directory=str(served)))
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), partial(Place, directory=str(served)))
     server.asked = []
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server, f"http://127.0.0.1:{server.server_port}", served / "open/runs/one/store.zarr"

@@ -5,6 +5,7 @@ import csv
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -37,14 +38,15 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self):
-        hub = self.server
+        hub: Any = self.server
         if hub.private is None:
             return self.answer({"error": "no"}, 404, X_Error_Code="RepoNotFound")
         siblings = [{"rfilename": name} for name in hub.files]
         self.answer({"id": "me/one", "private": hub.private, "sha": "a" * 40, "siblings": siblings})
 
     def do_POST(self):
-        hub, body = self.server, self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        hub: Any = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if "/create" in self.path:
             asked = json.loads(body)
             hub.private = asked.get("private", asked.get("visibility") == "private")
@@ -71,7 +73,7 @@ def hub(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.files, server.private, server.parents = {}, None, []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     real, url = huggingface_hub.HfApi, f"http://127.0.0.1:{server.server_port}"

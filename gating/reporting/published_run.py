@@ -82,7 +82,8 @@ def _tables(run: xr.DataTree) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rates (a row for each set of prompts, condition and label) and contrasts (set, condition)."""
     import pandas as pd
 
-    rates, contrasts = [], []
+    rates: list[pd.DataFrame] = []
+    contrasts: list[pd.DataFrame] = []
     for word, harmful in SETS:
         if analysis.asked(run, harmful).any():
             for out, data in ((rates, analysis.rates(run, harmful=harmful)), (contrasts, _contrast(run, harmful))):
