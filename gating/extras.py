@@ -14,6 +14,7 @@ PACKAGES = {  # extra -> what the code imports of it; pyproject.toml has the ver
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "hub": ("datasets",),
     "export": ("pyarrow", "h5netcdf"),
+    "inspect": ("inspect_ai",),
     "joblib": ("hydra-joblib-launcher",),  # which Hydra finds by itself
     "slurm": ("hydra-submitit-launcher",),
 }

@@ -45,6 +45,7 @@ FLOORS = (
         "runs",
         "compare",
         "export",
+        "inspect",
         "view",
         "__main__",
     ),
