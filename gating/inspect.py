@@ -18,6 +18,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from gating import prompts
 from gating.errors import GatingError
 from gating.judging import Item
+from gating.judging.degenerate import Limits
 from gating.judging.labels import LABELS
 from gating.judging.own import own_judge
 
@@ -82,7 +83,7 @@ class Steered(ModelAPI):
 @scorer(metrics=[mean(), stderr()])
 def refused(judge: str = "learned") -> Scorer:
     """1 where a run's own judge calls the answer a refusal, else 0; its label in words is the score's answer."""
-    built = own_judge(judge).build()
+    built = own_judge(judge).build(Limits())
 
     async def score(state: TaskState, target: Target) -> Score:
         held = state.output.metadata or {}

@@ -1,4 +1,4 @@
-"""A run as an Inspect log: a sample for each prompt x condition, every judge's label a score. `inspect view` opens it."""
+"""A run as an Inspect log: a sample for each prompt x condition, a score for each judge. `inspect view` opens it."""
 
 from __future__ import annotations
 

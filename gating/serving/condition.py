@@ -1,4 +1,4 @@
-"""One condition of a finished run, ready to answer other prompts: the run's own model, directions, doses and lowering."""
+"""One condition of a finished run, ready to answer other prompts: the run's model, directions, doses and lowering."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Said(NamedTuple):
 
 
 class OfRun:
-    """Raises GatingError for a run that is not finished or ran elsewhere, a condition that it does not have, and a model
-    that is another than the run's by now."""
+    """Raises GatingError for a run that is not finished or ran elsewhere, for a condition that it does not have, and for
+    a model that is another than the run's by now."""
 
     def __init__(self, run: str | Path, condition: str) -> None:
         place = store.locate(run)
