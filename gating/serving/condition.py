@@ -34,7 +34,7 @@ class Said(NamedTuple):
 
 
 class OfRun:
-    """Raises GatingError for a run that is not finished or ran elsewhere, for a condition that it does not have, and for
+    """Raises GatingError for a run that is not finished or ran elsewhere, for a condition that it lacks, and for
     a model that is another than the run's by now."""
 
     def __init__(self, run: str | Path, condition: str) -> None:
