@@ -19,7 +19,7 @@ COMMANDS = {
     "runs": "every run of a folder: what it is, how far it is, what it says",
     "view": "a page in which people read answers side by side across conditions",
     "compare": "what differs between two runs, and the paired difference of what they share",
-    "export": "a run's answers as a table (csv, parquet), or its arrays (netcdf)",
+    "export": "a run's answers as a table (csv, parquet), its arrays (netcdf), or a log for Inspect",
     "push": "a run's directions, rates and card to a dataset repository of the Hugging Face hub",
     "audit": "how far personas move a model's refusal, against a policy that can gate a release",
     "guard": "calibrate a monitor over tokens on a run, and try it on another",

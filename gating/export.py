@@ -1,4 +1,5 @@
-"""`python -m gating.export RUN --to csv|parquet|netcdf`: a run's outcomes, a row an answer; or its arrays."""
+"""`python -m gating.export RUN --to csv|parquet|netcdf|inspect`: a run's outcomes, a row an answer; its arrays;
+or a log that `inspect view` opens."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from gating import cli, extras, store
 from gating.errors import GatingError, naming
 from gating.reporting.frame import TEXTS, frame
 
-FORMATS = {"csv": ".csv", "parquet": ".parquet", "netcdf": ".nc"}
+FORMATS = {"csv": ".csv", "parquet": ".parquet", "netcdf": ".nc", "inspect": ".json"}
 
 
 def export(run: str | Path, to: str, out: str | Path | None = None, full_text: bool = False) -> Path:
@@ -25,6 +26,11 @@ def export(run: str | Path, to: str, out: str | Path | None = None, full_text: b
         if to == "netcdf":
             extras.require("h5netcdf", "gating.export --to netcdf")
             _written(tree if full_text else _without_texts(tree), place)
+        elif to == "inspect":
+            extras.require("inspect_ai", "gating.export --to inspect")
+            from gating.reporting import inspect_log
+
+            inspect_log.write(tree, place, full_text)
         else:
             table = frame(tree, full_text)
             if to == "parquet":
@@ -50,7 +56,7 @@ def _written(tree: xr.DataTree, place: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write runs' outcomes as a table (csv, parquet), or all of their arrays (netcdf)."""
+    """Write runs' outcomes as a table (csv, parquet), or all of their arrays (netcdf), or a log for Inspect."""
     parser = argparse.ArgumentParser(prog="python -m gating.export", description=main.__doc__)
     parser.add_argument("run", nargs="+", help="a run's folder")
     parser.add_argument("--to", choices=FORMATS, required=True)

@@ -16,6 +16,7 @@ PACKAGES = {  # extra -> what the code imports of it; pyproject.toml has the ver
     "export": ("pyarrow", "h5netcdf"),
     "remote": ("httpx", "obstore"),
     "push": ("huggingface_hub", "safetensors"),
+    "inspect": ("inspect_ai",),
     "joblib": ("hydra-joblib-launcher",),  # which Hydra finds by itself
     "slurm": ("hydra-submitit-launcher",),
 }

@@ -122,7 +122,7 @@ def test_the_list_of_commands_is_whole_and_needs_no_model(reader):
 
 
 def test_each_extra_holds_the_packages_that_its_remedy_is_given_for():
-    alias = {"scikit-learn": "sklearn"}
+    alias = {"scikit-learn": "sklearn", "inspect-ai": "inspect_ai"}
 
     def brought(extra: str) -> set[str]:
         nested = [brought(e) for r in EXTRAS[extra] for e in r.extras if e != "run"]
@@ -136,7 +136,12 @@ def test_each_extra_holds_the_packages_that_its_remedy_is_given_for():
 def test_the_pinned_versions_lie_in_the_ranges_and_the_lowest_are_their_lower_ends():
     upper, lowest = pins("constraints.txt"), pins("constraints-lowest.txt")
     assert all(version in RANGES[name] for name, version in upper.items() if name in RANGES)
-    tools = {"torch", "datasets", *(n for n in RANGES if n.startswith(("pytest", "ruff", "mypy", "types-", "mkdocs")))}
+    tools = {
+        "torch",
+        "datasets",
+        "inspect-ai",
+        *(n for n in RANGES if n.startswith(("pytest", "ruff", "mypy", "types-", "mkdocs"))),
+    }
     for name in RANGES.keys() - tools:
         (low,) = [s.version for s in RANGES[name] if s.operator == ">="]
         assert lowest[name].removesuffix(".0").startswith(low.removesuffix(".0")), name

@@ -46,6 +46,7 @@ FLOORS = (
         "compare",
         "export",
         "push",
+        "inspect",
         "view",
         "__main__",
     ),

@@ -67,14 +67,19 @@ def trial(guard: Guard, run: xr.DataTree, action: str, cascade: bool = False) ->
     return _counted(rows, labels, flagged)
 
 
-def _study(run: xr.DataTree) -> Study:
+def of_store(run: xr.DataTree) -> Study:
+    """What a run was, from the configuration that its store keeps."""
     stored = yaml.safe_load(str(run.attrs["config"]))
     typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(stored)))
     assert isinstance(typed, RunConfig)
-    planned = study.prepare(typed, {}, [])
+    return study.prepare(typed, {}, [])
+
+
+def _study(run: xr.DataTree) -> Study:
+    planned = of_store(run)
     for condition in planned.conditions:
         for iv in condition.interventions:
-            if iv.reference not in ("zero", "mean") or iv.draw == "matched" or typed.steer.iso_kl:
+            if iv.reference not in ("zero", "mean") or iv.draw == "matched" or planned.run.steer.iso_kl:
                 raise GatingError(
                     f"condition {condition.name}: what it does depends on other rows of its batch, so that its answers "
                     "cannot be made again by themselves; try a guard on conditions without reference=own, matched "
