@@ -5,6 +5,7 @@ import pytest
 import gating
 from gating import export
 from gating.errors import GatingError
+from gating.judging.labels import LABELS
 
 pytest.importorskip(
     "inspect_ai", reason="the extra inspect needs fsspec and python-dateutil below constraints.txt: its own environment"
@@ -86,6 +87,6 @@ def test_a_runs_log_reads_back_with_its_labels_and_openings_alone(made, tmp_path
     assert not any(t in path.read_text() for t in texts if len(t.split()) > 6)
     sample = log.samples[0]
     at = {k: sample.metadata[k] for k in ("prompt", "condition")}
-    assert sample.scores["label"].value == export.LABELS[int(outcomes["label"].sel(at))]
+    assert sample.scores["label"].value == LABELS[int(outcomes["label"].sel(at))]
     whole = export.export(made.folder, "inspect", tmp_path / "b.json", full_text=True)
     assert {s.input for s in read_eval_log(str(whole)).samples} == set(texts)
