@@ -153,6 +153,7 @@ class Files(Store):
         super().__init__(read_only=read_only)
         self.root, self.digests = root, digests
         self.before = dict(digests)  # as they stood when this began
+        self.anew = False  # whether a file was read that is not the list's
 
     def with_read_only(self, read_only: bool = False) -> Self:
         return type(self)(self.root, self.digests, read_only)
@@ -178,7 +179,9 @@ class Files(Store):
             now = fresh.get(key)
             if not self.read_only or now is None or now == self.digests[key]:
                 raise
-            return content(self.root, key, now)
+            data = content(self.root, key, now)
+            self.anew = True
+            return data
 
     def write(self, key: str, data: bytes) -> None:
         _put(self.root / PENDING / key if key in self.before else self.root / key, data)
