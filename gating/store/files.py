@@ -96,7 +96,8 @@ def content(root: Path, key: str, expected: str) -> bytes:
 
 def missing(root: Path, digests: Digests) -> list[str]:
     """Files of the list that are not there."""
-    return [key for key in digests if not (root / key).is_file() and not (root / PENDING / key).is_file()]
+    there = os.path.isfile  # a store has hundreds, a sweep hundreds of stores: pathlib takes longer than the disk
+    return [key for key in digests if not there(f"{root}/{key}") and not there(f"{root}/{PENDING}/{key}")]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ def _opened(path: Path, known: Known) -> _Run:
         outcomes = groups["outcomes"]
         done, label = (known.values(outcomes.arrays[name]) for name in ("done", "label"))
         check_rows(path, attrs, done, label, outcomes.sizes["token"])
+        for name, values in (("done", done), ("label", label)):
+            outcomes.arrays[name] = replace(outcomes.arrays[name], values=values)
     settings = {**flatten(yaml.load(attrs["config"], Loader=LOADER)), **json.loads(attrs["choices"])}
     return _Run(path, attrs, groups, settings)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from gating.errors import GatingError, cause
 from gating.judging.labels import MISSING
@@ -130,7 +129,7 @@ def _files(path: Path) -> Files:
 
 def _attrs(path: Path, files: Files) -> Mapping[str, Any]:
     with named(path):
-        attrs = dict(zarr.open_group(files, mode="r", use_consolidated=False).attrs)
+        attrs: dict[str, Any] = json.loads(files.read("zarr.json"))["attributes"]
     if attrs.get("schema_version") != SCHEMA_VERSION:
         raise _another_version(path, attrs.get("schema_version", "none"))
     return attrs
