@@ -94,7 +94,6 @@ def test_a_join_holds_what_joining_every_value_at_once_gives_and_reads_it_in_any
     axes, rng = joined.attrs["axes"], np.random.default_rng(0)
     opened = [store.open_run(folder) for folder in folders]
     settings = [{**flatten(yaml.safe_load(run.attrs["config"])), **json.loads(run.attrs["choices"])} for run in opened]
-    both = [*zip(opened, settings, strict=True)]
     for group in ("conditions", "outcomes", "directions", "readouts", "judgements/rule-now"):
         has = [
             (r[group].to_dataset().load(), s) for r, s in zip(opened, settings, strict=True) if f"/{group}" in r.groups

@@ -73,7 +73,7 @@ class _Joined(BackendArray):
         values = held.read([there[d] for d in own])
         values = np.array(values.tolist(), dtype=TEXT).reshape(values.shape) if self.text else values
         order = [own.index(d) for d in self.dims if d in own]
-        values = values.transpose(order).reshape([len(w) for w in there.values()])
+        values = values.transpose(order).reshape([len(w) if d in own else 1 for d, w in there.items()])
         if not held.files.anew:
             read[name] = values
         return values
