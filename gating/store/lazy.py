@@ -32,7 +32,7 @@ def variable(parts: Sequence[Part], axes: Sequence[str], union: Columns) -> xr.V
     placed = [
         (part.held, [part.at[d] if d in axes or d in part.held.about.dims else FIRST for d in dims]) for part in parts
     ]
-    data = indexing.LazilyIndexedArray(_Joined(placed, dims, tuple(len(union[d]) for d in dims)))
+    data: Any = indexing.LazilyIndexedArray(_Joined(placed, dims, tuple(len(union[d]) for d in dims)))
     attrs = dict(parts[0].held.about.attrs)
     return xr.Variable(dims, indexing.MemoryCachedArray(indexing.CopyOnWriteArray(data)), attrs)
 

@@ -65,7 +65,7 @@ def open_run(path: str | Path) -> xr.DataTree:
     files: Any = whole
     with named(store):
         tree = xr.open_datatree(files, chunks=None, engine="zarr", consolidated=False)
-        out = tree["outcomes"]
+        out = tree["outcomes"].to_dataset()
         check_rows(store, attrs, out["done"].load().values, out["label"].load().values, out.sizes["token"])
     return tree
 
