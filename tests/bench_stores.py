@@ -9,7 +9,6 @@ import argparse
 import json
 import multiprocessing
 import resource
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -53,13 +52,13 @@ def lay_out(path: Path, conditions: int, prompts: int, batch: int) -> None:
     store.create_group(path, "readouts", ds, "prompt", batch)
 
 
-def fill(path: Path, conditions: int, prompts: int, batch: int) -> None:
+def fill(path: Path, conditions: int, prompts: int, batch: int, seed: int = 0) -> None:
     """Answers for every row, and nothing per token (11 GB); then the store is finished."""
     said = "An answer of usual length, which says one thing and then another"
     for start in range(0, prompts, batch):
         n = min(batch, prompts - start)
         ds = store.empty_outcomes(conditions, n, TOKENS)
-        rng = np.random.default_rng(start)
+        rng = np.random.default_rng([seed, start])
         ds["label"].values[:] = rng.integers(0, 3, (conditions, n))
         ds["completion"].values[:] = [[f"{said} {i}" for i in range(n)] for _ in range(conditions)]
         ds["token_ids"].values[:] = rng.integers(0, 49152, ds["token_ids"].shape)
@@ -96,18 +95,19 @@ def joined(folder: Path) -> None:
     gating.open_runs(folder)
 
 
+def joined_rate(folder: Path) -> None:
+    """The refusal rate of every condition of every store of a folder."""
+    analysis.refusal_rate(gating.open_runs(folder), harmful=True)
+
+
 def sweep(folder: Path, n: int) -> None:
-    """n finished stores of 8 conditions and 64 prompts, which differ in one setting."""
-    first = folder / "run-0" / store.STORE
-    first.parent.mkdir(parents=True)
-    lay_out(first, 8, 64, 8)
-    fill(first, 8, 64, 8)
-    store.finish(first, {})
+    """n finished stores of 8 conditions and 64 prompts, with answers of their own, which differ in one setting."""
     for i in range(n):
         place = folder / f"run-{i}" / store.STORE
-        if i:
-            shutil.copytree(first, place)
-        store.set_attrs(place, {"config": f"seed: {i}", "overrides": json.dumps(["seed"])})
+        place.parent.mkdir(parents=True)
+        lay_out(place, 8, 64, 64)
+        fill(place, 8, 64, 64, i)
+        store.finish(place, {"config": f"seed: {i}", "overrides": json.dumps(["seed"])})
 
 
 def main() -> None:
@@ -135,6 +135,7 @@ def main() -> None:
         row("refusal_rate", rate, path)
         sweep(Path(folder) / "sweep", args.stores)
         row(f"open_runs of {args.stores} stores", joined, Path(folder) / "sweep")
+        row("the same and refusal_rate", joined_rate, Path(folder) / "sweep")
     Console().print(table)
 
 

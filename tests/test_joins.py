@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -17,7 +18,7 @@ from gating.errors import GatingError
 from gating.judging import kinds
 from gating.pipeline import execute, study
 from gating.store.joins import flatten
-from tests import synthetic
+from tests import eager_join, synthetic
 from tests.conftest import compose
 
 SMALL = ("data.n=2", "directions.questions=2", "directions.n=4", "controls.random=1", "max_new_tokens=2",
@@ -85,6 +86,40 @@ def test_several_join_at_once_and_a_judges_labels_only_where_it_judged(runs):
     assert int(joined["outcomes"]["done"].sum()) == sum(own)
     judged = joined["judgements/rule-now"]
     assert int(judged["done"].sum()) == int(judged["done"].sel({"data.n": 3}).sum()) > 0
+
+
+def test_a_join_holds_what_joining_every_value_at_once_gives_and_reads_it_in_any_order(runs):
+    folders = [runs[name] for name in ("n", "model", "steer", "tokens", "readouts", "none")]
+    joined = gating.open_runs(folders)
+    axes, rng = joined.attrs["axes"], np.random.default_rng(0)
+    opened = [store.open_run(folder) for folder in folders]
+    settings = [{**flatten(yaml.safe_load(run.attrs["config"])), **json.loads(run.attrs["choices"])} for run in opened]
+    for group in ("conditions", "outcomes", "directions", "readouts", "judgements/rule-now"):
+        has = [
+            (r[group].to_dataset().load(), s) for r, s in zip(opened, settings, strict=True) if f"/{group}" in r.groups
+        ]
+        whole, lazy = eager_join.join(has, axes), joined[group].to_dataset()
+        own = lazy.copy(deep=True)
+        some = {d: rng.integers(0, n, 4) for d, n in whole.sizes.items()} | {axes[0]: 0, axes[1]: slice(None, None, -1)}
+        assert lazy.isel(some).load().identical(whole.isel(some))
+        assert all(lazy[name].dtype == v.dtype for name, v in whole.variables.items())
+        assert lazy.load().identical(whole) and own.load().identical(whole)
+    assert {"steer", "model", "max_new_tokens"} <= set(axes) and joined["prompts"]["text"].dims == ("prompt",)
+
+
+def test_a_join_names_a_file_that_was_changed_when_it_is_read_and_one_that_is_missing_at_once(runs, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for name, folder in zip(("plain", "seed"), folders, strict=True):
+        shutil.copytree(runs[name], folder)
+    changed = folders[1] / store.STORE / "outcomes/nll/c/0/0"
+    changed.write_bytes(b"x")
+    joined = gating.open_runs(folders)
+    assert gating.refusal_rate(joined, harmful=True)["n"].max() >= 2
+    with pytest.raises(GatingError, match=f"{changed} is not as it was written"):
+        joined["outcomes"]["nll"].load()
+    changed.unlink()
+    with pytest.raises(GatingError, match=f"{changed} is missing"):
+        gating.open_runs(folders)
 
 
 def test_a_prompt_that_one_run_calls_harmful_and_another_harmless_is_refused(tmp_path):

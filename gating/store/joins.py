@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import xarray as xr
 import yaml
 
 from gating.errors import GatingError
-from gating.store.reading import locate, open_run
-from gating.store.schema import SCHEMA_VERSION, STORE, TEXT
+from gating.store.held import Columns, Group, Known, held_groups
+from gating.store.lazy import Part, variable
+from gating.store.reading import check_rows, locate, named, whole_files
+from gating.store.schema import SCHEMA_VERSION, STORE
 
 Settings = dict[str, object]  # of one run, by dotted key
-Part = tuple[xr.Dataset, Settings]
+Place = dict[str, object]  # a run's value of each axis
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, seven times faster
 
 
 def find_runs(folder: str | Path) -> list[Path]:
@@ -41,68 +45,100 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
     by their coordinates, and what no run has is missing. A judge's labels (/judgements) join over the runs that it
     judged. The attribute `incomplete` names the runs that are not complete, whose rows may be missing.
 
-    folder: a runs_dir, or a list of runs. Raises GatingError when the runs differ in nothing that was overridden, two
-    runs have the same place, or one calls a prompt harmful that another calls harmless.
+    folder: a runs_dir, or a list of runs. Values are read when they are asked for, prompts and coordinates at once.
+    Raises GatingError when the runs differ in nothing that was overridden, two runs have the same place, one calls a
+    prompt harmful that another calls harmless, or one is not whole (`open_run`); a file that was changed is an error,
+    naming it, when it is read.
     """
     paths = [locate(p) for p in folder] if not isinstance(folder, str | Path) else find_runs(folder)
-    trees = [open_run(p) for p in paths]
-    settings = [{**flatten(yaml.safe_load(t.attrs["config"])), **json.loads(t.attrs["choices"])} for t in trees]
-    overridden = {key for t in trees for key in json.loads(t.attrs["overrides"])}
-    axes = sorted(k for k in overridden if len({json.dumps(s.get(k)) for s in settings}) > 1)
-    places = [tuple(json.dumps(s.get(a)) for a in axes) for s in settings]
-    for i, place in enumerate(places):
-        j = places.index(place)
-        if j < i:
-            where = ", ".join(f"{a}={v}" for a, v in zip(axes, place, strict=True)) or "no differing override"
-            raise GatingError(
-                f"{paths[j]} and {paths[i]} have the same place ({where}); give a list of the runs to join."
-            )
-    taken = {str(name) for t in trees for group in t.subtree for name in (*group.variables, *group.dims)}
-    named = {a: f"run.{a}" if a in taken else a for a in axes}
-    axes, settings = list(named.values()), [{named.get(k, k): v for k, v in s.items()} for s in settings]
+    known = Known()
+    runs = [_opened(locate(p), known) for p in paths]
+    axes, places = _axes(runs)
     groups = {}
-    judged = sorted({g for t in trees for g in t.groups if g.startswith(("/judgements/", "/labels/"))})
-    for group in ("/prompts", "/conditions", "/outcomes", "/samples", "/stops", "/directions", "/readouts", *judged):
-        parts = [(t[group].to_dataset().load(), s) for t, s in zip(trees, settings, strict=True) if group in t.groups]
-        if parts:
-            groups[group] = _join(parts, axes)
-    groups["/prompts"] = _shared(groups["/prompts"], axes)
+    judged = sorted({g for run in runs for g in run.groups if g.startswith(("judgements/", "labels/"))})
+    for group in ("prompts", "conditions", "outcomes", "samples", "stops", "directions", "readouts", *judged):
+        members = [(run.groups[group], place) for run, place in zip(runs, places, strict=True) if group in run.groups]
+        if members:
+            groups[f"/{group}"] = _join(members, axes, known)
+    groups["/prompts"] = _shared(groups["/prompts"].load(), axes)
     joined = xr.DataTree.from_dict(groups)
-    incomplete = [str(p) for p, t in zip(paths, trees, strict=True) if t.attrs.get("status") != "complete"]
-    runs = {"runs": [str(p) for p in paths], "incomplete": incomplete}
-    joined.attrs = {"axes": axes, **runs, "schema_version": SCHEMA_VERSION}
+    incomplete = [str(run.path) for run in runs if run.attrs.get("status") != "complete"]
+    about = {"runs": [str(run.path) for run in runs], "incomplete": incomplete}
+    joined.attrs = {"axes": axes, **about, "schema_version": SCHEMA_VERSION}
     return joined
 
 
-def _join(parts: Sequence[Part], axes: Sequence[str]) -> xr.Dataset:
-    """One dataset over the union of the parts' coordinates and the axes; what no part has is missing. A dimension
+@dataclass(frozen=True)
+class _Run:
+    """A store that is whole, its arrays not read."""
+
+    path: Path
+    attrs: Mapping[str, Any]
+    groups: Mapping[str, Group]
+    settings: Settings
+
+
+def _opened(path: Path, known: Known) -> _Run:
+    files, attrs = whole_files(path)
+    with named(path):
+        groups = held_groups(files, known)
+        outcomes = groups["outcomes"]
+        done, label = (known.values(outcomes.arrays[name]) for name in ("done", "label"))
+        check_rows(path, attrs, done, label, outcomes.sizes["token"])
+        for name, values in (("done", done), ("label", label)):
+            outcomes.arrays[name] = replace(outcomes.arrays[name], values=values)
+    settings = {**flatten(yaml.load(attrs["config"], Loader=LOADER)), **json.loads(attrs["choices"])}
+    return _Run(path, attrs, groups, settings)
+
+
+def _axes(runs: Sequence[_Run]) -> tuple[list[str], list[Place]]:
+    """The overridden settings in which runs differ, and each run's place along them. Raises GatingError where two have
+    the same."""
+    settings = [run.settings for run in runs]
+    overridden = {key for run in runs for key in json.loads(run.attrs["overrides"])}
+    axes = sorted(k for k in overridden if len({json.dumps(s.get(k)) for s in settings}) > 1)
+    places: dict[tuple[str, ...], Path] = {}
+    for run in runs:
+        place = tuple(json.dumps(run.settings.get(a)) for a in axes)
+        if place in places:
+            where = ", ".join(f"{a}={v}" for a, v in zip(axes, place, strict=True)) or "no differing override"
+            raise GatingError(
+                f"{places[place]} and {run.path} have the same place ({where}); give a list of the runs to join."
+            )
+        places[place] = run.path
+    taken = {name for run in runs for g in run.groups.values() for name in (*g.arrays, *g.sizes)}
+    return [f"run.{a}" if a in taken else a for a in axes], [
+        {f"run.{a}" if a in taken else a: s.get(a) for a in axes} for s in settings
+    ]
+
+
+def _join(members: Sequence[tuple[Group, Place]], axes: Sequence[str], known: Known) -> xr.Dataset:
+    """One dataset over the union of the members' coordinates and the axes; what no member has is missing. A dimension
     without a coordinate (hidden, token) is as long as the longest."""
-    placed = []
-    numbers = {a for a in axes if all(_number(s.get(a)) for _, s in parts)}
-    for ds, settings in parts:
-        place = {a: [settings.get(a) if a in numbers else str(settings.get(a))] for a in axes}
-        counted = {d: np.arange(n) for d, n in ds.sizes.items() if d not in ds.coords}
-        placed.append(ds.reset_coords(drop=True).assign_coords(counted).expand_dims(place))
-    dims = dict.fromkeys(d for ds in placed for d in ds.dims)
-    union = {d: _union([ds[d].values for ds in placed if d in ds.dims]) for d in dims}
-    names = dict.fromkeys(name for ds in placed for name in ds.data_vars)
-    joined = {name: _filled([ds[name] for ds in placed if name in ds.data_vars], union) for name in names}
-    return xr.Dataset(joined, union, parts[0][0].attrs)
+    numbers = {a for a in axes if all(_number(place[a]) for _, place in members)}
+    columns = []
+    for group, place in members:
+        own = {a: np.array([place[a] if a in numbers else str(place[a])]) for a in axes}
+        columns.append(own | group.columns(known))
+    dims = dict.fromkeys(d for own in columns for d in own)
+    union = {d: _union([own[d] for own in columns if d in own]) for d in dims}
+    parts: dict[str, list[Part]] = {}
+    for (group, _), at in zip(members, _places(columns, union), strict=True):
+        for name in group.arrays.keys() - union.keys():
+            parts.setdefault(name, []).append(Part(group.arrays[name], at))
+    joined = {name: variable(parts[name], axes, union) for name in sorted(parts)}
+    return xr.Dataset(joined, union, members[0][0].attrs)
 
 
-def _filled(arrays: Sequence[xr.DataArray], union: Mapping[Hashable, np.ndarray]) -> xr.DataArray:
-    """One variable's values from every part in their places, missing elsewhere, in a dtype that holds all of them."""
-    dims = list(dict.fromkeys(d for a in arrays for d in a.dims))
-    text = any(a.dtype.kind in "OTU" for a in arrays)
-    dtype: Any = TEXT if text else np.result_type(*(a.dtype for a in arrays))
-    fill: object = {"b": False, "i": -1}.get(dtype.kind, "" if text else np.nan)
-    values = np.full([len(union[d]) for d in dims], fill, dtype=dtype)
-    places = {d: {v: i for i, v in enumerate(union[d].tolist())} for d in dims}
-    for a in arrays:
-        whole = a.expand_dims([d for d in dims if d not in a.dims]).transpose(*dims)
-        at = [[places[d][v] for v in whole[d].values.tolist()] if d in whole.coords else [0] for d in dims]
-        values[np.ix_(*at)] = np.array(whole.values.tolist(), dtype=TEXT).reshape(whole.shape) if text else whole.values
-    return xr.DataArray(values, {d: union[d] for d in dims}, dims, attrs=arrays[0].attrs)
+def _places(columns: Sequence[Columns], union: Columns) -> list[Columns]:
+    """Where each member's coordinates stand in their union."""
+    index = {d: {v: i for i, v in enumerate(values.tolist())} for d, values in union.items()}
+    found: dict[tuple[str, int], np.ndarray] = {}  # many members have the same column
+    for own in columns:
+        for d, column in own.items():
+            if (d, id(column)) not in found:
+                found[d, id(column)] = np.array([index[d][v] for v in column.tolist()], dtype=int)
+    return [{d: found[d, id(column)] for d, column in own.items()} for own in columns]
 
 
 def _shared(prompts: xr.Dataset, axes: Sequence[str]) -> xr.Dataset:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
-import zarr
 
 from gating.errors import GatingError, cause
 from gating.judging.labels import MISSING
@@ -27,7 +27,7 @@ def has_group(path: Path, group: str) -> bool:
 def read_group(path: Path, group: str, names: Sequence[str] | None = None) -> xr.Dataset:
     """One group, or those of `names` that it has, loaded into memory. Raises GatingError naming a file that is not as
     it was written."""
-    with _named(path):
+    with named(path):
         files: Any = _files(path)  # a zarr store, which xarray takes but does not name
         ds = xr.open_dataset(files, group=group, chunks=None, engine="zarr", consolidated=False)
         return (ds if names is None else ds[[n for n in names if n in ds]]).load()
@@ -66,26 +66,33 @@ def open_run(path: str | Path) -> xr.DataTree:
     an error, naming it, when it is read.
     """
     store = locate(path)
-    files: Any = _files(store)
-    attrs = _attrs(store, files)
-    if gone := missing(store, files.digests):
-        raise Damaged(f"{store / gone[0]} is missing ({len(gone)} of the store's files are); {REMEDY}.")
-    with _named(store):
+    whole, attrs = whole_files(store)
+    files: Any = whole
+    with named(store):
         tree = xr.open_datatree(files, chunks=None, engine="zarr", consolidated=False)
-        absent = set(REQUIRED) - set(tree.children)
-        if absent:
-            raise Damaged(f"{store} has no group {sorted(absent)[0]}; {REMEDY}.")
-        _check_rows(store, tree["outcomes"].to_dataset(), attrs.get("status") == "complete")
+        out = tree["outcomes"].to_dataset()
+        check_rows(store, attrs, out["done"].load().values, out["label"].load().values, out.sizes["token"])
     return tree
 
 
-def _check_rows(store: Path, outcomes: xr.Dataset, complete: bool) -> None:
-    """Raises Damaged where a row is `done` and has no label, or a complete run has a row that is not done."""
-    done = outcomes["done"].load()
-    unlabelled = int((done & (outcomes["label"].load() == MISSING)).sum())
-    if unlabelled and outcomes.sizes["token"] > 1:  # an answer of one token has no label
+def whole_files(store: Path) -> tuple[Files, Mapping[str, Any]]:
+    """The files and root attributes of a store that lacks no file and no group. Raises GatingError for any other."""
+    files = _files(store)
+    attrs = _attrs(store, files)
+    if gone := missing(store, files.digests):
+        raise Damaged(f"{store / gone[0]} is missing ({len(gone)} of the store's files are); {REMEDY}.")
+    if absent := [group for group in sorted(REQUIRED) if f"{group}/zarr.json" not in files.digests]:
+        raise Damaged(f"{store} has no group {absent[0]}; {REMEDY}.")
+    return files, attrs
+
+
+def check_rows(store: Path, attrs: Mapping[str, Any], done: np.ndarray, label: np.ndarray, tokens: int) -> None:
+    """Raises Damaged where a row is `done` and has no label, or a complete run has a row that is not done. done, label:
+    of /outcomes [condition, prompt]; tokens: the longest answer."""
+    unlabelled = int((done & (label == MISSING)).sum())
+    if unlabelled and tokens > 1:  # an answer of one token has no label
         raise Damaged(f"{store / 'outcomes' / 'label'}: {unlabelled} rows are done but have no label; {REMEDY}.")
-    if complete and not done.all():
+    if attrs.get("status") == "complete" and not done.all():
         raise Damaged(
             f"{store / 'outcomes' / 'done'}: the run is complete, but {int((~done).sum())} rows are not done; {REMEDY}."
         )
@@ -126,8 +133,8 @@ def _files(path: Path) -> Files:
 
 
 def _attrs(path: Path, files: Files) -> Mapping[str, Any]:
-    with _named(path):
-        attrs = dict(zarr.open_group(files, mode="r", use_consolidated=False).attrs)
+    with named(path):
+        attrs: dict[str, Any] = json.loads(files.read("zarr.json"))["attributes"]
     if attrs.get("schema_version") != SCHEMA_VERSION:
         raise _another_version(path, attrs.get("schema_version", "none"))
     return attrs
@@ -149,7 +156,7 @@ def _another_version(path: Path, version: object) -> GatingError:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Whatever else zarr or xarray raise of a store, as one error that names it."""
     try:
         yield
