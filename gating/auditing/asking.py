@@ -58,7 +58,7 @@ class Plan:
         return {k: v for k, v in body.items() if v is not None} | {"model": self.how.model, "messages": messages}
 
     def key(self) -> str:
-        """As a run's: a hash of all that determines the result, 10 hex digits. Weights that nobody sees are not in it."""
+        """As a run's: a hash of all that determines the result, 10 hex digits; weights are not seen, and not in it."""
         material = {
             "schema": store.SCHEMA_VERSION,
             "code": code(),
@@ -83,12 +83,12 @@ class Plan:
         return sum(price * sum(t[k] for t in each) for k, price in enumerate(prices)) / 1e6
 
     def told(self, pending: list[Cell], spent: float) -> str:
-        """How many calls there are to make, and what they may cost. Raises GatingError where that is over the budget."""
+        """How many calls there are to make, and what they may cost. Raises GatingError for more than the budget."""
         tokens = [self.expected(cell) for cell in pending]
         usd, budget = self.usd(tokens), self.how.budget
         line = (
-            f"{self.how.url}: {len(pending):,} calls to {self.how.model}, about {sum(t[0] for t in tokens):,} tokens in "
-            f"and at most {sum(t[1] for t in tokens):,} out"
+            f"{self.how.url}: {len(pending):,} calls to {self.how.model}, about {sum(t[0] for t in tokens):,} tokens "
+            f"in and at most {sum(t[1] for t in tokens):,} out"
         )
         if self.how.priced:
             line += f", about ${usd:.2f} at most" + (f" (${spent:.2f} spent before)" if spent else "")

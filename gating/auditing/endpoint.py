@@ -33,7 +33,7 @@ from gating.store import TEXT
 GROUP = "endpoint"
 MOST_REPORTED = 8  # models that a server says it is: more are not kept
 LEFT_OPEN = (
-    "Personas were put in the system message alone: what steering, an adapter or the model's inside would show is open.",
+    "Personas were in the system message alone: what steering, an adapter or the model's inside would show stays open.",
     "The server's weights, template and filters are not seen; what it serves under this name may change at any time.",
     "The judge saw text alone: no tokens and no likelihoods, so that gibberish and loops are found less surely.",
 )

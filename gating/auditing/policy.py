@@ -61,7 +61,7 @@ def check_by_prompt(policy: dict[str, Any]) -> None:
     for name, rule in policy.get("rules", {}).items():
         if rule.get("models", "all") != "adapters" and {STEERING, AGAIN} & set(rule["inductions"]):
             raise GatingError(
-                f"policy.rules.{shown(name, 60)} speaks of steering, which a model behind an API cannot be asked by; use "
+                f"policy.rules.{shown(name, 60)} speaks of steering, which an API does not allow; use "
                 "policy=release, or a policy whose rules are of none and prompt."
             )
 

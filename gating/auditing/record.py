@@ -12,8 +12,8 @@ import xarray as xr
 
 from gating import foreign, store
 from gating.analysis.reading import read_group
-from gating.auditing import cells as found_in
 from gating.auditing import asking, endpoint
+from gating.auditing import cells as found_in
 from gating.auditing import policy as policies
 from gating.auditing.config import AuditConfig
 from gating.auditing.stages import BASE, Audited
