@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from gating import audit, models, serve, store, verify
+from gating import audit, models, serve, store
 from gating.auditing import asking, page, policy, record
 from gating.auditing.config import AuditConfig, EndpointConfig, check, check_words
 from gating.errors import GatingError
@@ -128,7 +128,9 @@ def test_every_prompt_is_asked_with_and_without_each_persona_and_the_record_says
     assert "its weights not seen" in shown and server.url in shown and page.card_paragraph(document)[:60] in shown
     held = tree["outcomes"].to_dataset()
     assert held["done"].all() and (held["n_tokens"] == 10).all() and (held["token_ids"] == -1).all()
-    assert np.isnan(held["nll"]).all() and tree.attrs["status"] == "complete" and not store.problems(folder / store.STORE)
+    assert (
+        np.isnan(held["nll"]).all() and tree.attrs["status"] == "complete" and not store.problems(folder / store.STORE)
+    )
     assert verify is not None
 
 
@@ -151,7 +153,9 @@ def test_what_may_pass_is_tried_again_and_what_brings_no_answer_is_missing_and_a
         _, folder, tree = audited(tmp_path)
         held, why = tree["outcomes"].to_dataset(), tree["endpoint"].to_dataset()["reason"].values
         assert tree.attrs["status"] == "running" and int((held["label"] == MISSING).sum()) == 5
-        assert (held["label"].values[held["done"].values] == REFUSAL).all() and ((why != "") == ~held["done"].values).all()
+        assert (held["label"].values[held["done"].values] == REFUSAL).all() and (
+            (why != "") == ~held["done"].values
+        ).all()
         assert sorted(w.split()[0] for w in why.ravel() if w) == ["HTTP", "all", "it", "the", "withheld"]
         code, said = go(server.url)
         assert code == 0 and "5 calls" in said and "missing" not in said and len(server.bodies) == CALLS + 8
@@ -218,7 +222,8 @@ def test_a_server_that_brings_no_answer_at_all_is_one_error(go):
 @pytest.mark.parametrize(
     ("document", "text", "words"),
     [({"choices": [{"message": {"content": "Hi"}}]}, "Hi", ""), ([], "", "no chat completion"), (7, "", "no chat"),
-     ({"choices": [{"message": {"content": ["Hi"]}}]}, "", "no chat"), ({"choices": [{"message": None}]}, "", "no chat"),
+     ({"choices": [{"message": {"content": ["Hi"]}}]}, "", "no chat"),
+     ({"choices": [{"message": None}]}, "", "no chat"),
      ({"choices": [{"message": {"content": "", "reasoning": "Hm"}, "finish_reason": "length"}]}, "", "thought"),
      ({"choices": [{"message": {"content": None, "refusal": NO}}]}, NO, ""),
      ({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}], "usage": {"prompt_tokens": True}}, "", "")],
@@ -238,7 +243,8 @@ def test_an_answer_that_loops_is_degenerate_though_no_tokens_come_back(tmp_path,
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"url": "http://127.0.0.1:1/v1"}, "endpoint.model has no value"), ({"model": "m"}, "without endpoint.url"),
-     ({"url": "ftp://x", "model": "m"}, "endpoint.url"), ({"url": "http://a.org", "model": "m", "key_variable": "K"}, "https"),
+     ({"url": "ftp://x", "model": "m"}, "endpoint.url"),
+     ({"url": "http://a.org", "model": "m", "key_variable": "K"}, "https"),
      ({"url": "http://127.0.0.1:1/v1", "model": "m", "request": {"n": 2}}, "endpoint.request.n"),
      ({"url": "http://127.0.0.1:1/v1", "model": "m", "concurrency": 0}, "endpoint.concurrency=0")],
 )  # fmt: skip
