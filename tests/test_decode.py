@@ -15,6 +15,7 @@ from gating.steering.decode import can_leave
 from gating.steering.interventions import Condition, Intervention
 from gating.steering.lowering import lower
 from gating.steering.readouts import Readouts
+from gating.steering.room import Room, in_halves
 from tests import families
 from tests.conftest import TINY, compose
 from tests.test_backend import two_directions
@@ -206,4 +207,35 @@ def test_a_familys_rows_leave_its_cache_or_stay_and_nothing_else_changes(family,
 def test_a_family_that_keeps_state_elsewhere_keeps_its_rows():
     mamba = families.model("mamba")
     assert not can_leave(mamba, {"attention_mask": torch.ones(2, 3)}, 2)
-    assert scoring.scores(mamba, [([1, 2], [3])], 0, 8) is None
+    assert scoring.scores(mamba, [([1, 2], [3])], 0, 8, Room()) is None
+
+
+def test_where_memory_runs_out_batches_are_halved_and_no_row_is_lost_or_changed(tiny, monkeypatch):
+    """Out of memory strikes whatever has more rows than fit, and once at random."""
+    ids = [chat.encode(tiny.tokenizer, f"{text} {i}") for text in TEXTS for i in range(3)]
+    answers = [[5, 6, 7], [8], [9, 5]] * 3
+    plain = Backend(tiny, 9)
+    wanted = (
+        [plain.generate([i], {}, NEW).tokens[0] for i in ids],
+        plain.nll(ids, answers),
+        plain.capture(ids, ["last"]),
+    )
+    strikes = iter([True, *[False] * 10_000])
+
+    def full(module, args, kwargs):
+        if (n := len(kwargs["input_ids"])) > 4 or (n > 1 and next(strikes)):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("gating.steering.preamble.length", lambda *a, **k: 0)
+    b, hook = Backend(tiny, 9), tiny.model.register_forward_pre_hook(full, with_kwargs=True)
+    try:
+        parts = in_halves(lambda rows: b.generate(rows, {}, NEW).tokens, ids)
+        nll, states = b.nll(ids, answers), b.capture(ids, ["last"])
+    finally:
+        hook.remove()
+    assert [t for _, part in parts for t in part] == wanted[0] and b.room.too_many["rows"] <= 5
+    assert np.allclose(nll, wanted[1], atol=1e-5)
+    for here, there in zip(states, wanted[2], strict=True):
+        assert np.abs(here - there).max() <= 1e-5 * np.abs(there).max()
+    with pytest.raises(RuntimeError, match="another fault"), b.room.of("rows", 1):
+        raise RuntimeError("another fault")

@@ -19,6 +19,7 @@ from gating.pipeline.answered import Answered, labels
 from gating.pipeline.config import RunConfig
 from gating.prompts import Prompt
 from gating.steering.backend import Backend
+from gating.steering.edits import apply_edits
 from gating.steering.readouts import Readouts
 from gating.steering.watch import Watch
 from tests import synthetic
@@ -124,7 +125,7 @@ def test_a_file_is_refused_when_it_was_changed_and_for_another_model(calibrated,
     [
         (lambda: planted(split="test"), {}, "data.split=test"),
         (planted, {"fpr": 0.01}, "needs 99 benign answers"),
-        (lambda: planted(complies=0), {}, "0 answers under attack_"),
+        (lambda: planted(complies=0), {}, "0 answers under attack_.* or evade it"),
         (planted, {"window": 13}, "have 12 tokens"),
         (planted, {"persona": "evil"}, "direction 'evil' is not in the run"),
         (lambda: synthetic.tree({"baseline": [0, 1]}), {}, "readouts.tokens=true"),
@@ -258,6 +259,16 @@ def test_the_command_calibrates_tries_and_acts(folders, tmp_path, capsys):
         assert row["same_token"] == row["flagged"] == row["counted"] and row["before"] == row["after"]
 
 
+def test_reopening_holds_the_persona_of_flagged_rows_at_every_token_and_touches_no_other(folders):
+    made = calibrate.calibrate(gating.open_run(folders["select"]), 0.1, 2)
+    persona = torch.from_numpy(file.unpacked(made.persona)).float()
+    edits = monitor.held(made, {}, torch.tensor([True, False]))
+    h, mask = torch.randn(2, 5, len(persona)), torch.ones(2, 5, dtype=torch.int64)
+    after = apply_edits(h, edits[made.layer], 0, {"prompt_mask": mask, "last_mask": mask, "ids": mask, "kept": {}}, 0)
+    assert torch.allclose(after[0] @ persona, torch.full((5,), made.neutral), atol=1e-4)
+    assert torch.equal(after[1], h[1]) and list(edits) == [made.layer]
+
+
 def test_answers_made_again_are_garbled_by_the_same_limits_as_those_of_the_run():
     planned: Any = SimpleNamespace(run=RunConfig(judge="rule"))
     unread: Any = None
@@ -274,7 +285,7 @@ def test_answers_made_again_are_garbled_by_the_same_limits_as_those_of_the_run()
         (["a", "b"], "2 runs are given"),
         (["a", "guard=g", "fpr=0.1"], "fpr with guard=FILE"),
         (["a", "act=note"], "no run to act on"),
-        (["a", "test=b", "act=kill"], "act='kill': use note, restore or stop"),
+        (["a", "test=b", "act=kill"], "act='kill': use note, restore, reopen or stop"),
         (["a", "cascade=true"], "together with act="),
         (["a", "fpr=2"], "fpr='2'"),
     ],

@@ -18,7 +18,8 @@ from gating.remote.jobs import digest
 from gating.remote.ledger import Ledger
 from gating.remote.wire import Lost, Passing, Wire
 from gating.steering import ops
-from gating.steering.calls import Call, in_halves
+from gating.steering.calls import Call
+from gating.steering.room import in_halves
 
 KEY = "12345678-aaaa-4bbb-8ccc-123456789abc"
 

@@ -74,8 +74,9 @@ def _check(positives: int, benign: int, fpr: float, roles: Roles) -> None:
         )
     if positives < FEWEST:
         raise GatingError(
-            f"{positives} answers under {', '.join(roles.attack)} comply with a harmful request, of {FEWEST} needed; "
-            "ask more harmful prompts, or steer harder: at a dose that suppresses refusal (python -m gating.choose)."
+            f"{positives} answers under {', '.join(roles.attack)} comply with a harmful request or evade it, of "
+            f"{FEWEST} needed; ask more harmful prompts, or steer harder: at a dose that suppresses refusal (python -m "
+            "gating.choose)."
         )
 
 

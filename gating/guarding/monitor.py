@@ -10,6 +10,7 @@ from gating import chat
 from gating.guarding.file import Guard, unpacked
 from gating.judging.labels import REFUSAL
 from gating.judging.learned import labels_of
+from gating.steering.lowering import Edit, Edits
 from gating.steering.watch import Confirm, Watch
 
 
@@ -17,6 +18,17 @@ def watch(guard: Guard, actions: Sequence[str], confirm: Confirm | None = None) 
     """A watch over one batch, with the action of each row (watch.ACTIONS)."""
     vector, persona = (torch.from_numpy(unpacked(text)) for text in (guard.vector, guard.persona))
     return Watch(guard.layer, vector, guard.threshold, guard.window, actions, persona, guard.neutral, confirm)
+
+
+def held(guard: Guard, edits: Edits, rows: torch.Tensor) -> Edits:
+    """Edits under which, besides, some rows' projection on the persona is led to its mean in benign answers at every
+    token, the prompt's too. rows: [row] boolean."""
+    persona = torch.from_numpy(unpacked(guard.persona)).float().expand(len(rows), 1, -1)
+    edit = Edit(
+        op="clamp", scope="all", write=persona, measure=persona, strength=rows.float(),
+        target=torch.full((len(rows), 1), guard.neutral), of=torch.full((len(rows),), -1), gate=None,
+    )  # fmt: skip
+    return {**edits, guard.layer: [*edits.get(guard.layer, []), edit]}
 
 
 def second_judge(tokenizer: chat.Tokenizer, prompts: Sequence[str]) -> Confirm:

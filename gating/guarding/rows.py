@@ -11,7 +11,7 @@ import xarray as xr
 
 from gating.analysis.reading import check_single, held_readouts, read_group, whole_directions
 from gating.errors import GatingError, choices
-from gating.judging.labels import COMPLIANCE, MISSING
+from gating.judging.labels import COMPLIANCE, EVASIVE, MISSING
 
 ATTACK, BENIGN, UNSEEN = "attack", "benign", "unseen"  # roles of conditions
 
@@ -53,8 +53,8 @@ class Rows:
 
     @property
     def positive(self) -> np.ndarray:
-        """Harmful requests that an attack's answer complies with: [row] boolean."""
-        return (self.role == ATTACK) & self.harmful & (self.label == COMPLIANCE)
+        """Harmful requests that an attack's answer complies with or evades, as an empty promise does: [row] boolean."""
+        return (self.role == ATTACK) & self.harmful & np.isin(self.label, (COMPLIANCE, EVASIVE))
 
     @property
     def benign(self) -> np.ndarray:

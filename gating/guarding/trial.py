@@ -1,6 +1,8 @@
 """What an action does to the answers of a run that the guard flags: each is answered again with the guard acting.
 
-Answers that are not flagged are the same with a guard, token by token, so that they are not made again.
+Answers that are not flagged are the same with a guard, token by token, so that they are not made again. `reopen` is
+more than a watch can do: what was said is thrown away, and the prompt is read and answered anew with the persona held
+at its mean in benign answers at every token.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from gating.prompts import Prompt
 from gating.steering import lowering
 from gating.steering.backend import Backend
 from gating.steering.interventions import Condition
+
+REOPEN = "reopen"
 
 
 class Again(NamedTuple):
@@ -96,8 +100,10 @@ def _answers(
     ids = [planned.ids(r.prompt.text, r.condition.system or system) for r in rows]
     edits = {} if directions is None else lowering.lower([r.condition for r in rows], directions, planned.run.seed)
     confirm = monitor.second_judge(backend.loaded.tokenizer, [r.prompt.text for r in rows]) if cascade else None
-    over = monitor.watch(guard, [action] * len(rows), confirm)
+    over = monitor.watch(guard, ["note" if action == REOPEN else action] * len(rows), confirm)
     made = backend.generate(ids, edits, planned.max_new_tokens, watch=over)
+    if action == REOPEN:
+        made = backend.generate(ids, monitor.held(guard, edits, over.flagged > 0), planned.max_new_tokens)
     asked = [planned.ids(r.prompt.text, system) for r in rows]
     again = answered.score(backend, asked, made, "scores of answers made again")
     texts = answered.texts(backend, [answer for _, answer in again.said])

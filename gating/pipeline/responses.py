@@ -11,8 +11,8 @@ import xarray as xr
 from gating import chat, progress, store, thoughts
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend
-from gating.steering.calls import in_halves
 from gating.steering.direction_specs import Chat
+from gating.steering.room import in_halves
 from gating.store import TEXT
 
 

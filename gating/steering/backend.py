@@ -6,10 +6,11 @@ who runs them, which is the nnsight backend that `via` gives (None: this process
 
 from __future__ import annotations
 
+import itertools
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import nnsight
 import numpy as np
@@ -23,19 +24,17 @@ from gating.errors import GatingError
 from gating.models import Loaded, padding
 from gating.models.parts import decoder_layers, final_modules, head_of
 from gating.steering import decode, ops, preamble, scoring
-from gating.steering.calls import Call, Inputs, Plan, Reading, Sampling, Scored, Via, in_halves, planned
+from gating.steering.calls import Call, Inputs, Plan, Reading, Sampling, Scored, Via, planned
 from gating.steering.edits import but_the_first
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Entries, Generation, Readouts, collect
+from gating.steering.room import Item, Result, Room, in_halves
 from gating.steering.scheduler import Turn, each
 from gating.steering.watch import Monitor
 
 NO_READOUTS = Readouts()
 SIGNATURE_TOKENS = 32
 TOP_P = 0.95  # of sampled answers
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Backend:
@@ -52,8 +51,9 @@ class Backend:
         self.loaded = loaded
         self.batch_rows = batch_rows
         self.via, self.width, self.turn = via, width, turn or Turn()
+        self.room = Room()
         self.pad_id = int(loaded.tokenizer.pad_token_id)
-        where = {"device": "meta"} if loaded.model.device.type == "meta" else {}  # it has no weights to move elsewhere
+        where = {"device": "meta"} if loaded.model.device.type == "meta" else {}  # no weights to move elsewhere
         self.lm = TransformersModel(loaded.model, tokenizer=loaded.tokenizer, task="text-generation", **where)
         self.layers = operator.attrgetter(decoder_layers(loaded.model))(self.lm)
 
@@ -72,15 +72,15 @@ class Backend:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Residual stream resid_post at named positions, at every block, in one forward pass per batch.
 
-        prompts: token ids; responses: ids that follow them, for response positions; sides: [side, row, position], the
-        weight of each row and position in each side's sum, so that sums leave the model instead of rows. Returns
-        float32 [row, position, block, hidden], or with sides float64 [side, block, hidden]; and the median residual
-        norm over all tokens but the first (an outlier in most models), float64 [block].
+        prompts: token ids; responses: ids that follow them; sides: [side, row, position], weights of each row and
+        position in each side's sum, so that sums leave the model and not rows. Returns float32 [row, position, block,
+        hidden], or with sides float64 [side, block, hidden]; and the median residual norm over all tokens but the first
+        (an outlier in most models), float64 [block].
         """
         responses = responses or [[] for _ in prompts]
         texts = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
         if not texts:
-            raise ValueError("capture needs at least one prompt")
+            raise ValueError("no prompt to capture")
         weights = None if sides is None else torch.from_numpy(np.ascontiguousarray(sides, dtype="float64"))
 
         def capture_batch(rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +92,8 @@ class Backend:
             lengths = [len(texts[r]) for r in rows]
             at = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows], lengths)
             shares = None if weights is None else weights[:, list(rows)]
-            read = self._read(self._inputs(ids, mask), at, shares, what, begun)
+            with self.room.of("texts", len(rows)):
+                read = self._read(self._inputs(ids, mask), at, shares, what, begun)
             return read["state"].numpy(), read["norm"][:, but_the_first(mask)].numpy()
 
         batches = self._batches(texts)
@@ -160,7 +161,8 @@ class Backend:
         plan = self._plan(ids, mask, edits, readouts, sampling[1] if sampling else None)
         inputs = self._inputs(ids, mask)
         ids_out, packed = self._generate(inputs, plan, max_new_tokens, sampling, about, watch, begun)
-        tokens = [self._until_end(row) for row in ids_out.tolist()]
+        end = set(self.loaded.end_ids)
+        tokens = [list(itertools.takewhile(lambda t: t not in end, row)) for row in ids_out.tolist()]
         n_probes = 0 if readouts.probes is None else readouts.probes.shape[1]
         sizes = {"step": max_new_tokens, "layer": self.loaded.n_layers, "direction": n_probes}
         return collect(tokens, packed, readouts.names, sizes)
@@ -183,7 +185,7 @@ class Backend:
 
     def _nll(self, rows: Sequence[Scored], about: str) -> list[float]:
         if self.via is None:
-            here = scoring.scores(self.loaded.model, rows, self.pad_id, self.batch_rows)
+            here = scoring.scores(self.loaded.model, rows, self.pad_id, self.batch_rows, self.room)
             if here is not None:
                 return here
         step = scoring.rows_at_once(self.loaded.model, max((len(c) for _, c in rows), default=0))
@@ -219,10 +221,6 @@ class Backend:
             max_new_tokens=max_new_tokens, eos_token_id=self.loaded.end_ids, pad_token_id=self.pad_id, **how
         )
 
-    def _until_end(self, tokens: list[int]) -> list[int]:
-        end = set(self.loaded.end_ids)
-        return tokens[: next((i for i, t in enumerate(tokens) if t in end), len(tokens))]
-
     def _generate(
         self,
         enc: Inputs,
@@ -236,7 +234,8 @@ class Backend:
         lm, layers, width = self.lm, self.layers, enc["input_ids"].shape[1]
         config = self._decoding(n, sampling[0] if sampling else None)
         if self.via is None:
-            return decode.decode(self.loaded.model, enc, plan, config, watch, begun)
+            with self.room.of("rows", len(enc["input_ids"])):
+                return decode.decode(self.loaded.model, enc, plan, config, watch, begun)
         if watch is not None:
             raise GatingError("backend: a guard or stop=label acts between tokens, which only backend=local does.")
         via = self.via(Call("generate", (enc, plan, n, sampling, self.loaded.end_ids), about))

@@ -1,19 +1,15 @@
-"""What stands in a trace, as plain types, and how a batch that finds no room is cut in halves."""
+"""What stands in a trace, as plain types."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 
-from gating.errors import TooLarge
 from gating.models.parts import Head
 from gating.steering.lowering import Edits
 from gating.steering.readouts import Readouts
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Call(NamedTuple):
@@ -76,14 +72,3 @@ def planned(
         "ids": ids,
         "kept": {},
     }
-
-
-def in_halves(do: Callable[[Sequence[Item]], Result], rows: Sequence[Item]) -> list[tuple[Sequence[Item], Result]]:
-    """(rows, do(rows)), or that of each half where there is no room for all. Raises TooLarge for one row too large."""
-    try:
-        return [(rows, do(rows))]
-    except TooLarge:
-        if len(rows) == 1:
-            raise
-    half = len(rows) // 2
-    return [*in_halves(do, rows[:half]), *in_halves(do, rows[half:])]

@@ -14,6 +14,7 @@ from gating import chat
 from gating.models import padding
 from gating.steering import ops, preamble
 from gating.steering.calls import Inputs, Scored
+from gating.steering.room import Room, in_halves
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # the largest logits block of one forward: larger ones are slower
 
@@ -24,7 +25,9 @@ def rows_at_once(model: PreTrainedModel, longest: int) -> int:
     return max(1, LOGITS_BYTES.get(model.device.type, LOGITS_BYTES["cpu"]) // (4 * vocabulary * (longest + 1)))
 
 
-def scores(model: PreTrainedModel, rows: Sequence[Scored], pad: int, prompts_at_once: int) -> list[float] | None:
+def scores(
+    model: PreTrainedModel, rows: Sequence[Scored], pad: int, prompts_at_once: int, room: Room
+) -> list[float] | None:
     """Mean negative log-likelihood of every row's answer behind its prompt, nats a token; None where the family keeps
     more of a prompt than a cache."""
     if model._is_stateful:
@@ -32,21 +35,40 @@ def scores(model: PreTrainedModel, rows: Sequence[Scored], pad: int, prompts_at_
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for r, (prompt, _) in enumerate(rows):
         by_prompt.setdefault(tuple(prompt), []).append(r)
-    prompts = sorted(by_prompt, key=len)
-    found: dict[int, float] = {}
-    for start in range(0, len(prompts), prompts_at_once):
-        together = prompts[start : start + prompts_at_once]
-        prefill = Prefill(model, together, pad)
+
+    def behind(together: Sequence[tuple[int, ...]]) -> dict[int, float] | None:
+        with room.of("prompts that are scored behind", len(together)):
+            prefill = Prefill(model, together, pad)
         if not prefill.holds:
             return None
         asked = [(p, rows[r][1], r) for p, prompt in enumerate(together) for r in by_prompt[prompt]]
-        asked.sort(key=lambda row: len(row[1]))
-        while asked:  # the longest first, so that what finds room for them finds room for all
-            n = rows_at_once(model, len(asked[-1][1]))
-            batch, asked = asked[-n:], asked[:-n]
-            nll = prefill.mean_nll([(p, answer) for p, answer, _ in batch]).tolist()
-            found |= dict(zip((r for _, _, r in batch), nll, strict=True))
+        return _scored(prefill, sorted(asked, key=lambda row: len(row[1])), room)
+
+    prompts = sorted(by_prompt, key=len)
+    found: dict[int, float] = {}
+    for start in range(0, len(prompts), prompts_at_once):
+        for _, part in in_halves(behind, prompts[start : start + prompts_at_once]):
+            if part is None:
+                return None
+            found |= part
     return [found[r] for r in range(len(rows))]
+
+
+def _scored(prefill: Prefill, asked: list[tuple[int, Sequence[int], int]], room: Room) -> dict[int, float]:
+    """The scores of answers, the shortest first, each with the number of its prompt and of its row: by row."""
+
+    def mean_nll(batch: Sequence[tuple[int, Sequence[int], int]]) -> list[float]:
+        with room.of("answers", len(batch)):
+            nll: list[float] = prefill.mean_nll([(p, answer) for p, answer, _ in batch]).tolist()
+            return nll
+
+    found: dict[int, float] = {}
+    while asked:  # the longest first, so that what finds room for them finds room for all
+        n = rows_at_once(prefill.model, len(asked[-1][1]))
+        batch, asked = asked[-n:], asked[:-n]
+        for part, nll in in_halves(mean_nll, batch):
+            found |= dict(zip((r for _, _, r in part), nll, strict=True))
+    return found
 
 
 class Prefill:

@@ -118,7 +118,8 @@ def test_an_actor_that_the_server_ends_mid_job_costs_at_most_one_more_try(servin
 
 
 def test_a_job_that_exceeds_the_servers_time_is_done_in_halves(serving, backend):
-    from gating.steering.calls import Call, in_halves
+    from gating.steering.calls import Call
+    from gating.steering.room import in_halves
 
     here, remote = backend()
     lm = here.lm
