@@ -133,10 +133,10 @@ def test_every_prompt_is_asked_with_and_without_each_persona_and_the_record_says
 
 
 def test_what_may_pass_is_tried_again_and_what_brings_no_answer_is_missing_and_asked_again(tmp_path, go):
-    odd = {}
+    odd: dict[str, int] = {}
 
     def says(body, nth):
-        kind = odd.setdefault(question(body), len(odd)) if not persona(body) else None
+        kind = -1 if persona(body) else odd.setdefault(question(body), len(odd))
         if kind == 0:
             return (429, "slow") if nth == 1 else chat(NO)
         if kind == 1:

@@ -134,11 +134,11 @@ def read(document: Any) -> Said:
     """A server's document. What is no answer is missing, never a refusal."""
     whole = document if isinstance(document, dict) else {}
     usage = whole.get("usage")
-    counted = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+    tokens_in, tokens_out = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     names = (whole.get(name) for name in ("model", "system_fingerprint"))
     model = " ".join(shown(name, 80) for name in names if isinstance(name, str))
     text, reason = _answer(whole)
-    return Said(text, reason, *counted, model)
+    return Said(text, reason, tokens_in, tokens_out, model)
 
 
 def _answer(whole: dict[str, Any]) -> tuple[str, str]:

@@ -206,9 +206,9 @@ class Sitting:
 
     def _took(self, cell: Cell) -> tuple[int, int]:
         """Those of all calls for a cell, from its store."""
-        counts = (int(self.asked[name].values[cell]) for name in ("tokens_in", "tokens_out"))
+        tokens_in, tokens_out = (int(self.asked[name].values[cell]) for name in ("tokens_in", "tokens_out"))
         none = "" if self.outcomes["done"].values[cell] else "no answer"
-        return self._cost(Said("", none, *counts), cell)
+        return self._cost(Said("", none, tokens_in, tokens_out), cell)
 
     def _check_budget(self) -> None:
         budget = self.plan.how.budget
