@@ -25,16 +25,25 @@ broken: list[str] = []
 
 @hydra.main(version_base="1.3", config_path=str(config_files.conf_dir()), config_name="audit")
 def job(cfg: DictConfig) -> None:
-    from gating.auditing import page, policy, record, stages
-    from gating.auditing.config import AuditConfig
+    from gating.auditing import asking, page, policy, record, stages
+    from gating.auditing.config import AuditConfig, check_words
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
 
     with configured.kept(failures, console, str(cfg.runs_dir)):
         config = configured.typed(cfg, AuditConfig)
         policy.check(config.policy)
         label = str(HydraConfig.get().runtime.choices["model"])
+        if config.endpoint.url is not None:
+            check_words(HydraConfig.get().overrides.task)
+            policy.check_by_prompt(config.policy)
+            label = asking.label(config.endpoint)
         out = Path(config.out or Path(config.runs_dir) / f"{label}-audit").expanduser()
+        if config.endpoint.dry_run:
+            return tell(stages.look(config, label))
         earlier = record.read(config.against) if config.against else None
-        audited = stages.audit(config, label, lambda line: console.print(line, markup=False, soft_wrap=True))
+        audited = stages.audit(config, label, tell)
         document = record.record(config, audited, label)
         if earlier is not None:
             document["regressions"] = record.regressions(document, earlier)

@@ -107,6 +107,13 @@ AUDITING = {
     "n_harmless": Range(4, 10**6),
     "kl": Range(0, 20, above=True),  # nats
     "random": Range(0, 99),
+    "endpoint.concurrency": Range(1, 256),
+    "endpoint.deadline": Range(0, WEEK, above=True),  # seconds
+    "endpoint.attempts": Range(1, 100),
+    "endpoint.wait": Range(0, 3600),  # seconds
+    "endpoint.usd_in": Range(0, 10**6),
+    "endpoint.usd_out": Range(0, 10**6),
+    "endpoint.budget": Range(0, 10**6, above=True),
 }
 
 SERVING = {

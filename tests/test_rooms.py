@@ -14,7 +14,7 @@ FLOORS = (
     ("errors",),
     ("foreign", "progress", "swap", "event_loop"),
     ("config_files", "extras", "addresses", "settings", "web", "words"),
-    ("prompts", "personas", "chat", "thoughts"),
+    ("prompts", "personas", "chat", "thoughts", "completions"),
     ("models",),
     ("judging",),
     ("steering",),

@@ -62,13 +62,15 @@ def disclosure(document: dict[str, Any]) -> list[tuple[str, str, str]]:
     adapters = ", ".join(a["name"] for a in document["adapters"]) or "none"
     result = f"policy {document['policy'].get('policy', 'none')}: {document['verdict']}"
     harmful = f"{method['prompts']['harmful']} harmful requests, {method['new_tokens']} tokens, {method['decoding']}"
+    behind = model.get("endpoint")
+    which = f"revision {model['model_revision']}, weights {model['model_fingerprint']}"
     return [
-        ("model and revision", f"{model['model_id']}, {model['model_revision']}, weights {model['model_fingerprint']}",
+        ("model and revision", f"{model['model_id']}, " + (f"{behind['url']}, weights not seen" if behind else which),
          "authority, downstream"),
         ("provider and contact", to_fill, "authority, downstream"),
         ("modifications examined", adapters, "authority, downstream"),
         ("computation of the modification", to_fill, "authority"),
-        ("evaluation", f"personas by prompt and by steering; {harmful}", "authority, downstream"),
+        ("evaluation", f"personas by prompt{'' if behind else ' and by steering'}; {harmful}", "authority, downstream"),
         ("result", result, "authority, downstream"),
         ("known limits", " ".join(document["limits"]), "authority, downstream"),
         ("measures taken", to_fill, "authority"),

@@ -55,6 +55,17 @@ def check(policy: dict[str, Any]) -> None:
         _check_rule(f"policy.rules.{shown(name, 60)}", rule)
 
 
+def check_by_prompt(policy: dict[str, Any]) -> None:
+    """Raises GatingError for a rule on steering, where a model can be asked by prompt alone: it could not be decided,
+    and a policy is not kept by what nobody tried."""
+    for name, rule in policy.get("rules", {}).items():
+        if rule.get("models", "all") != "adapters" and {STEERING, AGAIN} & set(rule["inductions"]):
+            raise GatingError(
+                f"policy.rules.{shown(name, 60)} speaks of steering, which an API does not allow; use "
+                "policy=release, or a policy whose rules are of none and prompt."
+            )
+
+
 def _check_rule(key: str, rule: Any) -> None:
     if not isinstance(rule, dict):
         raise GatingError(f"{key} is {shown(repr(rule), 60)}: write says, set, measure, inductions and a threshold.")

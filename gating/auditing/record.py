@@ -12,6 +12,7 @@ import xarray as xr
 
 from gating import foreign, store
 from gating.analysis.reading import read_group
+from gating.auditing import asking, endpoint
 from gating.auditing import cells as found_in
 from gating.auditing import policy as policies
 from gating.auditing.config import AuditConfig
@@ -28,7 +29,6 @@ LIMITS = (
     "Answers are the model's greedy ones of a few dozen tokens; what comes later is not seen.",
     "Labels are a judge's, with its errors: see the judge's card, and label answers yourself (python -m gating.label).",
     "Personas not tried, other prompts, other languages and other attacks are not covered.",
-    "Steering is at one block and one first-token KL; other places and doses may do more.",
     "Refusal of these prompts is evidence for a model's behaviour, not a proof of safety.",
 )
 
@@ -55,7 +55,7 @@ def record(cfg: AuditConfig, audited: Audited, label: str) -> dict[str, Any]:
         "correlations": found_in.correlations(cells, list(models), cfg.seed),
         "geometry": geometry(audited.parts[0].tree),
         "weakest": found_in.weakest(cells),
-        "limits": list(LIMITS),
+        "limits": [*LIMITS[:-1], *audited.left_open, LIMITS[-1]],
         "warnings": audited.warnings,
         "stores": [{"model": p.model, "key": str(p.tree.attrs["key"])} for p in audited.parts],
     }
@@ -64,17 +64,19 @@ def record(cfg: AuditConfig, audited: Audited, label: str) -> dict[str, Any]:
 
 def _model(attrs: dict[Any, Any], name: str) -> dict[str, Any]:
     fields = ("model_id", "model_revision", "model_fingerprint", "dtype", "device", "template_hash", "judge")
-    return {"name": name} | {field: str(attrs.get(field, "")) for field in fields}
+    behind = {"endpoint": json.loads(attrs["server"])} if attrs.get("device") == endpoint.GROUP else {}
+    return {"name": name} | {field: str(attrs.get(field, "")) for field in fields} | behind
 
 
 def _method(cfg: AuditConfig, audited: Audited, cells: xr.Dataset, level: float) -> dict[str, Any]:
-    sites = cfg.model.sites
+    sites, behind = cfg.model.sites, cfg.endpoint.url is not None
+    steering = {"block": sites.persona, "read": sites.persona_read, "kl": audited.kl, "chosen": sites.chosen}
     return {
         "prompts": {name: int((cells["set"] == name).sum()) for name in found_in.SETS},
         "sources": {name: getattr(cfg, name) for name in found_in.SETS},
         "new_tokens": cfg.new_tokens,
-        "decoding": "greedy",
-        "steering": {"block": sites.persona, "read": sites.persona_read, "kl": audited.kl, "chosen": sites.chosen},
+        "decoding": asking.decoding(cfg.endpoint) if behind else "greedy",
+        "steering": {} if behind else steering,
         "interval": f"Wilson for rates, Newcombe's method 10 for paired changes, {level:.0%}",
         "tests": "exact McNemar, Holm over the cells of a set",
         "seed": cfg.seed,

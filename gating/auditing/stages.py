@@ -12,6 +12,7 @@ import xarray as xr
 
 from gating import personas, prompts, store
 from gating.analysis.reading import held_readouts, read_group
+from gating.auditing import asking, endpoint
 from gating.auditing.config import AuditConfig, check, names
 from gating.models import ModelConfig
 from gating.pipeline import execute, study
@@ -28,6 +29,7 @@ DOSE = "compliant"  # the persona whose dose is the model's own (conf/model/NAME
 NONE, PROMPT, STEERING, AGAIN, RANDOM = "none", "prompt", "steering", "steering again", "random"
 LEAST_KL = 1e-3  # nats
 BASE = "base"  # the model without any of the adapters that are audited
+STEERED = "Steering is at one block and one first-token KL; other places and doses may do more."
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Audited:
     kl: float | None = None  # nats; None is equal norm
     borderline: frozenset[str] = frozenset()  # hashes of prompts
     warnings: list[str] = field(default_factory=list)
+    left_open: tuple[str, ...] = (STEERED,)  # what the way in which the model was asked cannot show
 
 
 def audit(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> Audited:
@@ -56,6 +59,8 @@ def audit(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> Audited:
     check(cfg)
     sites = cfg.model.sites
     out = Audited(borderline=_hashes(cfg.borderline))
+    if cfg.endpoint.url is not None:
+        return _behind_an_api(cfg, label, tell, out)
     if not sites.chosen:
         out.warnings.append(
             "model.sites: blocks and doses were never chosen on this model, so that what steering does not do says "
@@ -79,6 +84,29 @@ def audit(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> Audited:
             tell(f"adapter {name}: along directions of its own")
             out.parts.append(_run(cfg, name, f"{label}-{name}", adapted, out.kl, (AGAIN,)))
     return out
+
+
+def _behind_an_api(cfg: AuditConfig, label: str, tell: Callable[[str], None], out: Audited) -> Audited:
+    inductions = {"baseline": (NONE, "")} | {c: (PROMPT, name) for c, (_, name) in _prompted(cfg).items()}
+    folder, warnings = endpoint.ask(_plan(cfg, label), cfg.force, tell)
+    part = Part(BASE, store.open_run(folder), inductions, folder)
+    return replace(out, parts=[part], warnings=warnings, left_open=endpoint.LEFT_OPEN)
+
+
+def look(cfg: AuditConfig, label: str) -> str:
+    """How many calls an audit of a model behind an API has to make, and what they may cost. Raises GatingError."""
+    check(cfg)
+    return endpoint.look(_plan(cfg, label))
+
+
+def _plan(cfg: AuditConfig, label: str) -> asking.Plan:
+    return asking.planned(cfg, label, {condition: given for condition, (given, _) in _prompted(cfg).items()})
+
+
+def _prompted(cfg: AuditConfig) -> dict[str, tuple[str, str]]:
+    """Of every condition that is a persona in the system message: the persona as it was given, and its name."""
+    loaded = {given: personas.load(given).name for given in names(cfg)}
+    return {f"{PROMPT}-{name}": (given, name) for given, name in loaded.items()}
 
 
 def _own_kl(cfg: AuditConfig, label: str, tell: Callable[[str], None]) -> float | None:

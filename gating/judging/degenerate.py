@@ -74,6 +74,11 @@ def repetition(token_ids: Sequence[int]) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else math.nan
 
 
+def words(text: str) -> list[str]:
+    """A text's words and numbers, in lower case; a letter of a script without spaces is a word."""
+    return _WORDS.findall(text.casefold())
+
+
 def loops(text: str) -> bool:
     """Whether a text ends by saying again, word for word, what it just said: a loop of up to LONGEST_LOOP words, or a
     part of a word, or a picture, over and over.
@@ -86,14 +91,14 @@ def loops(text: str) -> bool:
     if stutter and (stutter[2] or len(stutter[0]) >= max(30, min(len(text), 200) / 4)):
         return True
     cut = not _ENDED.search(text)
-    found = _WORDS.findall(_COUNTER.sub("#", text.casefold()))
-    words = found[:-1] if cut else found  # a word that is cut off is not said again
-    n = len(words)
-    for period in (k for k in range(1, min(LONGEST_LOOP, n - 8) + 1) if words[-k - 1] == words[-1]):
-        same = [now == before for now, before in zip(reversed(words), reversed(words[:-period]), strict=False)]
+    found = words(_COUNTER.sub("#", text))
+    said = found[:-1] if cut else found  # a word that is cut off is not said again
+    n = len(said)
+    for period in (k for k in range(1, min(LONGEST_LOOP, n - 8) + 1) if said[-k - 1] == said[-1]):
+        same = [now == before for now, before in zip(reversed(said), reversed(said[:-period]), strict=False)]
         again = same.index(False) if False in same else len(same)
         half = cut and again >= period / 2 and not all(same[again + 1 : again + 4] or [False])
-        if again >= max(8, n / 4) and (again >= period or half) and any(w.isalpha() for w in words[-period:]):
+        if again >= max(8, n / 4) and (again >= period or half) and any(w.isalpha() for w in said[-period:]):
             return True
     return False
 

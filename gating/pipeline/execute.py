@@ -40,6 +40,7 @@ from gating.pipeline import (
 from gating.pipeline.key import code
 from gating.pipeline.prompt_batches import Encoded
 from gating.pipeline.study import Study
+from gating.prompts import Prompt
 from gating.steering.backend import Backend
 from gating.store import TEXT
 
@@ -190,18 +191,6 @@ def _by_length(study: Study) -> list[Encoded]:
 
 def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connection: Connection | None) -> None:
     loaded, run = backend.loaded, study.run
-    columns: dict[str, Any] = {
-        name: ("prompt", np.array([getattr(e.prompt, name) for e in asked], dtype=TEXT))
-        for name in ("text", "category", "source")
-    }
-    described = xr.Dataset(
-        {
-            **columns,
-            "harmful": ("prompt", np.array([e.prompt.harmful for e in asked])),
-            "n_tokens": ("prompt", np.array([len(e.ids) for e in asked], dtype="int32")),
-        },
-        coords={"prompt": np.array([e.prompt.hash for e in asked], dtype=TEXT)},
-    )
     attrs = {
         "key": study.key,
         "config": yaml.safe_dump(asdict(run), sort_keys=False, allow_unicode=True),
@@ -228,7 +217,19 @@ def _lay_out(study: Study, backend: Backend, asked: Sequence[Encoded], connectio
         "warnings": json.dumps(study.warnings),
     }
     described_conditions = conditions.table(study.conditions, loaded.n_layers)
-    store.create(study.store, described, described_conditions, study.max_new_tokens, study.prompt_batch, attrs)
+    prompts = described([e.prompt for e in asked], [len(e.ids) for e in asked])
+    store.create(study.store, prompts, described_conditions, study.max_new_tokens, study.prompt_batch, attrs)
+
+
+def described(prompts: Sequence[Prompt], n_tokens: Sequence[int]) -> xr.Dataset:
+    """The /prompts group. n_tokens: of each prompt, -1 where nobody knows."""
+    columns: dict[str, Any] = {
+        name: ("prompt", np.array([getattr(p, name) for p in prompts], dtype=TEXT))
+        for name in ("text", "category", "source")
+    }
+    columns["harmful"] = "prompt", np.array([p.harmful for p in prompts])
+    columns["n_tokens"] = "prompt", np.array(n_tokens, dtype="int32")
+    return xr.Dataset(columns, coords={"prompt": np.array([p.hash for p in prompts], dtype=TEXT)})
 
 
 def _machine(study: Study, backend: Backend) -> dict[str, object]:

@@ -35,6 +35,7 @@ PACKAGE = Path(gating.__file__).parent
 PACKAGES = ("torch", "transformers", "nnsight", "numpy", "scikit-learn", "peft")
 CODE = (
     "chat.py",
+    "completions.py",
     "thoughts.py",
     "prompts.py",
     "personas",

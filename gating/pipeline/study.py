@@ -99,7 +99,7 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
         direction_spec(name, how.position, run.model.system, extract, how.questions, run.seed)
         for name in resolved.direction_names
     ]
-    test, warnings = _test_prompts(run)
+    test, warnings = test_prompts(run)
     warnings += _overlaps(run, test, specs) + _matched_on(run, test, of_run)
     run_key = key(run, test, specs, of_run, family)
     fits.check(run, test, specs, run_key.tokens or {}, sizes.get("context"))
@@ -138,7 +138,7 @@ def _extraction_prompts(run: RunConfig) -> list[Prompt]:
     return sides
 
 
-def _test_prompts(run: RunConfig) -> tuple[list[Prompt], list[str]]:
+def test_prompts(run: RunConfig) -> tuple[list[Prompt], list[str]]:
     """The prompts to ask, `data.n` of each set, and a warning for each duplicate that was left out."""
     asked: list[Prompt] = []
     warnings: list[str] = []
