@@ -32,7 +32,7 @@ def test_a_models_file_is_a_choice_of_the_model_group():
     run, chosen, _ = compose(*cli.words(["model=./mine.yaml"]))
     assert chosen["model"] == "mine"
     assert run.model.first_token_openings == ["No"] and run.model.architecture == "llama"
-    assert (run.steer.layers, run.model.steer.coef, run.model.batch_rows) == (1, 3.0, 128)
+    assert (run.steer.layers, run.model.steer.coef, run.model.batch_rows) == (1, 3.0, 64)
 
 
 def test_a_folder_of_choices_is_known_with_its_models_and_experiments(command):

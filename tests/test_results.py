@@ -14,7 +14,7 @@ from gating.remote.expected import NotFinite, Sizes
 from gating.remote.wire import Lost
 from gating.steering.calls import Call
 
-KINDS = {"_read": "read", "_generate": "generate", "_score": "score"}
+KINDS = {"_read": ("read", 3), "_generate": ("generate", 4), "_score": ("score", 4)}  # and what of a call travels
 N = 30_000_000
 
 
@@ -34,14 +34,14 @@ def traces(monkeypatch, tmp_path):
     def go(*overrides: str) -> list[tuple[Call, Sizes, dict[str, Any]]]:
         seen = []
         monkeypatch.setattr(execute, "Backend", lambda loaded, rows: Backend(loaded, rows, lambda call: None))
-        for name, kind in KINDS.items():
+        for name, (kind, travel) in KINDS.items():
             real = getattr(Backend, name)
 
-            def record(self, *content, real=real, kind=kind):
+            def record(self, *content, real=real, kind=kind, travel=travel):
                 given = real(self, *content)
                 out, read = given if kind == "generate" else (given, None)
                 values = {"out": out} if read is None else {"out": out, "read": read}
-                seen.append((Call(kind, content[:-1], "rows"), sizes(self.loaded), values))
+                seen.append((Call(kind, content[:travel], "rows"), sizes(self.loaded), values))
                 return given
 
             monkeypatch.setattr(Backend, name, record)
@@ -61,7 +61,7 @@ def traces(monkeypatch, tmp_path):
 ])  # fmt: skip
 def test_what_every_trace_saves_is_what_is_expected_of_it(asked, traces):
     seen = traces(*asked)
-    assert {call.kind for call, _, _ in seen} == set(KINDS.values())
+    assert {call.kind for call, _, _ in seen} == {kind for kind, _ in KINDS.values()}
     for call, model, values in seen:
         expected.check(call, model, values)
         assert len(packed(values)) <= expected.size(call, model) + results.OVERHEAD
