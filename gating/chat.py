@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,21 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, 
         ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.int64)
         mask[i, width - len(row) :] = 1
     return ids, mask
+
+
+def begun_alike(rows: Sequence[Sequence[int]], most: int | None = None) -> int:
+    """How many tokens all rows begin with, at most `most` (None: all but the last one of the shortest row)."""
+    columns = itertools.islice(zip(*rows, strict=False), min(map(len, rows)) - 1 if most is None else max(0, most))
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def pad_behind(rows: Sequence[Sequence[int]], n: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask, both [row, token] int64, with each row's pads behind its first n tokens."""
+    import torch
+
+    ids, mask = pad_left([row[n:] for row in rows], pad_id)
+    begun = torch.tensor([list(row[:n]) for row in rows], dtype=torch.int64).reshape(len(rows), n)
+    return torch.cat([begun, ids], dim=1), torch.cat([torch.ones_like(begun), mask], dim=1)
 
 
 def needs_response(position: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gating import chat, models
+from gating.errors import TooLarge
 from gating.models import parts
 from gating.steering import preamble, scoring
 from gating.steering.backend import Backend
@@ -239,3 +240,5 @@ def test_where_memory_runs_out_batches_are_halved_and_no_row_is_lost_or_changed(
         assert np.abs(here - there).max() <= 1e-5 * np.abs(there).max()
     with pytest.raises(RuntimeError, match="another fault"), b.room.of("rows", 1):
         raise RuntimeError("another fault")
+    with pytest.raises(TooLarge, match=r"no memory for 3 rows.*batch_rows"), Room().of("rows", 3):
+        torch.empty(2**60)  # what torch itself says of a processor's memory

@@ -257,6 +257,9 @@ def test_the_command_calibrates_tries_and_acts(folders, tmp_path, capsys):
 
     for row in trial(made, gating.open_run(folders["test"]), "note"):
         assert row["same_token"] == row["flagged"] == row["counted"] and row["before"] == row["after"]
+    anew = trial(made, gating.open_run(folders["test"]), "reopen")
+    assert sum(row["counted"] for row in anew) > 15
+    assert all(sum(row["after"].values()) == row["flagged"] for row in anew)
 
 
 def test_reopening_holds_the_persona_of_flagged_rows_at_every_token_and_touches_no_other(folders):

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-import yaml
-from omegaconf import OmegaConf
 
 from gating import models
 from gating.analysis.reading import read_group
@@ -25,7 +23,6 @@ from gating.guarding.evaluate import flagged_rows
 from gating.guarding.file import Guard, check_model
 from gating.judging.labels import LABELS
 from gating.pipeline import answered, study
-from gating.pipeline.config import RunConfig
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
 from gating.steering import lowering
@@ -67,16 +64,8 @@ def trial(guard: Guard, run: xr.DataTree, action: str, cascade: bool = False) ->
     return _counted(rows, labels, flagged)
 
 
-def of_store(run: xr.DataTree) -> Study:
-    """What a run was, from the configuration that its store keeps."""
-    stored = yaml.safe_load(str(run.attrs["config"]))
-    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(stored)))
-    assert isinstance(typed, RunConfig)
-    return study.prepare(typed, {}, [])
-
-
 def _study(run: xr.DataTree) -> Study:
-    planned = of_store(run)
+    planned = study.of_store(run)
     for condition in planned.conditions:
         for iv in condition.interventions:
             if iv.reference not in ("zero", "mean") or iv.draw == "matched" or planned.run.steer.iso_kl:
@@ -107,7 +96,7 @@ def _answers(
     confirm = monitor.second_judge(backend.loaded.tokenizer, [r.prompt.text for r in rows]) if cascade else None
     over = monitor.watch(guard, ["note" if action == REOPEN else action] * len(rows), confirm)
     made = backend.generate(ids, edits, planned.max_new_tokens, watch=over)
-    if action == REOPEN:
+    if action == REOPEN and over.flagged.any():
         made = backend.generate(ids, monitor.held(guard, edits, over.flagged > 0), planned.max_new_tokens)
     asked = [planned.ids(r.prompt.text, system) for r in rows]
     again = answered.score(backend, asked, made, "scores of answers made again")

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import xarray as xr
+import yaml
+from omegaconf import OmegaConf
+
 from gating import chat, models, prompts, store
 from gating.analysis import claims
 from gating.errors import GatingError
@@ -116,6 +120,14 @@ def prepare(run: RunConfig, chosen: dict[str, str], overrides: list[str]) -> Stu
     about = chosen.get("experiment") or conditions.steer_label(run)
     folder = Path(run.runs_dir) / f"{chosen.get('model', run.model.name)}-{about}-{run_key.name}"
     return Study(run, test, specs, of_run, warnings, run_key, folder, chosen, overrides, family)
+
+
+def of_store(run: xr.DataTree) -> Study:
+    """What a run was, from the configuration that its store keeps."""
+    stored = yaml.safe_load(str(run.attrs["config"]))
+    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(stored)))
+    assert isinstance(typed, RunConfig)
+    return prepare(typed, {}, [])
 
 
 def _claims(run: RunConfig) -> dict[str, Any]:

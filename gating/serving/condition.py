@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import xarray as xr
 from jinja2.exceptions import TemplateError
 
 from gating import chat, models, store
+from gating.analysis.reading import read_group
 from gating.errors import GatingError, choices
 from gating.foreign import shown
-from gating.guarding import trial
-from gating.pipeline import answered, calibrate, matched, prompt_batches
+from gating.pipeline import answered, calibrate, conditions, matched, prompt_batches, study
 from gating.steering import lowering
 from gating.steering.backend import Backend
 
@@ -43,7 +45,7 @@ class OfRun:
         attrs = tree.attrs
         if attrs.get("status") != "complete" or "server" in attrs:
             raise GatingError(f"run={run}: it is not finished, or its model is a server's; give a finished local run.")
-        self.study = replace(trial.of_store(tree), folder=place.parent)
+        self.study = replace(study.of_store(tree), folder=place.parent)
         names = {c.name: i for i, c in enumerate(self.study.conditions)}
         if condition not in names:
             raise GatingError(f"condition={shown(condition, 80)!r}: this run has {choices(names, condition)}.")
@@ -53,6 +55,7 @@ class OfRun:
                 f"run={run} was made with the weights {attrs['model_fingerprint']}, and {self.study.run.model.name} "
                 f"has {now} now; give a run of this model."
             )
+        _check_same(self.study, tree, self.backend.loaded.n_layers)
         leads = prompt_batches.leading(self.study.conditions)
         self.rows = [self.study.conditions[i] for i in dict.fromkeys([*leads, names[condition]])]
         self.at = [c.name for c in self.rows].index(condition)
@@ -89,3 +92,16 @@ class OfRun:
         tokens, answer = made.tokens[self.at], scored.said[0][1]
         text = answered.texts(self.backend, [answer])[0]
         return Said(asked[self.at], tokens, answer, text, float(scored.nll[0]), len(tokens) < most)
+
+
+def _check_same(now: study.Study, run: xr.DataTree, n_layers: int) -> None:
+    """Raises GatingError where a persona's file has changed since the run: a condition of it would be another one by
+    now."""
+    made, held = conditions.table(now.conditions, n_layers), read_group(run, "conditions")
+    for name, values in made.items():
+        a, b = values.values, held[name].values
+        if a.shape != b.shape or not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            raise GatingError(
+                f"run={now.folder}: its conditions are not those that its settings give now ({name} differs: a persona "
+                "was changed); make the run again."
+            )

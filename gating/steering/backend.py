@@ -88,7 +88,7 @@ class Backend:
             asked, what = [texts[r] for r in rows], f"{about}, {len(rows)} of {len(texts)}"
             most = min(chat.unread(positions, len(prompts[r])) for r in rows)
             begun = 0 if self.via is not None else preamble.length(self.loaded.model, asked, most=most)
-            ids, mask = preamble.pad(asked, begun, self.pad_id)
+            ids, mask = chat.pad_behind(asked, begun, self.pad_id)
             lengths = [len(texts[r]) for r in rows]
             at = chat.position_weights(positions, ids.shape[1], [len(responses[r]) for r in rows], lengths)
             shares = None if weights is None else weights[:, list(rows)]
@@ -157,7 +157,7 @@ class Backend:
         if watch is not None and watch.stops.any() and not self.loaded.end_ids:
             raise GatingError("stop: the model has no token that ends an answer, so that no row can be ended.")
         begun = 0 if self.via is not None else preamble.length(self.loaded.model, prompts, edits)
-        ids, mask = preamble.pad(prompts, begun, self.pad_id)
+        ids, mask = chat.pad_behind(prompts, begun, self.pad_id)
         plan = self._plan(ids, mask, edits, readouts, sampling[1] if sampling else None)
         inputs = self._inputs(ids, mask)
         ids_out, packed = self._generate(inputs, plan, max_new_tokens, sampling, about, watch, begun)

@@ -46,7 +46,7 @@ def decode(
     live, prompt = torch.arange(rows, device=model.device), prefill.numbers(plan["ids"], plan["prompt_mask"])
     run = _Decoding(model, _on(plan, model.device), final, live, rows, prompt, watch)
     if preamble and max(of) + 1 < rows:
-        run.preamble = _preamble(run.plan, preamble, of)
+        run.preamble = _preamble(model, run.plan, preamble, of)
     with unwrapped(model), run.hooks():
         ids = run.model.generate(**enc, generation_config=config, custom_generate=run.loop)
     return ops.new_tokens(ids, width), ops.pack(run.trail)
@@ -233,13 +233,13 @@ def _plan_of(plan: Plan, rows: torch.Tensor) -> Plan:
     return {**plan, "edits": edits, "kept": {k: _rows(x, rows) for k, x in plan["kept"].items()}}
 
 
-def _preamble(plan: Plan, n: int, of: Sequence[int]) -> Preamble:
+def _preamble(model: PreTrainedModel, plan: Plan, n: int, of: Sequence[int]) -> Preamble:
     """Of a batch's plan: what edits one row of each kind at the preamble's n tokens, where nothing is read."""
     there = torch.ones(max(of) + 1, n, dtype=torch.int64)
-    rows = torch.tensor([of.index(kind) for kind in range(len(there))])
+    rows = torch.tensor(prefill.firsts(of))
     edits = {b: [edit_of(edit, rows) for edit in of_block] for b, of_block in plan["edits"].items()}
     alone = {"edits": edits, "readouts": (), "prompt_mask": there, "last_mask": torch.zeros_like(there), "kept": {}}
-    return Preamble(n, torch.tensor(of), cast(Plan, {**plan, **alone}))
+    return Preamble(n, torch.tensor(of), cast(Plan, {**plan, **alone}), DynamicCache(config=model.config))
 
 
 def edit_of(edit: Edit, rows: torch.Tensor) -> Edit:

@@ -7,10 +7,8 @@ this. That holds where a family keeps plain keys and values, and where an edit l
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -19,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from gating import chat
 from gating.models import padding
+from gating.steering import prefill
 from gating.steering.calls import Inputs, Plan
 from gating.steering.lowering import Edits
 
@@ -31,33 +30,25 @@ def length(
 ) -> int:
     """How many tokens all rows begin with, at most `most` (all but the last one); 0 where it does not pay or cannot
     be."""
-    if len(rows) < 2 or not _plain(model) or not all(_by_token(e) for of in (edits or {}).values() for e in of):
+    edited = [edit for of_block in (edits or {}).values() for edit in of_block]
+    if len(rows) < 2 or not _plain(model) or not all(map(_by_token, edited)):
         return 0
-    longest = min(len(row) for row in rows) - 1 if most is None else most
-    columns = itertools.islice(zip(*rows, strict=False), max(0, longest))
-    n = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    n = chat.begun_alike(rows, most)
     return n if n >= LEAST else 0
-
-
-def pad(rows: Sequence[Sequence[int]], n: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask [row, token] int64, with the pads of each row behind a preamble of n tokens."""
-    ids, mask = chat.pad_left([row[n:] for row in rows], pad_id)
-    begun = torch.tensor([list(row[:n]) for row in rows], dtype=torch.int64).reshape(len(rows), n)
-    return torch.cat([begun, ids], dim=1), torch.cat([torch.ones_like(begun), mask], dim=1)
 
 
 def batches(model: PreTrainedModel, rows: Sequence[Sequence[int]], at_once: int) -> list[list[int]]:
     """The numbers of rows in batches: those that begin alike together, the shortest first."""
     alike: dict[tuple[int, ...], list[int]] = {}
+    first = ALIKE if _plain(model) else 0
     for r, row in enumerate(rows):
-        alike.setdefault(tuple(row[:ALIKE]) if _plain(model) else (), []).append(r)
+        alike.setdefault(tuple(row[:first]), []).append(r)
     groups = [group for group in alike.values() if len(group) >= TOGETHER]
     groups.append([r for group in alike.values() if len(group) < TOGETHER for r in group])
     ordered = [sorted(group, key=lambda r: len(rows[r])) for group in groups]
     return [group[start : start + at_once] for group in ordered for start in range(0, len(group), at_once)]
 
 
-@lru_cache(maxsize=8)
 def _plain(model: PreTrainedModel) -> bool:
     """Whether all that the family keeps of a token is keys and values behind a mask and positions of its own."""
     if model._is_stateful or not padding.takes_positions(model):
@@ -72,11 +63,12 @@ def _by_token(edit: Any) -> bool:
 
 def kinds(edits: Edits, rows: int) -> list[int]:
     """The number of each row's edits: rows that are edited alike have the same."""
-    parts = [x for of in edits.values() for e in of for k in ("write", "measure", "strength", "target")
-             if (x := e[k]) is not None]  # fmt: skip
-    keys = [b"".join(x[r].cpu().numpy().tobytes() for x in parts) for r in range(rows)]
-    known = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    return [known[key] for key in keys]
+    tables = [
+        x.reshape(rows, -1).cpu().numpy()
+        for of_block in edits.values() for edit in of_block for k in ("write", "measure", "strength", "target")
+        if (x := edit[k]) is not None
+    ]  # fmt: skip
+    return prefill.numbered([b"".join(table[r].tobytes() for table in tables) for r in range(rows)])
 
 
 @dataclass
@@ -87,15 +79,14 @@ class Preamble:
     n: int
     of: torch.Tensor
     plan: Plan
-    cache: DynamicCache = field(default_factory=DynamicCache)
+    cache: DynamicCache
     streams: dict[int, torch.Tensor] = field(default_factory=dict)
     reading: bool = False
 
     def read(self, model: Any, asked: dict[str, Any]) -> None:
         """The preamble through the model. asked: what the model would be asked for whole prompts."""
-        first = [self.of.tolist().index(kind) for kind in range(int(self.of.max()) + 1)]
+        first = prefill.firsts(self.of.tolist())
         short = {k: x[first][:, : self.n] if isinstance(x, torch.Tensor) else x for k, x in asked.items()}
-        self.cache = DynamicCache(config=model.config)
         self.reading = True
         try:
             model(**{**short, "past_key_values": self.cache}, return_dict=True)

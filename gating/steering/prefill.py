@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +15,18 @@ class Apart(Exception):
 
 
 def numbers(ids: torch.Tensor, mask: torch.Tensor) -> list[int]:
-    """The number of each row's prompt, counted in the order in which prompts come first."""
-    rows = [tuple(row) for row in torch.cat([ids, mask], dim=1).tolist()]
-    known = {row: i for i, row in enumerate(dict.fromkeys(rows))}
-    return [known[row] for row in rows]
+    """The number of each row's prompt."""
+    return numbered([tuple(row) for row in torch.cat([ids, mask], dim=1).tolist()])
+
+
+def numbered(keys: Sequence[Hashable]) -> list[int]:
+    """The number of each key, counted in the order in which they come first."""
+    known = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return [known[key] for key in keys]
 
 
 def firsts(of: Sequence[int]) -> list[int]:
-    """The first row of each prompt, of the numbers of rows' prompts."""
+    """The first row of each number."""
     return [of.index(i) for i in range(max(of) + 1)]
 
 

@@ -77,7 +77,7 @@ class Prefill:
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad: int) -> None:
         self.model, self.prompts = model, prompts
         begun = preamble.length(model, prompts)
-        ids, mask = (x.to(model.device) for x in preamble.pad(prompts, begun, pad))
+        ids, mask = (x.to(model.device) for x in chat.pad_behind(prompts, begun, pad))
         inputs: Inputs = {"input_ids": ids, "attention_mask": mask}
         with torch.no_grad():
             asked = preamble.behind(model, inputs, begun, preamble.cached(model, ids[:1, :begun]))

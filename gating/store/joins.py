@@ -50,9 +50,9 @@ def open_runs(folder: str | Path | Sequence[str | Path]) -> xr.DataTree:
     prompt harmful that another calls harmless, or one is not whole (`open_run`); a file that was changed is an error,
     naming it, when it is read.
     """
-    paths = [locate(p) for p in folder] if not isinstance(folder, str | Path) else find_runs(folder)
+    paths = find_runs(folder) if isinstance(folder, str | Path) else [locate(p) for p in folder]
     known = Known()
-    runs = [_opened(locate(p), known) for p in paths]
+    runs = [_opened(path, known) for path in paths]
     axes, places = _axes(runs)
     groups = {}
     judged = sorted({g for run in runs for g in run.groups if g.startswith(("judgements/", "labels/"))})

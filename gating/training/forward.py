@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -18,17 +17,16 @@ def hidden_states(body: torch.nn.Module, batch: Sequence[Row], pad: int, share: 
     The prompts' common beginning (the template's system message) is computed once for all rows. share: False where an
     edit of the blocks differs from row to row, which no common beginning could hold.
     """
-    columns = zip(*(r.prompt[:-1] for r in batch), strict=False)
-    shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns)) if share else 0
+    shared = chat.begun_alike([r.prompt for r in batch]) if share else 0
     head = torch.tensor([batch[0].prompt[:shared]])
     cache = body(input_ids=head, use_cache=True).past_key_values if shared else DynamicCache()
     if shared:
         cache.batch_repeat_interleave(len(batch))
-    ids, mask = chat.pad_left([[*r.prompt[shared:], *r.target] for r in batch], pad)
+    ids, mask = chat.pad_behind([[*r.prompt, *r.target] for r in batch], shared, pad)
     states = body(
-        input_ids=ids,
-        attention_mask=torch.cat([torch.ones(len(batch), shared, dtype=mask.dtype), mask], dim=1),
-        position_ids=shared + (mask.cumsum(1) - 1).clamp(min=0),  # the pads stand between the two parts
+        input_ids=ids[:, shared:],
+        attention_mask=mask,
+        position_ids=shared + (mask[:, shared:].cumsum(1) - 1).clamp(min=0),
         past_key_values=cache,
     ).last_hidden_state
     return torch.cat([states[i, -len(r.target) - 1 : -1] for i, r in enumerate(batch)])
