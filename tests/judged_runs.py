@@ -1,13 +1,12 @@
 """Runs whose answers are known, to be judged; and a chat endpoint on loopback to judge them."""
 
 import hashlib
-import http.server
 import json
 import threading
 
 from gating import store
 from gating.judging import kinds
-from tests import synthetic
+from tests import loopback, synthetic
 
 KEY = "sk-very-secret-0123456789"  # in the variable TEST_JUDGE_KEY
 
@@ -47,7 +46,7 @@ class Server:
         self.lock, self.stop, now = threading.Lock(), threading.Event(), [0]
         outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(loopback.Handler):
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 prompt, response = read_back(body)
@@ -63,27 +62,15 @@ class Server:
                 with outer.lock:
                     now[0] -= 1
                 if answer is not None:
-                    status, content = answer
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(content.encode())))
-                    self.end_headers()
-                    self.wfile.write(content.encode())
+                    self.answer(*answer)
 
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads, self.server.block_on_close = True, False
-        self.server.handle_error = lambda *args: None  # a client that hangs up is part of some tests
+        self.server = loopback.serving(Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self.thread.start()
 
     def close(self):
         self.stop.set()
         self.server.shutdown()
         self.server.server_close()
-        self.thread.join(5)
 
 
 def read_back(body):

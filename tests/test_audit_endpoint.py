@@ -1,6 +1,5 @@
 """A model behind an API is audited by prompt alone: what is asked, kept, paid and left open."""
 
-import http.server
 import json
 import threading
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from gating.models import ModelConfig
 from gating.serving import api, start
 from gating.serving.config import ServeConfig
 from gating.steering import decode
+from tests import loopback
 from tests.conftest import compose
 
 KEY = "sk-very-secret-0123456789"
@@ -42,7 +42,7 @@ def answering(says):
     """A chat endpoint on 127.0.0.1. `says(request, nth)` gives a status and a body; nth counts calls of one body."""
     seen = SimpleNamespace(bodies=[], keys=set(), now=0, most=0, lock=threading.Lock())
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(loopback.Handler):
         def do_POST(self):
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             with seen.lock:
@@ -54,17 +54,9 @@ def answering(says):
             status, content = says(json.loads(raw), nth)
             with seen.lock:
                 seen.now -= 1
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content.encode())))
-            self.end_headers()
-            self.wfile.write(content.encode())
+            self.answer(status, content)
 
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close, server.handle_error = True, False, lambda *a: None
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    server = loopback.serving(Handler)
     seen.url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
         yield seen
