@@ -29,14 +29,16 @@ def finished(process, seconds: float = 200) -> str:
     return out.strip().splitlines()[-1].removeprefix("store: ")
 
 
-def assert_same(here, there, within: float = 1e-4) -> None:
-    """Every array of two stores: text and tokens identical, numbers within `within`, missing in the same places."""
+def assert_same(here, there, within: float = 2e-5) -> None:
+    """Every array of two stores: text and tokens identical, missing in the same places, numbers within `within` of the
+    array's largest one: a projection near 0 is a small difference of large products, summed in another order there."""
     for group in ("prompts", "conditions", "outcomes", "directions", "readouts", "model"):
         assert set(here[group].data_vars) == set(there[group].data_vars)
         for name, values in here[group].data_vars.items():
             a, b = values.values, there[group][name].values
             if a.dtype.kind == "f":
-                np.testing.assert_allclose(a, b, rtol=within, atol=within, err_msg=f"{group}/{name}")
+                largest = max(1.0, float(np.nanmax(np.abs(a), initial=0.0)))
+                np.testing.assert_allclose(a, b, rtol=0, atol=within * largest, err_msg=f"{group}/{name}")
             else:
                 assert (a == b).all(), f"{group}/{name}"
 
