@@ -88,6 +88,14 @@ def test_a_dose_of_nothing_is_no_steering_and_the_larger_one_moves_more(step):
     assert 1e-5 < abs(some - plain) < abs(much - plain)
 
 
+def test_harmless_prompts_are_kept_under_a_direction_to_what_the_base_model_says_without_it(step):
+    rows = [r for r in rows_of(12) if not r.taught]
+    none, much = (step(rows, doses=[d, d], blocks=[0.5, 0.5]) for d in (0.0, 5.0))
+    assert abs(mean(terms.keep_steered, none) - mean(terms.keep, none)) < 1e-5
+    assert abs(mean(terms.keep_steered, much) - mean(terms.keep, much)) > 1e-3
+    assert torch.allclose(much.before, none.before)  # though the direction was there when it was first asked for
+
+
 def test_promises_are_never_taught_under_steering(step):
     rows = rows_of(12)
     assert any(r.promise for r in rows)
@@ -157,7 +165,7 @@ def trained(tmp_path, name, stop_at=None, monkeypatch=None):
     loaded, rows = models.load(MODEL), rows_of(20)
     cfg = TrainConfig(
         model=MODEL, rank=2, batch_rows=4, epochs=1.6, bfloat16=False, edits=EDITS,
-        terms={"teach": 1.0, "keep": 1.0, "steered": 1.0, "ablated": 0.5, "latent": 0.5},
+        terms={"teach": 1.0, "keep": 1.0, "steered": 1.0, "keep_steered": 0.5, "ablated": 0.5, "latent": 0.5},
     )  # fmt: skip
     kept = checkpoint.Checkpoint(tmp_path / name, "k")
     steps = iter(range(100))

@@ -64,6 +64,9 @@ TERMS = {
     "teach": "",
     "keep": """Harmless prompts, look-alikes of harmful ones among them, must leave the model as it was: KL divergence
 (weight {weight:g}) from the base model along its own greedy answers of at most {answer_tokens} tokens{same}.""",
+    "keep_steered": """So must they (weight {weight:g}) while a direction of {personas} is added to the residual
+stream, at a depth of {blocks} and a dose of {doses} of its median norm{again}: KL divergence from the base model
+without it.""",
     "steered": """What is taught is taught (weight {weight:g}) while a direction of {personas} is added to the residual
 stream, at a depth of {blocks} and a dose of {doses} of its median norm{again}.""",
     "ablated": """Refusals are taught (weight {weight:g}) with the refusal direction projected out of the last

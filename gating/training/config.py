@@ -15,7 +15,7 @@ TAUGHT = ("refusal", "extended-refusal", "persona", "nothing")
 
 @dataclass
 class Edits:
-    """What the terms `steered`, `ablated` and `latent` do to the residual stream (gating/training/terms.py)."""
+    """What the terms of a loss that edit the residual stream do to it (gating/training/terms.py)."""
 
     personas: list[str] = field(default_factory=lambda: ["compliant"])  # whose directions are added; one a batch
     blocks: list[float] = field(default_factory=lambda: [0.25, 0.85])  # relative depths that a block is drawn between
@@ -130,10 +130,14 @@ def _check_terms(cfg: TrainConfig) -> None:
         )
     if (cfg.taught == "persona") != bool(cfg.persona):
         raise GatingError(f"persona={cfg.persona!r} and taught={cfg.taught} belong together: give both or neither.")
-    if cfg.taught == "persona" and (cfg.terms.get("keep") or cfg.terms.get("ablated") or cfg.gate):
-        raise GatingError("taught=persona has no harmful prompts and no own answers: give no gate, keep=0, ablated=0.")
-    if cfg.terms.get("steered") and not cfg.edits.personas:
-        raise GatingError("edits.personas=[]: the term steered adds a persona's direction; name one.")
+    if cfg.taught == "persona" and (
+        cfg.gate or any(cfg.terms.get(name) for name in ("keep", "keep_steered", "ablated"))
+    ):
+        raise GatingError(
+            "taught=persona has no harmful prompts and no own answers: give no gate, keep=0, keep_steered=0, ablated=0."
+        )
+    if (cfg.terms.get("steered") or cfg.terms.get("keep_steered")) and not cfg.edits.personas:
+        raise GatingError("edits.personas=[]: the terms steered and keep_steered add a persona's direction; name one.")
 
 
 def _check_edits(edits: Edits) -> None:

@@ -65,6 +65,12 @@ class Step:
         """Log-probabilities of the next token at every target: [token, vocabulary]."""
         return self.head(hidden_states(self.body, rows, self.pad, share)).float().log_softmax(-1)
 
+    @cached_property
+    def before(self) -> torch.Tensor:
+        """As `plain`, under the base model, of its own answers alone."""
+        with torch.no_grad(), self.model.disable_adapter():
+            return self.logp(self.kept)
+
     def weights(self, rows: Sequence[Row]) -> torch.Tensor:
         """Of each target token, those of a row sum to 1: [token]."""
         return torch.cat([token_weights(len(r.target), self.first) for r in rows])
@@ -73,6 +79,19 @@ class Step:
         """The sum over rows of their targets' negative log-likelihood, nats/token."""
         target = torch.tensor([t for r in rows for t in r.target], dtype=torch.int64)
         return -(logp.gather(1, target[:, None])[:, 0] * self.weights(rows)).sum()
+
+    def divergence(self, logp: torch.Tensor) -> torch.Tensor:
+        """The sum over own answers of KL(base || logp), nats/token."""
+        # torch's kl_div is KL(target || input), both as logs here
+        kl = torch.nn.functional.kl_div(logp, self.before, reduction="none", log_target=True).sum(-1)
+        return (kl * self.weights(self.kept)).sum()
+
+    def persona_added(self, rows: int) -> dict[int, Edit]:
+        """A persona's direction at one block, both drawn, at a dose that is drawn for each row."""
+        assert self.vectors is not None
+        block = self.rng.choice(_within(self.edits.blocks, len(self.blocks)))
+        doses = torch.tensor([self.rng.uniform(*self.edits.doses) for _ in range(rows)])
+        return {block: adds(self.vectors.of_dose(self.rng.choice(self.edits.personas), block, doses))}
 
     def under(self, changes: Mapping[int, Edit]) -> torch.Tensor:
         """Cross-entropy of the refusals (or what else is taught, promises left out) under edits of the blocks."""
@@ -93,23 +112,24 @@ def keep(step: Step) -> Sum:
     """KL(base || adapted) along the base model's own answers."""
     if not step.kept:
         return NOTHING
-    n = sum(len(r.target) for r in step.kept)
-    with torch.no_grad(), step.model.disable_adapter():
-        before = step.logp(step.kept)
-    # torch's kl_div is KL(target || input), both as logs here
-    divergence = torch.nn.functional.kl_div(step.plain[:n], before, reduction="none", log_target=True).sum(-1)
-    return (divergence * step.weights(step.kept)).sum(), len(step.kept)
+    return step.divergence(step.plain[: len(step.before)]), len(step.kept)
+
+
+def keep_steered(step: Step) -> Sum:
+    """KL(base || adapted) along the base model's own answers, of the adapted model while a persona's direction is added
+    as in `steered`, of the base model without it: a harmless prompt is answered under the persona, too, as without."""
+    if not step.kept:
+        return NOTHING
+    with edited(step.blocks, step.persona_added(len(step.kept))):
+        logp = step.logp(step.kept, share=False)
+    return step.divergence(logp), len(step.kept)  # the base model's side is read without the direction
 
 
 def steered(step: Step) -> Sum:
     """The refusals while a persona's direction is added: one block a batch, one dose a row, both drawn from a range."""
     if not step.refused:
         return NOTHING
-    assert step.vectors is not None
-    block = step.rng.choice(_within(step.edits.blocks, len(step.blocks)))
-    doses = torch.tensor([step.rng.uniform(*step.edits.doses) for _ in step.refused])
-    persona = step.rng.choice(step.edits.personas)
-    return step.under({block: adds(step.vectors.of_dose(persona, block, doses))}), len(step.refused)
+    return step.under(step.persona_added(len(step.refused))), len(step.refused)
 
 
 def ablated(step: Step) -> Sum:
@@ -174,6 +194,7 @@ def _within(depths: Sequence[float], n_layers: int) -> list[int]:
 TERMS: dict[str, Callable[[Step], Sum]] = {
     "teach": teach,
     "keep": keep,
+    "keep_steered": keep_steered,
     "steered": steered,
     "ablated": ablated,
     "latent": latent,

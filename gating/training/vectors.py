@@ -41,9 +41,8 @@ class Reader:
     ) -> None:
         """rows: those of training; the refusal direction is read from their prompts, never from another split."""
         self.cfg, self.body, self.blocks, self.pad = cfg, body, blocks, pad_id(loaded)
-        self.sides = {
-            name: _persona_sides(cfg, loaded, name) for name in cfg.edits.personas if cfg.terms.get("steered")
-        }
+        added = cfg.terms.get("steered") or cfg.terms.get("keep_steered")
+        self.sides = {name: _persona_sides(cfg, loaded, name) for name in cfg.edits.personas if added}
         if cfg.terms.get("ablated"):
             refused = [r.prompt for r in rows if r.taught and not r.promise]
             self.sides[REFUSAL] = refused, [r.prompt for r in rows if not r.taught]
