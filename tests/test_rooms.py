@@ -32,6 +32,7 @@ FLOORS = (
         "run",
         "train",
         "choose",
+        "worst",
         "audit",
         "report",
         "results",
