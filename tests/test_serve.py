@@ -73,10 +73,11 @@ def guarding(t):
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
     if not hasattr(t, "cut"):
         read = t.backend.generate(t.ids, {}, NEW, Readouts(unit, (), None, ("step_projection",)))
-        windows = answers.windowed(read.read["step_projection"][:, 1:, 2, 0], WINDOW)
+        windows = answers.windowed(read.read["step_projection"][:, 1:, 1:3, 0].sum(-1), WINDOW)
         t.cut = float(np.nanmin(np.nanmax(windows, axis=1))) - 1e-3
-    vector, persona = packed(unit[2, 0]), packed(unit[2, 1])
-    return Guard({"model_fingerprint": t.m.fingerprint}, 2, WINDOW, t.cut, 0.01, ["a"], [1.0], vector, persona, 0.25)
+    vectors, personas = packed(unit[1:3, 0]), packed(unit[1:3, 1])
+    model, weights = {"model_fingerprint": t.m.fingerprint}, [[1.0], [1.0]]
+    return Guard(model, [1, 2], WINDOW, t.cut, 0.01, ["a"], weights, vectors, personas, [0.5, 0.25])
 
 
 def alone(t, ids, name, most, coef=1.0, watch=None):

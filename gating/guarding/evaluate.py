@@ -23,15 +23,14 @@ def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
     for a run of another model, and for one that shares prompts with what the guard was calibrated on.
     """
     check_model(guard, str(run.attrs.get("model_fingerprint", "")), "this run's model")
-    rows = rows_of(run, tuple(guard.directions), guard.window, guard.layer, roles(guard))
+    rows, values = _read(guard, run)
     both = set(guard.prompts) & set(rows.prompt.tolist())
     if both:
         raise GatingError(
             f"{len(both)} of the run's prompts are among those that the guard was calibrated on (such as "
             f"{min(both)}), so that its rates there are no test; give a run on other prompts (data.split=test)."
         )
-    values = rows.windows[:, :, 0] @ np.array(guard.weights)
-    own, at = fit.scores(rows.windows[:, :, 0], np.array(guard.weights)), delays(values, guard.threshold, guard.window)
+    own, at = fit.highest(values), delays(values, guard.threshold, guard.window)
     flagged = at > 0
     return {
         "run": str(run.attrs.get("key", "")),
@@ -56,9 +55,15 @@ def delays(values: np.ndarray, threshold: float, window: int) -> np.ndarray:
 
 def flagged_rows(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
     """The rows of a run that the guard flags, and their delays [row]."""
-    rows = rows_of(run, tuple(guard.directions), guard.window, guard.layer, roles(guard))
-    at = delays(rows.windows[:, :, 0] @ np.array(guard.weights), guard.threshold, guard.window)
+    rows, values = _read(guard, run)
+    at = delays(values, guard.threshold, guard.window)
     return rows.where(at > 0), at[at > 0]
+
+
+def _read(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
+    """A run's answers as the guard reads them, and the scores of their windows [row, place]."""
+    rows = rows_of(run, tuple(guard.directions), guard.window, guard.layers, roles(guard))
+    return rows, np.einsum("rpld,ld->rp", rows.windows, np.array(guard.weights))
 
 
 def _by_condition(rows: Rows, at: np.ndarray) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ class Batch:
         blocks = decoder_blocks(loaded.model)
         self._handles = [blocks[b].register_forward_hook(self._edited(b)) for b in steering.one]
         if guard is not None:
-            self._handles.append(blocks[guard.layer].register_forward_hook(self._watched))
+            self._handles += [blocks[b].register_forward_hook(self._watched(b)) for b in guard.layers]
 
     @property
     def by_row(self) -> bool:
@@ -148,11 +148,14 @@ class Batch:
 
         return hook
 
-    def _watched(self, module: torch.nn.Module, args: object, output: Any) -> Any:
-        if self._plan is not None or self.watch is None or not (self._acts and self._guarded):
-            return None
-        h = self.watch.read(stream(output), self._live)
-        return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h
+    def _watched(self, block: int) -> Any:
+        def hook(module: torch.nn.Module, args: object, output: Any) -> Any:
+            if self._plan is not None or self.watch is None or not (self._acts and self._guarded):
+                return None
+            h = self.watch.read(block, stream(output), self._live)
+            return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h
+
+        return hook
 
     def _stops(self) -> list[bool]:
         """Whose answer the guard ends now; what it has flagged is written into the rows."""
