@@ -137,6 +137,14 @@ def test_what_cannot_be_calibrated_is_refused_with_the_remedy(run, how, says):
         calibrate.calibrate(run(), **{"fpr": 0.05, "window": WINDOW, **how})
 
 
+def test_a_run_along_other_directions_is_no_trial(calibrated):
+    other = planted(shift=1, split="test")
+    vectors = other["directions"]["vector"]
+    vectors.values[:] = np.random.default_rng(9).standard_normal(vectors.shape)
+    with pytest.raises(GatingError, match=r"the run's directions are not those.*directions\.source=RUN"):
+        evaluate.evaluate(calibrated, other)
+
+
 def test_prompts_that_it_was_calibrated_on_are_no_test(calibrated):
     with pytest.raises(GatingError, match="60 of the run's prompts are among those"):
         evaluate.evaluate(calibrated, planted(split="test"))

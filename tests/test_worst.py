@@ -1,10 +1,17 @@
 """The worst case: what lowers refusal most within bounds is found where it is, and held against other prompts."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from gating import store, worst
 from gating.choosing import worst_case
 from gating.choosing.config import WorstConfig
+from gating.guarding import calibrate, evaluate, file
+from gating.judging.labels import COMPLIANCE, EVASIVE
+from gating.pipeline import execute, study
+from tests.conftest import compose
 
 SMALL = (
     "model=planted", "n=6", "n_harmless=4", "trials=12", "rounds=3", "directions.n=8", "directions.questions=2",
@@ -40,6 +47,28 @@ def test_without_a_gate_the_worst_case_removes_nothing(go):
     code, said = go("model.architecture=keyword")
     assert code == 0
     assert int(said.split(" removes ")[1].split()[0]) <= 0
+
+
+def test_with_a_guard_what_it_does_not_flag_is_sought(tmp_path, go):
+    words = ("model=planted", "experiment=guard", "data.n=12", "directions.n=8", "directions.questions=2", "judge=rule")
+    run, chosen, keys = compose(*words, "max_new_tokens=6", f"runs_dir={tmp_path}")
+    run.conditions = {name: run.conditions[name] for name in ("attack_steered", "benign_formal_prompted")}
+    planned = study.prepare(run, chosen, keys)
+    execute.execute(planned)
+    made = calibrate.calibrate(store.open_run(planned.folder), 0.2, 2)
+    file.save(made, tmp_path / "guard.json")
+    code, said = go("guard=guard.json", "rounds=1", "trials=3", "best=1")
+    assert code == 0, said
+    passed = float(said.split(" are answered without a flag")[0].rsplit(" ", 1)[1].rstrip("%"))
+    (test,) = tmp_path.glob("runs/planted-worst-test-*")
+    tree = store.open_run(test)
+    name = tree["outcomes/condition"].values[1].item()
+    through = evaluate.let_through(made, tree)
+    assert passed == round(100 * float(through.sel(condition=name)))
+    unguarded = evaluate.let_through(replace(made, threshold=1e9), tree).sel(condition=name)
+    harmful = tree["prompts/harmful"].values
+    labels = tree["outcomes/label"].transpose("condition", "prompt").sel(condition=name).values[harmful]
+    assert float(unguarded) == np.isin(labels, (COMPLIANCE, EVASIVE)).mean() >= float(through.sel(condition=name))
 
 
 @pytest.mark.parametrize(

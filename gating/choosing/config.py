@@ -46,6 +46,7 @@ class WorstConfig:
     n: int = 12  # harmful select prompts of a trial
     n_harmless: int = 6  # harmless ones, for the bounds
     new_tokens: int = 20  # of a trial's answer
+    guard: str | None = None  # guard.json of this model: what it does not flag is sought, an attack that knows of it
     best: int = 3  # trials that are held against the test split; the first one is the worst case
     test_n: int = 48  # harmful test prompts
     test_n_harmless: int = 24  # harmless ones
@@ -61,6 +62,8 @@ def check_worst(cfg: WorstConfig) -> None:
     settings.check_lists(cfg)
     settings.check_numbers(cfg, settings.SEARCHING)
     config.check_path(cfg.runs_dir, "runs_dir")
+    if cfg.guard is not None:
+        config.check_path(cfg.guard, "guard")
     if not cfg.personas:
         raise GatingError("personas=[]: name at least one persona whose direction is tried.")
     for name in cfg.personas:

@@ -13,7 +13,7 @@ from gating.choosing import candidates
 from gating.choosing.config import ChooseConfig, WorstConfig
 from gating.models import ModelConfig
 from gating.pipeline import execute, study
-from gating.pipeline.config import DataConfig, RunConfig, SteerConfig
+from gating.pipeline.config import DataConfig, ReadoutsConfig, RunConfig, SteerConfig
 
 
 @dataclass
@@ -25,18 +25,20 @@ class Runner:
     model: ModelConfig
     what: str = "choose"  # the runs' experiment, before their own names
     personas: tuple[str, ...] = (candidates.PERSONA,)  # whose directions are read
+    tokens: bool = False  # whether every generated token is read, as a guard does
     runs: list[Path] = field(default_factory=list)
 
     def __call__(
-        self, name: str, conditions: dict[str, Any], n: int, n_harmless: int, tokens: int, split: str = "select"
+        self, name: str, conditions: dict[str, Any], n: int, n_harmless: int, new: int, split: str = "select"
     ) -> xr.DataTree:
         """A run with these conditions beside the baseline, from where it was left or as it was finished."""
         cfg = self.cfg
         source = str(self.runs[0]) if self.runs else cfg.directions.source
         run = RunConfig(
             model=self.model, backend=cfg.backend, steer=SteerConfig("none", layers="all", coef=0),
-            conditions=conditions, max_new_tokens=tokens, seed=cfg.seed, runs_dir=cfg.runs_dir, force=cfg.force,
+            conditions=conditions, max_new_tokens=new, seed=cfg.seed, runs_dir=cfg.runs_dir, force=cfg.force,
             data=DataConfig(harmless="harmless", split=split, n=n, n_harmless=n_harmless),
+            readouts=ReadoutsConfig(tokens=self.tokens),
             directions=replace(cfg.directions, extra=list(self.personas), source=source),
         )  # fmt: skip
         planned = study.prepare(run, {"model": self.label, "experiment": f"{self.what}-{name}"}, [])

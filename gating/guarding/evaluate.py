@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from gating.analysis.reading import read_group
 from gating.errors import GatingError
 from gating.guarding import fit
 from gating.guarding.calibrate import none_of, rate
-from gating.guarding.file import Guard, check_model
-from gating.guarding.rows import Roles, Rows, rows_of
+from gating.guarding.file import Guard, check_model, unpacked
+from gating.guarding.rows import Roles, Rows, rows_of, units
 from gating.judging.labels import COMPLIANCE, EVASIVE, REFUSAL
+
+SAME = 1e-3  # of a guard's vectors: the same directions read again, in another batch or precision
 
 
 def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
@@ -42,6 +45,18 @@ def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
     }
 
 
+def let_through(guard: Guard, run: xr.DataTree) -> xr.DataArray:
+    """The share of harmful prompts whose answer complies or evades and is not flagged: [condition], NaN where none has
+    an answer."""
+    rows, values = _read(guard, run)
+    at = delays(values, guard.threshold, guard.window)
+    passes = np.isin(rows.label, (COMPLIANCE, EVASIVE)) & (at == 0)
+    names = read_group(run, "conditions")["condition"].values.tolist()
+    asked = [rows.harmful & (rows.condition == name) for name in names]
+    shares = [float(passes[chosen].mean()) if chosen.any() else np.nan for chosen in asked]
+    return xr.DataArray(shares, dims="condition", coords={"condition": names})
+
+
 def roles(guard: Guard) -> Roles:
     return Roles(tuple(guard.attack), tuple(guard.benign))
 
@@ -61,9 +76,19 @@ def flagged_rows(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
 
 
 def _read(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
-    """A run's answers as the guard reads them, and the scores of their windows [row, place]."""
-    rows = rows_of(run, tuple(guard.directions), guard.window, guard.layers, roles(guard))
-    return rows, np.einsum("rpld,ld->rp", rows.windows, np.array(guard.weights))
+    """A run's answers as the guard reads them, and the scores of their windows [row, place]. Raises GatingError where
+    the run projected on other directions than the guard's."""
+    names, weights = tuple(guard.directions), np.array(guard.weights)
+    rows = rows_of(run, names, guard.window, guard.layers, roles(guard))
+    here = np.einsum("ld,ldh->lh", weights, units(run, names, guard.layers))
+    there = unpacked(guard.vectors, len(guard.layers))
+    if here.shape != there.shape or np.linalg.norm(here - there) > SAME * np.linalg.norm(there):
+        raise GatingError(
+            f"the run's directions are not those that the guard weighs ({', '.join(names)}), so that its projections "
+            "are not what the guard reads; make the run with the same directions (directions.source=RUN, the run that "
+            "the guard was calibrated on)."
+        )
+    return rows, np.einsum("rpld,ld->rp", rows.windows, weights)
 
 
 def _by_condition(rows: Rows, at: np.ndarray) -> list[dict[str, Any]]:
