@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -37,7 +37,7 @@ def held(guard: Guard, edits: Edits, rows: torch.Tensor) -> Edits:
     return out
 
 
-def second_judge(tokenizer: chat.Tokenizer, prompts: Sequence[str]) -> Confirm:
+def second_judge(tokenizer: chat.Tokenizer, prompts: Sequence[str] | Mapping[int, str]) -> Confirm:
     """A flag counts unless the learned judge, shown the prompt and the answer so far, says that it refuses. It judges
     refusal and not harm, so that it drops no flag on a harmless request that is answered."""
 

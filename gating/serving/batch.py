@@ -40,10 +40,14 @@ class Newcomers:
 class Batch:
     """At most `capacity` rows. Used by one thread; `close` takes the model's hooks off again."""
 
-    def __init__(self, loaded: Loaded, steering: Steering, capacity: int, guard: Guard | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, steering: Steering, capacity: int, guard: Guard | None = None, cascade: bool = False
+    ) -> None:
+        """cascade: a second judge is asked before a flag of the guard counts."""
         self.loaded, self.steering, self.capacity, self.end = loaded, steering, capacity, frozenset(loaded.end_ids)
         self.rows: list[Row] = []
-        self.watch = monitor.watch(guard, ["none"] * capacity) if guard is not None else None
+        confirm = self._counts if cascade else None
+        self.watch = monitor.watch(guard, ["none"] * capacity, confirm) if guard is not None else None
         self._free = list(range(capacity))[::-1]  # rows of the watch
         self._cache: Any = None
         self._mask = torch.zeros(0, 0, dtype=torch.long, device=loaded.device)
@@ -156,6 +160,11 @@ class Batch:
             return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h
 
         return hook
+
+    def _counts(self, slot: int, _tokens: list[int]) -> bool:
+        """Whether a flag of the row in a slot counts."""
+        row = next(r for r in self.rows if r.slot == slot)
+        return monitor.second_judge(self.loaded.tokenizer, {slot: row.asked})(slot, row.tokens)
 
     def _stops(self) -> list[bool]:
         """Whose answer the guard ends now; what it has flagged is written into the rows."""
