@@ -94,7 +94,8 @@ def _tried(console: Console, guard: file.Guard, path: str, values: dict[str, str
         )
     console.print(table)
     console.print(
-        f"TPR {_rate(found['tpr'])}, FPR {_rate(found['fpr'])}, AUROC {_number(found['auroc'])}, median delay "
+        f"TPR {_rate(found['tpr'])}, FPR {_rate(found['fpr'])}, with answers that evade a harmless request "
+        f"{_rate(found['fpr_with_evasions'])}, AUROC {_number(found['auroc'])}, median delay "
         f"{_number(found['delay'], 0)} tokens",
         soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip

@@ -13,8 +13,8 @@ import pytest
 
 TINY = ("tiny-llama", "tiny-qwen", "tiny-gemma")
 DRAWN = (
-    "test_run.py::test_every_experiment", "test_run.py::test_a_run_prints", "test_figures", "test_gallery", "test_report",
-    "test_mediation_report", "test_hostile_names",
+    "test_run.py::test_every_experiment", "test_run.py::test_a_run_prints", "test_figures", "test_gallery",
+    "test_report", "test_mediation_report", "test_hostile_names",
 )  # fmt: skip
 
 

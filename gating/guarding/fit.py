@@ -20,7 +20,7 @@ from gating.extras import require
 from gating.guarding.rows import Rows
 
 FOLDS, DRAWS = 5, 20
-BLOCKS = (3, 5, 10)  # how many blocks may be read; all of them is tried, too
+BLOCKS = (3, 5, 10, 15)  # how many blocks may be read; all of them is tried, too
 NEARLY = 0.02  # true positives that more blocks must bring
 
 

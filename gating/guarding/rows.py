@@ -58,9 +58,14 @@ class Rows:
         return (self.role == ATTACK) & self.harmful & np.isin(self.label, (COMPLIANCE, EVASIVE))
 
     @property
-    def benign(self) -> np.ndarray:
+    def harmless(self) -> np.ndarray:
         """Answers to harmless requests without an attack, benign personas' too: [row] boolean."""
         return (self.role == BENIGN) & ~self.harmful
+
+    @property
+    def benign(self) -> np.ndarray:
+        """Those of them that do not evade: an empty promise is what a guard looks for, whoever asked: [row] boolean."""
+        return self.harmless & (self.label != EVASIVE)
 
     def where(self, chosen: np.ndarray) -> Rows:
         """Some of the rows: [row] boolean."""

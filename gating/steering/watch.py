@@ -54,7 +54,7 @@ class Watch:
         n = len(actions)
         self.layers = tuple(layers)
         self.threshold, self.window, self.confirm = threshold, window, confirm
-        self.vectors, self.personas = (dict(zip(layers, v.float(), strict=True)) for v in (vectors, personas))
+        self.vectors, self.personas = vectors.float(), dict(zip(layers, personas.float(), strict=True))
         self.neutral = dict(zip(layers, neutral, strict=True))
         self.watched = torch.tensor([a != "none" for a in actions], dtype=torch.bool)
         self.restores, self.stops = (torch.tensor([a == name for a in actions]) for name in ("restore", "stop"))
@@ -63,7 +63,7 @@ class Watch:
         self.flagged = torch.zeros(n, dtype=torch.long)
         self.began = torch.zeros(n, dtype=torch.long)  # the step before a row's first token
         self.step, self.asked = 0, 0
-        self._score = torch.zeros(0)  # of the token that is read, from the blocks so far
+        self._read: list[torch.Tensor] = []  # the newest token, as the blocks so far gave it
 
     def begin(self, row: int, action: str) -> None:
         """Nothing is known of this row any more: another answer takes its place."""
@@ -74,14 +74,16 @@ class Watch:
         """Take in the newest token of the rows that are live, block by block in their order: h [live, 1, hidden], live
         [live] row numbers. The changed h where a row is restored, else None."""
         last, rows = h[:, -1].float(), live.cpu()
-        score = (last @ self.vectors[layer].to(h.device)).cpu()
-        if layer == self.layers[0]:
-            self.step, self._score = self.step + 1, score
-        else:
-            self._score = self._score + score
-        if layer == self.layers[-1]:
-            self.recent[rows, self.read_in[rows] % self.window] = self._score
+        self._read.append(last)
+        if layer == self.layers[-1]:  # one product for all blocks, and one way back from the device
+            scores = torch.einsum(
+                "lrh,lh->r", torch.stack([x.to(h.device) for x in self._read]), self.vectors.to(h.device)
+            )
+            self.recent[rows, self.read_in[rows] % self.window] = scores.cpu()
             self.read_in[rows] += 1
+            self.step, self._read = self.step + 1, []
+        if not self.restores.any():
+            return None
         now = (self.restores & (self.flagged > 0))[rows]
         if not now.any():
             return None
