@@ -116,9 +116,9 @@ def guard_overhead(loaded: Loaded, ids: list[list[int]], steps: int) -> float:
     rng = np.random.default_rng(0)
     layers = list(range(loaded.n_layers))  # the most that a guard reads
     drawn = rng.standard_normal((2, len(layers), loaded.hidden))
-    vectors, personas = (packed(v / np.linalg.norm(v, axis=-1, keepdims=True)) for v in drawn)
-    ones, zeros = [[1.0] for _ in layers], [0.0 for _ in layers]
-    guard = Guard({}, layers, 8, 1e9, 0.01, ["a"], ones, vectors, personas, zeros)
+    drawn /= np.linalg.norm(drawn, axis=-1, keepdims=True)
+    ones = [[1.0] for _ in layers]
+    guard = Guard({}, layers, 8, 1e9, 0.01, ["a"], ones, packed(drawn[0]), layers[-6], packed(drawn[1][:1]), 0.0)
     steering = lower([Condition("baseline")], None, 0)
     used: dict[bool, list[float]] = {True: [], False: []}
     with decode.unwrapped(loaded.model):

@@ -57,7 +57,7 @@ def calibrated():
 def test_a_planted_persona_is_found_where_it_is_and_other_labels_or_directions_find_nothing(calibrated):
     found = calibrated.calibration
     weights = np.abs(calibrated.weights)  # [layer][direction]: planted from block 2 on, in the first direction
-    assert calibrated.layers[-1] == 3 and weights.argmax() == len(weights) * 3 - 3
+    assert calibrated.layers[-1] == calibrated.acts == 3 and weights.argmax() == len(weights) * 3 - 3
     assert weights[-1, 0] > 3 * weights[:, 1:].max()
     assert found["tpr"]["rate"] > 0.9 and found["tpr"]["n"] == 30 and found["fpr"]["n"] == 60
     assert found["fpr"]["prompts"] == 30 and found["fpr"]["high_by_prompt"] > found["fpr"]["high"]
@@ -175,9 +175,8 @@ def watching(model, actions, quantile=0.5, confirm=None, window=3):
     values = rows.windowed(2 * read[:, :, 1] + read[:, :, 2], window)
     cut = float(np.nanquantile(values, quantile))
     vectors = torch.stack([2 * model.unit[1][0], model.unit[2][0]])
-    personas = torch.stack([model.unit[1][1], model.unit[2][1]])
     expected = evaluate.delays(values, cut, window)
-    return Watch((1, 2), vectors, cut, window, actions, personas, (-0.5, 0.25), confirm), expected
+    return Watch((1, 2), vectors, cut, window, actions, 2, model.unit[2][1], 0.25, confirm), expected
 
 
 def test_the_monitor_flags_at_the_token_that_stored_projections_say_and_changes_nothing_by_noting(model):
@@ -200,7 +199,7 @@ def test_a_restored_row_has_the_neutral_projection_from_the_next_token_on(model)
     watch, expected = watching(model, ["restore"] * 5, quantile=0.0)
     seen: list[torch.Tensor] = []
     after = parts.decoder_blocks(model.m.model)[3]
-    persona = watch.personas[2]
+    persona = watch.persona
     hook = after.register_forward_pre_hook(lambda mod, args: seen.append(args[0][:, -1].float() @ persona))
     try:
         model.backend.generate(model.ids[:1], {}, NEW, watch=watch)
@@ -277,15 +276,12 @@ def test_the_command_calibrates_tries_and_acts(folders, tmp_path, capsys):
 
 def test_reopening_holds_the_persona_of_flagged_rows_at_every_token_and_touches_no_other(folders):
     made = calibrate.calibrate(gating.open_run(folders["select"]), 0.1, 2)
-    personas = torch.from_numpy(file.unpacked(made.personas, len(made.layers))).float()
+    persona = torch.from_numpy(file.unpacked(made.persona, 1)).float()[0]
     edits = monitor.held(made, {}, torch.tensor([True, False]))
-    h, mask = torch.randn(2, 5, personas.shape[1]), torch.ones(2, 5, dtype=torch.int64)
-    plan = {"prompt_mask": mask, "last_mask": mask, "ids": mask, "kept": {}}
-    assert list(edits) == made.layers and len(made.layers) > 1
-    for layer, persona, neutral in zip(made.layers, personas, made.neutral, strict=True):
-        after = apply_edits(h, edits[layer], 0, plan, 0)
-        assert torch.allclose(after[0] @ persona, torch.full((5,), neutral), atol=1e-4)
-        assert torch.equal(after[1], h[1])
+    h, mask = torch.randn(2, 5, len(persona)), torch.ones(2, 5, dtype=torch.int64)
+    after = apply_edits(h, edits[made.acts], 0, {"prompt_mask": mask, "last_mask": mask, "ids": mask, "kept": {}}, 0)
+    assert torch.allclose(after[0] @ persona, torch.full((5,), made.neutral), atol=1e-4)
+    assert torch.equal(after[1], h[1]) and list(edits) == [made.acts]
 
 
 def test_weights_that_fit_their_own_rows_too_well_do_not_make_the_threshold_too_low():

@@ -43,6 +43,7 @@ def calibrate(
     found = fit.fit(rows, positive, benign, fpr)
     layers = [int(held_readouts(run)["layer"].values[i]) for i in found.layers]
     own = units(run, directions, layers)
+    acts = fit.strongest(rows, positive, benign, fpr, found.layers)
     return Guard(
         model={name: str(run.attrs.get(name, "")) for name in MODEL},
         layers=layers,
@@ -52,8 +53,9 @@ def calibrate(
         directions=list(directions),
         weights=found.weights.tolist(),
         vectors=packed(np.einsum("ld,ldh->lh", found.weights, own)),
-        personas=packed(own[:, 0]),
-        neutral=np.nanmean(rows.windows[benign][:, :, list(found.layers), 0], axis=(0, 1)).tolist(),
+        acts=layers[acts],
+        persona=packed(own[acts, :1]),
+        neutral=float(np.nanmean(rows.windows[benign][:, :, found.layers[acts], 0])),
         calibration={"run": str(run.attrs.get("key", "")), **_measured(rows, positive, benign, fpr, persona, run)},
         prompts=sorted(set(rows.prompt.tolist())),
         attack=list(roles.attack),

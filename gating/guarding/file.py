@@ -25,10 +25,10 @@ class Guard:
     """A monitor: where it reads, what it weighs, when it flags.
 
     model: of the run that it was calibrated on (MODEL); layers: the blocks, in their order; weights [layer][direction]
-    of unit directions; vectors: their weighted sums, base64 of float32 [layer, hidden]; personas: the unit direction
-    that `restore` takes out, likewise; neutral: its mean projections in benign answers [layer]; calibration: what was
-    measured, on how many; prompts: hashes of what it was calibrated on; attack, benign: patterns of conditions
-    (rows.Roles).
+    of unit directions; vectors: their weighted sums, base64 of float32 [layer, hidden]; acts: the one of the blocks
+    where the persona is held; persona: its unit direction there, likewise [1, hidden]; neutral: its mean projection in
+    benign answers; calibration: what was measured, on how many; prompts: hashes of what it was calibrated on; attack,
+    benign: patterns of conditions (rows.Roles).
     """
 
     model: dict[str, str]
@@ -39,8 +39,9 @@ class Guard:
     directions: list[str]
     weights: list[list[float]]
     vectors: str
-    personas: str
-    neutral: list[float]
+    acts: int
+    persona: str
+    neutral: float
     calibration: dict[str, Any] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     attack: list[str] = field(default_factory=list)
@@ -87,7 +88,7 @@ def load(path: str | Path) -> Guard:
     try:
         guard = Guard(**content)
         n = len(guard.layers)
-        fits = _holds(guard) and unpacked(guard.vectors, n).shape == unpacked(guard.personas, n).shape
+        fits = _holds(guard) and unpacked(guard.vectors, n).shape[1] == unpacked(guard.persona, 1).shape[1]
     except (TypeError, ValueError, AttributeError, binascii.Error):
         fits = False
     if not fits:
@@ -97,8 +98,8 @@ def load(path: str | Path) -> Guard:
 
 def _holds(guard: Guard) -> bool:
     """Whether each entry is of its kind."""
-    whole = (*guard.layers, guard.window)
-    real = (guard.threshold, guard.fpr, *guard.neutral, *(w for of in guard.weights for w in of))
+    whole = (*guard.layers, guard.acts, guard.window)
+    real = (guard.threshold, guard.fpr, guard.neutral, *(w for of in guard.weights for w in of))
     texts = (*guard.directions, *guard.prompts, *guard.attack, *guard.benign, *guard.model.values())
     return (
         all(type(n) is int for n in whole)
@@ -106,7 +107,8 @@ def _holds(guard: Guard) -> bool:
         and all(isinstance(text, str) for text in texts)
         and guard.window > 0
         and guard.layers == sorted(set(guard.layers))
-        and len(guard.layers) == len(guard.weights) == len(guard.neutral) > 0
+        and guard.acts in guard.layers
+        and len(guard.layers) == len(guard.weights)
         and all(len(of) == len(guard.directions) > 0 for of in guard.weights)
     )
 

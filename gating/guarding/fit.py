@@ -95,6 +95,19 @@ def fit(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -> Fit
     return Fitted(layers, weights.reshape(len(layers), -1), centre + cut * deviation)
 
 
+def strongest(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, layers: Sequence[int]) -> int:
+    """Which of the blocks (its place among them) tells most positives of held-out folds by itself, the last of equals:
+    it sees what was added at any block before it. There the persona is held; at all of them at once nothing of the
+    model was left."""
+    used = rows.where(positive | benign)
+    own, fold = positive[positive | benign], folds(used)[0]
+    found = []
+    for layer in layers:
+        scores = _crossed(features(used, [layer]), own, fold)
+        found.append(float((scores[own] > threshold(scores[~own], fpr)).mean()))
+    return len(found) - 1 - int(np.argmax(found[::-1]))
+
+
 def features(rows: Rows, layers: Sequence[int]) -> np.ndarray:
     """[row, place, layer x direction]."""
     return rows.windows[:, :, list(layers)].reshape(*rows.windows.shape[:2], -1)

@@ -16,25 +16,22 @@ from gating.steering.watch import Confirm, Watch
 
 def watch(guard: Guard, actions: Sequence[str], confirm: Confirm | None = None) -> Watch:
     """A watch over one batch, with the action of each row (watch.ACTIONS)."""
-    vectors, personas = (
-        torch.from_numpy(unpacked(text, len(guard.layers))) for text in (guard.vectors, guard.personas)
-    )
-    return Watch(guard.layers, vectors, guard.threshold, guard.window, actions, personas, guard.neutral, confirm)
+    vectors, persona = unpacked(guard.vectors, len(guard.layers)), unpacked(guard.persona, 1)[0]
+    return Watch(
+        guard.layers, torch.from_numpy(vectors), guard.threshold, guard.window, actions, guard.acts,
+        torch.from_numpy(persona), guard.neutral, confirm,
+    )  # fmt: skip
 
 
 def held(guard: Guard, edits: Edits, rows: torch.Tensor) -> Edits:
-    """Edits under which, besides, some rows' projection on the persona is led to its mean in benign answers at each of
-    the guard's blocks and at every token, the prompt's too. rows: [row] boolean."""
-    out = dict(edits)
-    personas = torch.from_numpy(unpacked(guard.personas, len(guard.layers))).float()
-    for layer, persona, neutral in zip(guard.layers, personas, guard.neutral, strict=True):
-        unit = persona.expand(len(rows), 1, -1)
-        edit = Edit(
-            op="clamp", scope="all", write=unit, measure=unit, strength=rows.float(),
-            target=torch.full((len(rows), 1), neutral), of=torch.full((len(rows),), -1), gate=None,
-        )  # fmt: skip
-        out[layer] = [*out.get(layer, []), edit]
-    return out
+    """Edits under which, besides, some rows' projection on the persona is led to its mean in benign answers at every
+    token, the prompt's too. rows: [row] boolean."""
+    persona = torch.from_numpy(unpacked(guard.persona, 1)).float().expand(len(rows), 1, -1)
+    edit = Edit(
+        op="clamp", scope="all", write=persona, measure=persona, strength=rows.float(),
+        target=torch.full((len(rows), 1), guard.neutral), of=torch.full((len(rows),), -1), gate=None,
+    )  # fmt: skip
+    return {**edits, guard.acts: [*edits.get(guard.acts, []), edit]}
 
 
 def second_judge(tokenizer: chat.Tokenizer, prompts: Sequence[str] | Mapping[int, str]) -> Confirm:

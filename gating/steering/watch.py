@@ -29,9 +29,9 @@ class Watch:
 
     layers: the blocks, in their order; vectors [layer, hidden]: the sum of their products with the residual stream is a
     token's score; a row is flagged when the mean of `window` scores on end exceeds `threshold`. actions: of each row,
-    from the token after the flag on: `none` (not watched), `note`, `restore` (at each of the blocks the projection on
-    its unit vector in `personas` [layer, hidden] is led to its `neutral` [layer]), `stop` (the answer ends). confirm:
-    is asked before a flag counts; where it denies, the window begins anew.
+    from the token after the flag on: `none` (not watched), `note`, `restore` (after block `acts`, one of those, the
+    projection on `persona`, a unit vector [hidden], is led to `neutral`), `stop` (the answer ends). confirm: is asked
+    before a flag counts; where it denies, the window begins anew.
 
     flagged: [row] tokens of the answer that were read when it was flagged, 0 where it never was; asked: how often
     `confirm` was.
@@ -44,8 +44,9 @@ class Watch:
         threshold: float,
         window: int,
         actions: Sequence[str],
-        personas: torch.Tensor,
-        neutral: Sequence[float],
+        acts: int,
+        persona: torch.Tensor,
+        neutral: float,
         confirm: Confirm | None = None,
     ) -> None:
         for action in actions:
@@ -54,8 +55,7 @@ class Watch:
         n = len(actions)
         self.layers = tuple(layers)
         self.threshold, self.window, self.confirm = threshold, window, confirm
-        self.vectors, self.personas = vectors.float(), dict(zip(layers, personas.float(), strict=True))
-        self.neutral = dict(zip(layers, neutral, strict=True))
+        self.vectors, self.acts, self.persona, self.neutral = vectors.float(), acts, persona.float(), neutral
         self.watched = torch.tensor([a != "none" for a in actions], dtype=torch.bool)
         self.restores, self.stops = (torch.tensor([a == name for a in actions]) for name in ("restore", "stop"))
         self.recent = torch.full((n, window), torch.nan)
@@ -82,13 +82,13 @@ class Watch:
             self.recent[rows, self.read_in[rows] % self.window] = scores.cpu()
             self.read_in[rows] += 1
             self.step, self._read = self.step + 1, []
-        if not self.restores.any():
+        if layer != self.acts or not self.restores.any():
             return None
         now = (self.restores & (self.flagged > 0))[rows]
         if not now.any():
             return None
-        persona = self.personas[layer].to(h.device)
-        change = (self.neutral[layer] - last @ persona)[:, None] * persona * now.to(h.device)[:, None]
+        persona = self.persona.to(h.device)
+        change = (self.neutral - last @ persona)[:, None] * persona * now.to(h.device)[:, None]
         return h + change[:, None].to(h.dtype)
 
     def settle(self, live: torch.Tensor, tokens: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
