@@ -120,6 +120,31 @@ def controlled(run: xr.DataTree) -> list[Controlled]:
     return out
 
 
+def against_random(run: xr.DataTree, label: str = "refusal", harmful: bool | None = None) -> xr.Dataset:
+    """Each line of `controlled` against the mean of its random controls on the same prompts, along `line` (with the
+    coordinates condition and draw): difference of rates, low and high (`stats.mean_of`: over prompts, not over the choice
+    of directions), n prompts that have an answer under all of them, k controls. NaN below two prompts. Lines whose
+    condition is not in the run (controls of none) are left out."""
+    hit, present = (x.transpose("condition", "prompt") for x in hits(run, label, harmful))
+    category = read_group(run, "prompts")["category"].sel(prompt=hit["prompt"].values).values
+    known = set(hit["condition"].values.tolist())
+    lines = [line for line in controlled(run) if line.name in known]
+    found = np.full((len(lines), 3), np.nan)
+    n = np.zeros(len(lines), dtype="int64")
+    for i, line in enumerate(lines):
+        counted = present.sel(condition=[line.name, *line.controls]).all("condition").values
+        n[i] = counted.sum()
+        if n[i] >= 2:
+            d = hit.sel(condition=line.name).astype("f8") - hit.sel(condition=line.controls).mean("condition")
+            mean = stats.mean_of(d.values[counted], category[counted])
+            found[i] = mean.estimate, *mean.interval()
+    columns = {"difference": found[:, 0], "low": found[:, 1], "high": found[:, 2], "n": n}
+    columns["k"] = np.array([len(line.controls) for line in lines], dtype="int64")
+    at = {c: ("line", np.array([getattr(line, f) for line in lines], dtype=str)) for c, f in
+          (("condition", "name"), ("draw", "draw"))}  # fmt: skip
+    return xr.Dataset({c: ("line", v) for c, v in columns.items()}, at, {"label": label})
+
+
 def _same_but_random(conditions: xr.Dataset, own: int, control: int) -> bool:
     """Whether two conditions differ in nothing but the directions that are random in the control: the same operations
     at the same blocks and strengths on the same tokens under the same system message."""

@@ -22,6 +22,10 @@ KIND_COLOURS = {
 KIND_MARKERS = {"baseline": "D", "steered": "o", "reversed": "s", "random": ".", "named": "^"}
 LABEL_COLOURS = {label.name: label.colour for label in TABLE}
 SHADES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+TOPICS = {
+    "outcomes": "What became of the answers", "dose": "Block and dose", "controls": "Against random directions",
+    "inside": "Inside the model", "directions": "The directions",
+}  # fmt: skip
 STYLES = ("-", "--", ":", "-.")
 MARKS = ("o", "s", "^", "v", "P")
 
@@ -29,6 +33,7 @@ styled = matplotlib.rc_context({  # a decorator of every function that draws
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": "medium",
     "figure.constrained_layout.use": True, "figure.dpi": 150, "legend.fontsize": "small", "legend.frameon": False,
     "text.parse_math": False,  # a dollar sign in a category is one
+    "svg.fonttype": "none", "svg.hashsalt": "gating",  # text that can be edited; the same bytes each time
 })  # fmt: skip
 
 
@@ -36,6 +41,9 @@ styled = matplotlib.rc_context({  # a decorator of every function that draws
 class Picture:
     """An entry of the registry. `harmful` says whose answers are drawn: those to harmful prompts (True), to harmless
     ones (False), or all (None)."""
+
+    topic: str  # one of TOPICS
+    method: str  # where its numbers are explained: a page of docs/, with a heading
 
     name: str  # of its file, without .png
     drawable: Callable[[xr.DataTree], bool]  # whether the run has what it draws
@@ -65,6 +73,11 @@ def spaced_marks(i: int, n: int) -> tuple[int, int]:
     """matplotlib's markevery for the i-th line of n points: about six marks, not on those of its neighbours."""
     every = max(1, n // 6)
     return i % every, every
+
+
+def band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look, name: str) -> None:
+    """An interval along a line, named as the line is."""
+    ax.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0, gid=name)
 
 
 def tall_figure(rows: float, longest: int = 0, width: float = 7.5) -> tuple[Figure, Axes]:

@@ -75,6 +75,8 @@ def has_scores(run: xr.DataTree) -> bool:
 
 FIGURES = (
     Picture(
+        "outcomes",
+        "method.md#conventions",
         "prompts",
         has_scores,
         per_prompt,
