@@ -105,8 +105,8 @@ FIGURES = (
         _drawn,
         lambda run, harmful: f"Refusal less the mean of the random controls, in points: {in_words(run, harmful)}.",
         lambda run: (
-            "What a condition does beyond its own random controls, on the same prompts. Intervals are over prompts, not "
-            "over the choice of directions: with few of those, look at each (below)."
+            "What a condition does beyond its own random controls, on the same prompts. Intervals are over prompts, "
+            "not over the choice of directions: with few of those, look at each (below)."
             + ("" if has_grid(run) else left_out(lines(run), MOST))
             + (left_out(len(panels(run)), PANELS, "settings") if has_grid(run) else "")
         ),

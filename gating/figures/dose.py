@@ -18,7 +18,6 @@ from gating.figures.base import (
     Picture,
     band,
     left_out,
-    legend,
     panel_figure,
     styled,
     which,
@@ -54,7 +53,7 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
     near = bool(numbers) and min(np.diff(numbers), default=1.0) < CLOSE * (numbers[-1] - numbers[0])
     place = {v: float(v) if numbers and not near else float(i) for i, v in enumerate(values)}
     parts = settings(run, axis)[:MOST]
-    columns = min(3, len(parts))
+    columns = min(2 if len(parts) == 4 else 3, len(parts))
     rows = -(-len(parts) // columns)
     size = (7.5, 4.6) if columns == 1 else (4.0 * columns, 1.2 + 2.4 * rows)
     figure, axes = panel_figure(len(parts), columns, size)
@@ -64,15 +63,16 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
         ax.set_ylim(-3, 103)
         ticks = [v if isinstance(v, str) else f"{v:g}" for v in values]
         crowded = len(ticks) * max(map(len, ticks)) > (60 if columns == 1 else 26)
-        ax.set_xticks([place[v] for v in values], ticks if i + columns >= len(parts) else [""] * len(ticks),
-                      rotation=90 if crowded else 0)  # fmt: skip
+        ax.set_xticks([place[v] for v in values], ticks, rotation=90 if crowded else 0)
+        ax.tick_params(labelbottom=i + columns >= len(parts))
         if i % columns:
             ax.set_yticklabels([])
     figure.supylabel(f"% of {which(harmful)} prompts", fontsize="medium")
     figure.supxlabel(
         f"steer.{axis}{', evenly spaced' if near else ''} (bands: 95% Wilson intervals)", fontsize="medium"
     )
-    return legend(figure, 4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
 
 
 def _panel(ax: Axes, rates: xr.Dataset, conditions: xr.Dataset, place: Mapping[str | float, float], axis: str) -> None:

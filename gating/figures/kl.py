@@ -1,4 +1,4 @@
-"""Refusal against what a condition costs: first-token KL on prompts that it should leave alone, a dose that compares."""
+"""Refusal against what a condition costs: first-token KL on prompts that it should leave alone."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def scatter(run: xr.DataTree, harmful: bool | None) -> Figure:
     _points(ax, kl, r, ["baseline"], PLAIN, "baseline", False)
     for i, (text, names) in enumerate(list(groups(run).items())[:MOST]):
         _points(ax, kl, r, names, series(i), text, steered.issuperset(names))
-    ax.plot([], [], "x", color=LABEL_COLOURS["degenerate"], ms=9, mew=1.6,
+    ax.plot([], [], "x", color=LABEL_COLOURS["degenerate"], ms=10, mew=1.4,
             label=f"{100 * GARBLED:.0f}% degenerate or more")  # fmt: skip
     ax.set_ylim(-3, 103)
     ax.set_ylabel(f"refusal, % of {which(harmful)} prompts")
@@ -84,7 +84,7 @@ def _points(ax: Axes, kl: xr.DataArray, r: xr.Dataset, names: list[str], look: L
                 elinewidth=0.7, label=text)  # fmt: skip
     garbled = of_names["rate"].sel(label="degenerate").values >= GARBLED
     if garbled.any():
-        ax.plot(x[garbled], rate[garbled], "x", color=LABEL_COLOURS["degenerate"], ms=9, mew=1.6, zorder=5,
+        ax.plot(x[garbled], rate[garbled], "x", color=LABEL_COLOURS["degenerate"], ms=12, mew=1.4, zorder=1.5,
                 label=f"_{text}, degenerate")  # fmt: skip
 
 
@@ -113,9 +113,9 @@ FIGURES = (
         scatter,
         lambda run, harmful: f"Refusal against first-token KL: {in_words(run, harmful)}.",
         lambda run: (
-            "What refusal costs. First-token KL on prompts that a condition should leave alone makes doses of different "
-            "blocks, directions and operations comparable: lower at the same KL is more specific. The band is the "
-            "baseline's interval." + left_out(len(groups(run)), MOST, "settings")
+            "What refusal costs. First-token KL on prompts that a condition should leave alone makes doses of "
+            "different blocks, directions and operations comparable: lower at the same KL is more specific. "
+            "The band is the baseline's interval." + left_out(len(groups(run)), MOST, "settings")
         ),
     ),
 )

@@ -111,11 +111,14 @@ def rates(run: xr.DataTree, harmful: bool | None) -> Figure:
             _dots(ax, line, r, APART * (-1 if flag else 1) if both else 0.0, hollow=both and not flag)
     if both:
         _joined(ax, run, shown)
-    n = sorted({int(v) for flag in ((True, False) if both else (harmful,))
-                for v in analysis.refusal_rate(run, harmful=flag)["n"].values})  # fmt: skip
-    counts = " to ".join(map(str, n[:: max(1, len(n) - 1)]))
-    percent_axis(ax, f"refusal, %{'' if both else f' of {which(harmful)} prompts'}\n95% Wilson interval, n = {counts}")
+    counted = ", ".join(_counted(run, flag, both) for flag in ((True, False) if both else (harmful,)))
+    percent_axis(ax, f"refusal, %{'' if both else f' of {which(harmful)} prompts'}\n95% Wilson interval, n = {counted}")
     return _key(figure, ax, ("harmful", "harmless") if both else (which(harmful),))
+
+
+def _counted(run: xr.DataTree, harmful: bool | None, named: bool) -> str:
+    n = sorted({int(v) for v in analysis.refusal_rate(run, harmful=harmful)["n"].values})
+    return " to ".join(map(str, n[:: max(1, len(n) - 1)])) + (f" {which(harmful)}" if named else "")
 
 
 def _dots(ax: Axes, line: Line, r: xr.Dataset, above: float, hollow: bool) -> None:

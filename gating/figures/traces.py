@@ -28,7 +28,7 @@ from gating.figures.base import (
 from gating.figures.maps import REMOVALS
 
 MOST = 12  # conditions besides the baseline
-PANELS = 3  # directions in one picture
+PANELS = 2  # directions in one picture
 COLUMNS = 6
 WINDOW = 4  # blocks: an edit of more of them is drawn as a band
 KINDS = ("baseline", "steered", "reversed", "named")
@@ -129,7 +129,7 @@ def _key(figure: Figure) -> Figure:
     held: dict[str, Any] = {}
     for ax in figure.axes:
         held |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(held.values(), held.keys(), loc="outside lower center", ncols=len(held))
+    figure.legend(held.values(), held.keys(), loc="outside upper center", ncols=len(held))
     return figure
 
 
