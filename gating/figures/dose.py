@@ -19,6 +19,7 @@ from gating.figures.base import (
     band,
     left_out,
     panel_figure,
+    spaced,
     styled,
     which,
 )
@@ -57,21 +58,22 @@ def dose(run: xr.DataTree, axis: str, harmful: bool | None) -> Figure:
     rows = -(-len(parts) // columns)
     size = (7.5, 4.6) if columns == 1 else (4.0 * columns, 1.2 + 2.4 * rows)
     figure, axes = panel_figure(len(parts), columns, size)
+    ticks = [v if isinstance(v, str) else f"{v:g}" for v in values]
+    crowded = len(ticks) * max(map(len, ticks)) > (60 if columns == 1 else 26)
     for i, (ax, (setting, conditions)) in enumerate(zip(axes, parts, strict=True)):
         _panel(ax, rates, conditions, place, axis)
         ax.set_title(grids.title(setting), fontsize="small")
         ax.set_ylim(-3, 103)
-        ticks = [v if isinstance(v, str) else f"{v:g}" for v in values]
-        crowded = len(ticks) * max(map(len, ticks)) > (60 if columns == 1 else 26)
         ax.set_xticks([place[v] for v in values], ticks, rotation=90 if crowded else 0)
         ax.tick_params(labelbottom=i + columns >= len(parts))
         if i % columns:
-            ax.set_yticklabels([])
-    figure.supylabel(f"% of {which(harmful)} prompts", fontsize="medium")
-    figure.supxlabel(
-        f"steer.{axis}{', evenly spaced' if near else ''} (bands: 95% Wilson intervals)", fontsize="medium"
-    )
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+            ax.tick_params(labelleft=False)
+    low = 0.55 + (0.085 * max(map(len, ticks)) if crowded else 0.15)
+    spaced(figure, rows, columns, (0.2, 0.35), (0.75, 0.1, 0.6, low))
+    figure.supylabel(f"% of {which(harmful)} prompts", fontsize="medium", x=0.08 / size[0])
+    words = f"steer.{axis}{', evenly spaced' if near else ''} (bands: 95% Wilson intervals)"
+    figure.supxlabel(words, fontsize="medium", y=0.1 / size[1])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=4)
     return figure
 
 

@@ -40,6 +40,7 @@ FOR = {  # what an experiment is for, first; a run of no experiment named here h
     "geometry": ("directions", "inside"), "directions": ("directions", "outcomes", "controls"),
     "selection": ("dose", "outcomes"), "nulls": ("controls", "outcomes"),
     "mediation": ("inside", "outcomes", "controls"), "references": ("outcomes", "controls", "inside"),
+    "paper": ("outcomes", "controls", "inside"), "paper-exact": ("outcomes", "controls", "inside"),
 }  # fmt: skip
 ALL = "all"
 

@@ -21,6 +21,7 @@ from gating.figures.base import (
     Picture,
     band,
     left_out,
+    spaced,
     spaced_marks,
     styled,
     wrapped,
@@ -91,6 +92,7 @@ def _panels(rows: int, conditions: int) -> tuple[Figure, list[list[Axes]]]:
     lines = 1 if conditions == 1 else rows * -(-conditions // columns)
     figure = Figure(figsize=(max(7.5, 2.3 * columns + 0.6), 1.9 * lines + 1.3))
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    spaced(figure, lines, columns, (0.2 if conditions > 1 else 0.6, 0.62), (0.8, 0.1, 0.85, 0.55))
     a_row = columns * -(-conditions // columns) if conditions > 1 else 1
     for i, ax in enumerate(axes):
         ax.set_visible(conditions == 1 or i % a_row < conditions)
@@ -113,14 +115,14 @@ def _multiples(run: xr.DataTree, traces: Mapping[str, xr.DataArray], along: str,
                 f"{wrapped(words[name], 26)}\n{title}" if title else wrapped(words[name], 26), fontsize="x-small"
             )
             ax.tick_params(labelsize="x-small")
-            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            if i % COLUMNS:
-                ax.set_yticklabels([])
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            if i % min(COLUMNS, len(names)):
+                ax.tick_params(labelleft=False)
         ends = [e for ax in axes for e in ax.get_ylim()]
         for ax in axes:
             ax.set_ylim(min(ends), max(ends))
-    figure.supxlabel(across, fontsize="small")
-    figure.supylabel(unit, fontsize="small")
+    figure.supxlabel(across, fontsize="small", y=0.1 / figure.get_figheight())
+    figure.supylabel(unit, fontsize="small", x=0.08 / figure.get_figwidth())
     return _key(figure)
 
 
@@ -129,7 +131,7 @@ def _key(figure: Figure) -> Figure:
     held: dict[str, Any] = {}
     for ax in figure.axes:
         held |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(held.values(), held.keys(), loc="outside upper center", ncols=len(held))
+    figure.legend(held.values(), held.keys(), loc="upper center", ncols=len(held))
     return figure
 
 
