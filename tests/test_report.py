@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gating import report
 from gating.analysis import wording
-from gating.figures import dose, gallery, rates
+from gating.figures import categories, dose, gallery, rates
 from gating.reporting import page as pages
 from gating.reporting import tables
 from gating.reporting.document import document
@@ -53,10 +53,12 @@ def run():
 
 def test_the_page_stands_alone_and_escapes_what_users_wrote(run, tmp_path):
     page = pages.write(run, tmp_path).read_text()
-    assert not re.search(r"(src|href)=\"(?!data:)", page) and "http" not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "http" not in page
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert page.count("<img alt=") == len(list(tmp_path.glob("*.png"))) >= 4
-    assert "dose_coef" not in page and (tmp_path / "dose_coef.png").is_file()
+    for name in ("rates", "dose_coef"):
+        assert all((tmp_path / f"{name}.{ending}").is_file() for ending in ("png", "svg", "csv"))
+        assert f'<figure id="{name}">' in page and f'href="#{name}"' in page and f"pictures={name}" in page
 
 
 def test_answers_to_harmful_requests_are_cut_unless_full_text_is_asked_for(run, tmp_path):
@@ -204,13 +206,13 @@ def test_the_random_controls_of_a_grid_point_share_a_line_of_a_picture(run):
     assert lines[4].y - lines[3].y > lines[3].y - lines[2].y  # a gap between grid points
 
 
-@pytest.mark.parametrize("draw", [rates.rates, rates.labels, rates.categories])
+@pytest.mark.parametrize("draw", [rates.rates, rates.labels, categories.categories])
 def test_no_label_of_a_picture_is_clipped_with_forty_conditions(draw):
     spec = {**SPEC, "layers": ["1", "2-3"], "coef": [float(c) for c in range(1, 6)], "norm": "natural"}
     conditions = grid(spec, ["compliant"], 4, 2, True)
     assert len(conditions) > 40
     figure = draw(
-        tree({c.name: [0, 1, 0, 1] for c in conditions}, categories=list("abcd"), conditions=conditions), True
+        tree({c.name: [0, 1] * 5 for c in conditions}, categories=list("ab" * 5), conditions=conditions), True
     )
     figure.draw_without_rendering()
     for ax in figure.axes:
@@ -218,7 +220,7 @@ def test_no_label_of_a_picture_is_clipped_with_forty_conditions(draw):
             if text.get_text():
                 box = text.get_window_extent()
                 assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
-    if draw is not rates.categories:
+    if draw is not categories.categories:
         assert figure.axes[0].get_window_extent().width / figure.dpi > 4  # inches: long names leave room for the data
         heights = [t.get_window_extent() for t in figure.axes[0].get_yticklabels()]
         assert all(a.y0 >= b.y1 for a, b in itertools.pairwise(heights))

@@ -24,7 +24,7 @@ def written(line: xr.Dataset) -> str:
 
 def sides(run: xr.DataTree, harmful: bool | None) -> list[tuple[str, bool | None]]:
     """What each column of the map counts: a label, and of which prompts."""
-    both = [("refusal", True), ("refusal", False), ("degenerate", True)]
+    both: list[tuple[str, bool | None]] = [("refusal", True), ("refusal", False), ("degenerate", True)]
     return both if analysis.asked_both(run) else [("refusal", harmful), ("degenerate", harmful)]
 
 

@@ -81,16 +81,12 @@ def _line(ax: Axes, panel: str, line: Line2D) -> list[Point]:
 def _errorbars(ax: Axes, panel: str, name: str, line: Line2D, bars: LineCollection | None) -> list[Point]:
     segments = [np.asarray(s) for s in bars.get_segments()] if bars is not None else []
     out = []
-    for i, (x, y) in enumerate(zip(*line.get_data(), strict=True)):
+    for i, (x, y) in enumerate(np.transpose(np.asarray(line.get_data(), dtype="float64")).tolist()):
         low = high = np.nan
         if i < len(segments) and len(segments[i]) == 2:
             along = int(segments[i][0][0] == segments[i][1][0])  # vertical where x stays
             low, high = sorted(segments[i][:, along].tolist())
-        out.append(
-            Point(
-                panel, _word(name), _named(ax.xaxis, float(x)), _named(ax.yaxis, float(y)), "", float(low), float(high)
-            )
-        )
+        out.append(Point(panel, _word(name), _named(ax.xaxis, x), _named(ax.yaxis, y), "", float(low), float(high)))
     return out
 
 
@@ -100,7 +96,7 @@ def _bar(ax: Axes, panel: str, name: str, bar: Rectangle) -> Point:
 
 
 def _cells(ax: Axes, panel: str, mesh: QuadMesh) -> list[Point]:
-    values = np.ma.filled(np.ma.asarray(mesh.get_array(), dtype="float64"), np.nan)
+    values: np.ndarray = np.ma.filled(np.ma.asarray(mesh.get_array(), dtype="float64"), np.nan)
     values = np.atleast_2d(values)
     texts = {(t.get_position()[0], t.get_position()[1]): t.get_text() for t in ax.texts}
     return [
@@ -128,5 +124,6 @@ def _named(axis: Axis, place: float) -> str | float:
     locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
     if not isinstance(locator, FixedLocator) or isinstance(formatter, ScalarFormatter) or not np.isfinite(place):
         return place
-    nearest = int(np.argmin(np.abs(np.asarray(locator.locs) - place)))
-    return " ".join(formatter.format_ticks(locator.locs)[nearest].split()) or place
+    ticks = [float(tick) for tick in locator()]
+    nearest = int(np.argmin(np.abs(np.array(ticks) - place)))
+    return " ".join(formatter.format_ticks(ticks)[nearest].split()) or place

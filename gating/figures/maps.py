@@ -37,7 +37,7 @@ def cells(
         red, green, blue, _ = image.to_rgba(v) if np.isfinite(v) else (1, 1, 1, 1)
         colour = "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5 else "white"
         number = format(v, f"z{form}")  # z: what rounds to nothing has no sign
-        text = "–" if np.isnan(v) else number if texts is None else texts[i, j]
+        text = "–" if np.isnan(v) else number if texts is None else str(texts[i, j])
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize="x-small", color=colour)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     if max(map(len, columns)) > 4:

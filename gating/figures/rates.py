@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -25,7 +26,7 @@ from gating.figures.base import (
 )
 from gating.judging.labels import LABELS
 
-MOST = 30  # lines; more of them, and the conditions of a family share one
+MOST = 24  # lines; more of them, and the conditions of a family share one
 GARBLED = 0.1  # share of degenerate answers from which a line is marked
 APART = 0.17  # of a line: harmful prompts above it, harmless ones below
 
@@ -131,7 +132,11 @@ def _dots(ax: Axes, line: Line, r: xr.Dataset, above: float, hollow: bool) -> No
     if np.isnan(rate).all():
         ax.text(0, line.y + above, "missing", va="center", color="#666666", fontsize="x-small")
     colour, words = KIND_COLOURS[line.kind], f"{line.text}, {'harmless' if hollow else 'harmful'}"
-    look = {"ms": (3 if above else 5) if many else 6, "lw": 0.5 if many else 1.3, "capsize": 0 if many else 2}
+    look: dict[str, Any] = {
+        "ms": (3 if above else 5) if many else 6,
+        "lw": 0.5 if many else 1.3,
+        "capsize": 0 if many else 2,
+    }
     ax.errorbar(rate, y, xerr=None if len(rate) > 20 else ends, fmt=KIND_MARKERS[line.kind], color=colour,
                 mfc="white" if hollow else colour, label=f"_{words}", **look)  # fmt: skip
     garbled = of_line["rate"].sel(label="degenerate").values
