@@ -91,3 +91,11 @@ def serve(monkeypatch):
     yield go
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages without pictures, which take most of a page's time."""
+    from gating.reporting import drawings
+
+    monkeypatch.setattr(drawings, "draw", lambda *_: [])

@@ -83,11 +83,7 @@ def test_no_text_of_a_picture_of_many_conditions_is_cut_off_or_stands_on_another
 
 def test_every_picture_of_a_part_of_the_conditions_says_of_how_many(all_pictures):
     assert {n for n, (_, _, caption) in all_pictures.items() if "are drawn" in caption} == {
-        "harm",
-        "prompts",
-        "blocks",
-        "tokens",
-        "lens",
+        *("categories", "harm", "prompts", "blocks", "tokens", "lens")
     }
     assert "The first 13 of 25 conditions" in all_pictures["lens"][2]
     assert "The first 2 of 12 directions" in all_pictures["blocks"][2]

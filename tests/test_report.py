@@ -61,13 +61,13 @@ def test_the_page_stands_alone_and_escapes_what_users_wrote(run, tmp_path):
         assert f'<figure id="{name}">' in page and f'href="#{name}"' in page and f"pictures={name}" in page
 
 
-def test_answers_to_harmful_requests_are_cut_unless_full_text_is_asked_for(run, tmp_path):
+def test_answers_to_harmful_requests_are_cut_unless_full_text_is_asked_for(run, tmp_path, undrawn):
     answer = "Sure, here is everything that was asked for, told in full and with nothing left out"
     assert answer not in (cut := pages.write(run, tmp_path).read_text()) and "Sure, here is everything …" in cut
     assert answer in pages.write(run, tmp_path, full_text=True).read_text()
 
 
-def test_the_page_says_what_is_missing_and_what_overlaps(run, tmp_path):
+def test_the_page_says_what_is_missing_and_what_overlaps(run, tmp_path, undrawn):
     page = pages.write(run, tmp_path).read_text()
     assert "3 of 78 rows are missing" in page and "3 of 9 overlap" in page
 
@@ -92,7 +92,7 @@ def test_the_terminal_table_groups_conditions_by_their_place_in_the_grid_and_kee
     assert "harmless refusal" in printed(run, 120)
 
 
-def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path):
+def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path, undrawn):
     paper = {"baseline": "C0", "compliant": "C1"}
     conditions = [
         replace(c, paper=paper.get(c.name, "")) for c in grid({**SPEC, "coef": 4.0}, ["compliant"], 4, 2, True)
@@ -179,7 +179,7 @@ def test_a_named_condition_stands_against_its_random_controls_not_against_how_fa
     assert "ko: 88%, 8 random directions (isotropic) 0% to 0%, p = 0.11" in gallery.pictures(knocked, True)["null"][1]
 
 
-def test_many_random_controls_are_one_row_with_their_range_and_stand_below_one_by_one(knocked, tmp_path):
+def test_many_random_controls_are_one_row_with_their_range_and_stand_below_one_by_one(knocked, tmp_path, undrawn):
     knocked["outcomes"]["label"].loc[{"condition": "ko-random-3"}] = [0, 0, 1, 1, 1, 1, 1, -1]
     lines = folded(rows(knocked, True), FOLD)
     assert [r["name"] for r in lines] == ["baseline", "persona", "ko", "ko-random (8 directions)"]
@@ -237,6 +237,6 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):
     assert stop.value.code == 2 and "is not a run" in capsys.readouterr().out
 
 
-def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
+def test_a_run_without_claims_has_no_verdicts(run, tmp_path, undrawn):
     pages.write(run, tmp_path)
     assert tables.verdicts(run) == [] and not (tmp_path / "claims.json").exists()

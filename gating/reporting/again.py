@@ -16,9 +16,10 @@ PLACES = ("runs_dir", "dry_run", "force", "full_text")  # say where and how, not
 def command(run: xr.DataTree) -> str:
     """`python -m gating.run KEY=VALUE ...` with the words that the run was begun with; empty where it does not say.
     What the defaults of this version are may differ: the configuration below it has every value."""
-    if "overrides" not in run.attrs:
+    chosen = json.loads(run.attrs.get("choices", "{}"))
+    if "backend" not in chosen:  # a step of another command (gating.choose, gating.audit)
         return ""
-    chosen, config = json.loads(run.attrs["choices"]), yaml.safe_load(run.attrs["config"])
+    config = yaml.safe_load(run.attrs["config"])
     words = [
         f"{key}={chosen[key] if chosen.get(key) else _written(_value(config, key))}"
         for key in dict.fromkeys(json.loads(run.attrs["overrides"]))
@@ -46,4 +47,6 @@ def _written(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_written(each)}" for key, each in value.items()) + "}"
     if isinstance(value, str):
         return value if value and all(c.isalnum() or c in "-_./+@" for c in value) else json.dumps(value)
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
