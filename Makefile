@@ -27,6 +27,7 @@ $(DEV): $(RUN)
 	touch $@
 
 run: $(RUN)
+	@echo "The embedded model, a persona and its controls: ten minutes on two cores, if no words are given. It says more."
 	$(BIN)/python -m gating.run $(ARGS)
 
 # The paper's conditions and the arms that could refute it, 100 harmful prompts each; each prints its claims' verdicts.

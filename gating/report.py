@@ -24,7 +24,7 @@ def _print_verdicts(
     decided = claims.evaluate_many({path: trees[path] for path in given}, given)
     sections = [(path, verdict_rows(decided[path], family)) for path, family in given.items()]
     if sections:
-        console.print(tables.verdict_table(sections, _title(list(given.values()), post_hoc)))
+        console.print(tables.verdict_table(sections, _title(list(given.values()), post_hoc), console.width))
         for words in dict.fromkeys(registered(each) for each in decided.values()):
             print(words)
 
@@ -53,7 +53,7 @@ def main() -> None:
         trees = {path: analysis.with_judge(store.open_run(path), judge) for path in runs}
         for path, tree in trees.items():
             read = person.tables(tree) if person.held(tree) else []
-            for table in (*read, tables.table(tree), *tables.mediation_tables(tree)):
+            for table in (*read, tables.table(tree, console.width), *tables.mediation_tables(tree)):
                 console.print(table)
             folder = store.locate(path).parent / (f"by-{judge.replace('/', '-')}" if judge else "")
             pictures = [name for name in values.get("pictures", "").split(",") if name]

@@ -28,6 +28,7 @@ from gating.reporting.rows import Row, Verdict, folded, headline_set, own_claims
 
 PROMPT_WORDS, HARMLESS_WORDS, HARMFUL_WORDS = 6, 12, 4
 SAMPLES = 12  # prompts
+NAME = "report.html"
 
 
 class DecidedFamily(NamedTuple):
@@ -69,7 +70,7 @@ def write(
     none are those that the run's experiment is for. Raises GatingError for one that it does not have."""
     folder = Path(folder)
     families = decided_families(run, post_hoc)
-    path = folder / "report.html"
+    path = folder / NAME
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for each in families:
