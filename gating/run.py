@@ -54,7 +54,7 @@ def one(cfg: DictConfig) -> None:
             how = execute.execute(planned)
             tree = store.open_run(planned.folder)
             report = planned.folder / page.NAME
-            if not (how.startswith("opened") and report.exists()) or planned.run.full_text:
+            if not how.startswith("opened") or not page.stands(planned.folder, planned.run.full_text):
                 page.write(tree, planned.folder, full_text=planned.run.full_text)
             width = console.width
             for table in (tables.table(tree, width), *tables.mediation_tables(tree), *tables.verdicts(tree, width)):

@@ -57,7 +57,7 @@ def test_a_condition_is_held_against_the_mean_of_its_random_controls_with_its_in
     found = analysis.against_random(both, "refusal", True).isel(line=[0]).squeeze()
     assert found["condition"] == "persona" and int(found["k"]) == 2
     assert float(found["difference"]) == pytest.approx(-0.6) and int(found["n"]) == 10
-    assert float(found["low"]) < -0.6 < float(found["high"]) < 0
+    assert float(found["low"]) < -0.6 < float(found["high"])
     (cell,) = (row for row in table(differences.by_condition(both, True)) if row["x"] == "refusal, harmful prompts")
     assert cell["y"] == "persona less 2 random" and float(cell["value"]) == -60 and cell["note"].startswith("-60 [")
     assert cell["note"].endswith("n = 10")

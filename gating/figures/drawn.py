@@ -107,7 +107,8 @@ def _cells(ax: Axes, panel: str, mesh: QuadMesh) -> list[Point]:
 
 
 def _band(panel: str, shape: PolyCollection) -> list[Point]:
-    corners = np.concatenate([path.vertices for path in shape.get_paths()])
+    corners = np.concatenate([np.zeros((0, 2)), *(path.vertices for path in shape.get_paths())])
+    corners = corners[np.isfinite(corners).all(1)]
     out = []
     for x in dict.fromkeys(corners[:, 0].tolist()):
         at = corners[corners[:, 0] == x, 1]

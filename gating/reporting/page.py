@@ -14,6 +14,7 @@ from typing import NamedTuple, TypedDict
 import jinja2
 import numpy as np
 import xarray as xr
+from markupsafe import Markup
 
 from gating import analysis, swap
 from gating.analysis import claims
@@ -80,6 +81,16 @@ def write(
     return path
 
 
+def stands(folder: Path, full_text: bool) -> bool:
+    """Whether a page is there already that shows whole texts, or does not, as asked."""
+    path = folder / NAME
+    return path.exists() and _marked(full_text) in path.read_text(errors="replace")
+
+
+def _marked(full_text: bool) -> str:
+    return f'<body data-full-text="{json.dumps(full_text)}">'
+
+
 def _rendered(
     run: xr.DataTree, families: Sequence[DecidedFamily], pictures: Sequence[Drawing], full_text: bool, name: str
 ) -> str:
@@ -106,6 +117,7 @@ def _rendered(
         samples=samples(run, full_text),
         shown=[analysis.shown_names(run)[name] for name in quoted(run)],
         full_text=full_text,
+        body=Markup(_marked(full_text)),
         warnings=json.loads(run.attrs.get("warnings", "[]")),
         versions=json.loads(run.attrs.get("versions", "{}")),
         done=int(done.sum()),
