@@ -12,7 +12,7 @@ import xarray as xr
 
 from gating import progress, store
 from gating.errors import GatingError
-from gating.pipeline import prompt_batches
+from gating.pipeline import batching
 from gating.pipeline.key import calibration_prompts
 from gating.pipeline.study import Study
 from gating.steering import lowering

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gating import models
-from gating.pipeline import calibrate, matched, prompt_batches
+from gating.pipeline import batching, calibrate, matched, prompt_batches
 from gating.pipeline.config import CALIBRATION_PROMPTS, MATCHING_PROMPTS
 from gating.pipeline.study import Study
 from gating.steering import lowering, readouts
