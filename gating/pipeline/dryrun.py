@@ -11,7 +11,7 @@ from gating.foreign import cell
 from gating.pipeline import batching, pace
 from gating.pipeline.study import Study
 from gating.steering.interventions import Condition
-from gating.steering.scoring import LOGITS_BYTES
+from gating.steering.room import LOGITS_BYTES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TEMPLATE_TOKENS = 30  # a chat template with a short system message, where no tokenizer is on this machine
