@@ -80,7 +80,7 @@ def settings() -> str:
     """Every setting of the commands that are configured, and every choice."""
     from gating import settings as known
     from gating.auditing.config import AuditConfig
-    from gating.choosing.config import ChooseConfig
+    from gating.choosing.config import ChooseConfig, WorstConfig
     from gating.pipeline.config import RunConfig
     from gating.training.config import TrainConfig
 
@@ -92,6 +92,7 @@ def settings() -> str:
     ]
     for name, schema, ranges in (
         ("choose", ChooseConfig, known.CHOOSING),
+        ("worst", WorstConfig, known.SEARCHING),
         ("audit", AuditConfig, known.AUDITING),
         ("train", TrainConfig, known.TRAINING),
     ):

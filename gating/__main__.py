@@ -12,6 +12,7 @@ from gating.errors import choices
 COMMANDS = {
     "run": "steer a model along a persona direction and report refusal rates",
     "choose": "where and how strongly a persona acts on a model, chosen on the select split",
+    "worst": "the steering that lowers refusal most while answers stay in order",
     "rejudge": "show a run's answers to another judge and keep its labels beside them",
     "label": "label a blinded sample of a run's answers yourself; rates corrected for the judge's errors",
     "report": "write a run's page again; print its table and its claims' verdicts",

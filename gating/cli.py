@@ -35,6 +35,7 @@ SCHEMAS = (
     "schema",
     "train_schema",
     "choose_schema",
+    "worst_schema",
     "audit_schema",
     "serve_schema",
 )  # of the commands that Hydra configures, one a process

@@ -14,6 +14,7 @@ PACKAGES = {  # extra -> what the code imports of it; pyproject.toml has the ver
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "hub": ("datasets",),
     "export": ("pyarrow", "h5netcdf"),
+    "search": ("optuna",),
     "remote": ("httpx", "obstore"),
     "push": ("huggingface_hub", "safetensors"),
     "inspect": ("inspect_ai",),

@@ -72,10 +72,10 @@ def _calibrated(console: Console, path: str, values: dict[str, str]) -> file.Gua
     found = guard.calibration
     dealt = found["auroc_random_labels"]
     console.print(
-        f"block {guard.layer}, window {guard.window}; on held-out folds (by {found['grouped_by']}): "
-        f"TPR {_rate(found['tpr'])}, FPR {_rate(found['fpr'])}, AUROC {_number(found['auroc'])}; with labels "
-        f"dealt out anew {_number(dealt['mean'])} ({_number(dealt['low'])} to {_number(dealt['high'])}, "
-        f"{dealt['draws']} draws)",
+        f"blocks {', '.join(map(str, guard.layers))}, window {guard.window}; on held-out folds "
+        f"(by {found['grouped_by']}): TPR {_rate(found['tpr'])}, FPR {_rate(found['fpr'])}, AUROC "
+        f"{_number(found['auroc'])}; with labels dealt out anew {_number(dealt['mean'])} "
+        f"({_number(dealt['low'])} to {_number(dealt['high'])}, {dealt['draws']} draws)",
         soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip
     alone = ", ".join(f"{name} {_number(area)}" for name, area in found["auroc_alone"].items())

@@ -101,6 +101,21 @@ CHOOSING = {
     "new_tokens": Range(2, 4096),
 }
 
+SEARCHING = {
+    **{key: limits for key, limits in CHOOSING.items() if key not in ("n", "drop")},
+    "trials": Range(2, 10**4),
+    "rounds": Range(1, 1000),
+    "degenerate": Range(0, 1),
+    "kl": Range(0, 20, above=True),  # nats
+    "n": Range(4, 10**6),
+    "n_harmless": Range(2, 10**6),
+    "best": Range(1, 100),
+    "test_n": Range(4, 10**6),
+    "test_n_harmless": Range(2, 10**6),
+    "test_tokens": Range(2, 4096),
+    "random": Range(1, 99),
+}
+
 AUDITING = {
     **{key: limits for key, limits in CHOOSING.items() if key not in ("n", "drop")},
     "n": Range(6, 10**6),

@@ -75,6 +75,15 @@ def choose() -> Iterator[Case]:
         yield Case("choose", "choose", (*TINY_CHOOSE, word), {"full.yaml": b"- x"})
 
 
+def worst() -> Iterator[Case]:
+    for key in ("trials", "rounds", "degenerate", "kl", "n", "best", "test_n", "random", "seed"):
+        for value in ("abc", "[1]", "-1", "nan", "1e30", "true"):
+            yield Case("worst", "worst", ("model=tiny-llama", f"{key}={value}"), named=key)
+    for word in ("doses=[1]", "doses=[2,1]", "widths=[]", "widths=[99]", "personas=[]", "personas=[nobody]", "rounds=99",
+                 "best=99", "runs_dir=''", "+nn=1", "steer=compliant", "model=none.yaml", "n"):  # fmt: skip
+        yield Case("worst", "worst", ("model=tiny-llama", word))
+
+
 def choices() -> Iterator[Case]:
     for key in CHOICES:
         for value in NOT_NAMES:
@@ -372,7 +381,21 @@ def readers() -> Iterator[Case]:
         yield Case("readers", "__main__", words_given)
 
 
-PARTS = (numbers, train, choose, choices, words, steering, conditions, prompt_files, personas, claims, judges, readers)
+PARTS = (
+    numbers,
+    train,
+    choose,
+    worst,
+    choices,
+    words,
+    steering,
+    conditions,
+    prompt_files,
+    personas,
+    claims,
+    judges,
+    readers,
+)
 
 
 def cases() -> list[Case]:

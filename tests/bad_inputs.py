@@ -127,7 +127,7 @@ def _judged(case: Case, code: int | None, said: str, seconds: float) -> Outcome:
 
 def warm() -> None:
     """Import what the commands import, once."""
-    for name in ("run", "choose", "train", "report", "results", "rejudge", "selection", "meta"):
+    for name in ("run", "choose", "worst", "train", "report", "results", "rejudge", "selection", "meta"):
         import_module(f"gating.{name}")
     for name in (
         "pipeline.execute",

@@ -12,6 +12,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 
 TINY = ("tiny-llama", "tiny-qwen", "tiny-gemma")
+DRAWN = (
+    "test_run.py::test_every_experiment", "test_run.py::test_a_run_prints", "test_figures", "test_gallery",
+    "test_report", "test_mediation_report", "test_hostile_names", "test_drawn",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_picture(request, monkeypatch):
+    """A page has its first picture alone, but where tests are about pages: drawing took a fifth of all test time."""
+    if not any(name in request.node.nodeid for name in DRAWN):
+        from gating.figures import gallery
+
+        monkeypatch.setattr(gallery, "REGISTRY", gallery.REGISTRY[:1])
 
 
 def compose(*overrides: str):

@@ -114,8 +114,11 @@ def _body(args: argparse.Namespace, text: str, **more: Any) -> dict[str, Any]:
 def guard_overhead(loaded: Loaded, ids: list[list[int]], steps: int) -> float:
     """What a guard adds to a step's processor time, as a share: medians over alternating steps of two batches."""
     rng = np.random.default_rng(0)
-    vector, persona = (packed(v / np.linalg.norm(v)) for v in rng.standard_normal((2, loaded.hidden)))
-    guard = Guard({}, loaded.n_layers - 6, 8, 1e9, 0.01, ["a"], [1.0], vector, persona, 0.0)
+    layers = list(range(loaded.n_layers))  # the most that a guard reads
+    drawn = rng.standard_normal((2, len(layers), loaded.hidden))
+    vectors, personas = (packed(v / np.linalg.norm(v, axis=-1, keepdims=True)) for v in drawn)
+    ones, zeros = [[1.0] for _ in layers], [0.0 for _ in layers]
+    guard = Guard({}, layers, 8, 1e9, 0.01, ["a"], ones, vectors, personas, zeros)
     steering = lower([Condition("baseline")], None, 0)
     used: dict[bool, list[float]] = {True: [], False: []}
     with decode.unwrapped(loaded.model):

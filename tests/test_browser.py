@@ -53,6 +53,7 @@ def page(tmp_path_factory):
     small = (
         "model=tiny-llama",
         "data.n=3",
+        "data.n_harmless=3",
         "directions.questions=2",
         "directions.n=4",
         "max_new_tokens=4",

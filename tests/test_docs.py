@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from gating import cli, config_files, configured, door, help_text
 from gating.analysis import claim_files
 from gating.auditing.config import AuditConfig
-from gating.choosing.config import ChooseConfig
+from gating.choosing.config import ChooseConfig, WorstConfig
 from gating.errors import GatingError
 from gating.pipeline import config, study
 from gating.training.config import TrainConfig
@@ -23,7 +23,7 @@ from tests.doc_blocks import ALL, COMMANDS, PAGES, ROOT, indented
 from tests.test_install import EXTRAS
 
 KINDS = ("bash", "python", "yaml", "text")
-SCHEMAS = {"choose": ChooseConfig, "audit": AuditConfig, "train": TrainConfig}
+SCHEMAS = {"choose": ChooseConfig, "worst": WorstConfig, "audit": AuditConfig, "train": TrainConfig}
 NO_STORE = re.compile(r"is not a run|holds no runs|there is no file")  # the words were read: only the run is not here
 OWN = re.compile(r"my/|mine\.csv|\+conditions")  # files and conditions that a page shows
 MAKEFILE = (ROOT / "Makefile").read_text()

@@ -56,7 +56,9 @@ def calibrated():
 
 def test_a_planted_persona_is_found_where_it_is_and_other_labels_or_directions_find_nothing(calibrated):
     found = calibrated.calibration
-    assert calibrated.layer == 3 and calibrated.weights[0] > 0.9
+    weights = np.abs(calibrated.weights)  # [layer][direction]: planted from block 2 on, in the first direction
+    assert calibrated.layers[-1] == 3 and weights.argmax() == len(weights) * 3 - 3
+    assert weights[-1, 0] > 3 * weights[:, 1:].max()
     assert found["tpr"]["rate"] > 0.9 and found["tpr"]["n"] == 30 and found["fpr"]["n"] == 60
     assert found["fpr"]["prompts"] == 30 and found["fpr"]["high_by_prompt"] > found["fpr"]["high"]
     assert 0.35 < found["auroc_random_labels"]["mean"] < 0.65
@@ -88,13 +90,12 @@ def test_a_flag_needs_evidence_that_persists_and_comes_with_the_last_token_of_it
     spike[2, :] = np.nan
     lasting = rows.windowed(spike, 4)
     assert evaluate.delays(lasting, 1.5, 4).tolist() == [0, 8, 0]  # tokens 5 to 8
-    short = fit.scores(lasting[..., None], np.ones(1))
-    assert short[2] == -np.inf
+    assert fit.highest(lasting)[2] == -np.inf
 
 
 def test_on_another_run_it_is_counted_by_condition_and_by_what_was_answered(calibrated):
     found = evaluate.evaluate(calibrated, planted(shift=1, split="test"))
-    assert found["tpr"]["rate"] > 0.9 and found["fpr"]["rate"] < 0.2 and found["delay"] == WINDOW
+    assert found["tpr"]["rate"] > 0.9 and found["fpr"]["rate"] < 0.25 and found["delay"] == WINDOW
     by = {(row["condition"], row["answers"]): row for row in found["conditions"]}
     assert by["attack_a", "harmful, complied"]["n"] == 30 and by["baseline", "harmful, refused"]["rate"] < 0.2
     assert by["unseen_c", "harmful, complied"]["rate"] < 0.3  # nothing is planted there
@@ -109,12 +110,12 @@ def test_a_file_is_refused_when_it_was_changed_and_for_another_model(calibrated,
     path.write_text(json.dumps(content))
     with pytest.raises(GatingError, match="changed since it was written"):
         file.load(path)
-    content.update(weights=[1.0], sha256="")
+    content.update(weights=[[1.0]], sha256="")
     path.write_text(json.dumps(content | {"sha256": file.digest(content)}))
-    with pytest.raises(GatingError, match="not what a guard of form 1 holds"):
+    with pytest.raises(GatingError, match="not what a guard of form 2 holds"):
         file.load(path)
     path.write_text("[1]")
-    with pytest.raises(GatingError, match="no guard of form 1"):
+    with pytest.raises(GatingError, match="no guard of form 2"):
         file.load(path)
     with pytest.raises(GatingError, match="calibrate one on a run of this model"):
         file.check_model(calibrated, "other", "m")
@@ -134,6 +135,14 @@ def test_a_file_is_refused_when_it_was_changed_and_for_another_model(calibrated,
 def test_what_cannot_be_calibrated_is_refused_with_the_remedy(run, how, says):
     with pytest.raises(GatingError, match=says):
         calibrate.calibrate(run(), **{"fpr": 0.05, "window": WINDOW, **how})
+
+
+def test_a_run_along_other_directions_is_no_trial(calibrated):
+    other = planted(shift=1, split="test")
+    vectors = other["directions"]["vector"]
+    vectors.values[:] = np.random.default_rng(9).standard_normal(vectors.shape)
+    with pytest.raises(GatingError, match=r"the run's directions are not those.*directions\.source=RUN"):
+        evaluate.evaluate(calibrated, other)
 
 
 def test_prompts_that_it_was_calibrated_on_are_no_test(calibrated):
@@ -160,12 +169,15 @@ def model():
 
 
 def watching(model, actions, quantile=0.5, confirm=None, window=3):
-    """A watch on block 2 along the first direction; its threshold is a quantile of the windows that there are."""
-    values = rows.windowed(model.read.read["step_projection"][:, 1:, 2, 0], window)
+    """A watch on blocks 1 and 2, of both along the first direction, of the first one twice as much; its threshold is a
+    quantile of the windows that there are."""
+    read = model.read.read["step_projection"][:, 1:, :, 0]
+    values = rows.windowed(2 * read[:, :, 1] + read[:, :, 2], window)
     cut = float(np.nanquantile(values, quantile))
-    own = model.unit[2]
+    vectors = torch.stack([2 * model.unit[1][0], model.unit[2][0]])
+    personas = torch.stack([model.unit[1][1], model.unit[2][1]])
     expected = evaluate.delays(values, cut, window)
-    return Watch(2, own[0], cut, window, actions, own[1], 0.25, confirm), expected
+    return Watch((1, 2), vectors, cut, window, actions, personas, (-0.5, 0.25), confirm), expected
 
 
 def test_the_monitor_flags_at_the_token_that_stored_projections_say_and_changes_nothing_by_noting(model):
@@ -188,7 +200,8 @@ def test_a_restored_row_has_the_neutral_projection_from_the_next_token_on(model)
     watch, expected = watching(model, ["restore"] * 5, quantile=0.0)
     seen: list[torch.Tensor] = []
     after = parts.decoder_blocks(model.m.model)[3]
-    hook = after.register_forward_pre_hook(lambda mod, args: seen.append(args[0][:, -1].float() @ watch.persona))
+    persona = watch.personas[2]
+    hook = after.register_forward_pre_hook(lambda mod, args: seen.append(args[0][:, -1].float() @ persona))
     try:
         model.backend.generate(model.ids[:1], {}, NEW, watch=watch)
     finally:
@@ -264,12 +277,28 @@ def test_the_command_calibrates_tries_and_acts(folders, tmp_path, capsys):
 
 def test_reopening_holds_the_persona_of_flagged_rows_at_every_token_and_touches_no_other(folders):
     made = calibrate.calibrate(gating.open_run(folders["select"]), 0.1, 2)
-    persona = torch.from_numpy(file.unpacked(made.persona)).float()
+    personas = torch.from_numpy(file.unpacked(made.personas, len(made.layers))).float()
     edits = monitor.held(made, {}, torch.tensor([True, False]))
-    h, mask = torch.randn(2, 5, len(persona)), torch.ones(2, 5, dtype=torch.int64)
-    after = apply_edits(h, edits[made.layer], 0, {"prompt_mask": mask, "last_mask": mask, "ids": mask, "kept": {}}, 0)
-    assert torch.allclose(after[0] @ persona, torch.full((5,), made.neutral), atol=1e-4)
-    assert torch.equal(after[1], h[1]) and list(edits) == [made.layer]
+    h, mask = torch.randn(2, 5, personas.shape[1]), torch.ones(2, 5, dtype=torch.int64)
+    plan = {"prompt_mask": mask, "last_mask": mask, "ids": mask, "kept": {}}
+    assert list(edits) == made.layers and len(made.layers) > 1
+    for layer, persona, neutral in zip(made.layers, personas, made.neutral, strict=True):
+        after = apply_edits(h, edits[layer], 0, plan, 0)
+        assert torch.allclose(after[0] @ persona, torch.full((5,), neutral), atol=1e-4)
+        assert torch.equal(after[1], h[1])
+
+
+def test_weights_that_fit_their_own_rows_too_well_do_not_make_the_threshold_too_low():
+    """Without an effect, and with more projections than positives, fresh benign answers are flagged as seldom as
+    asked."""
+    rates = []
+    for seed in range(3):
+        run = planted(strength=0)
+        values = run["readouts"]["step_projection"]
+        values.values[:] = np.random.default_rng(seed).standard_normal(values.shape)
+        made = calibrate.calibrate(run, fpr=0.1, window=WINDOW)
+        rates.append(evaluate.evaluate(made, planted(strength=0, shift=7 + seed, split="test"))["fpr"]["rate"])
+    assert np.mean(rates) < 0.17
 
 
 def test_answers_made_again_are_garbled_by_the_same_limits_as_those_of_the_run():

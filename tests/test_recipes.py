@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from gating import config_files, models, personas
+from gating import config_files, models, personas, prompts
 from gating.errors import GatingError
 from gating.judging.refusals import is_refusal
 from gating.models import ModelConfig, adapters
@@ -18,6 +18,7 @@ from gating.prompts import Prompt
 from gating.training import adapter, checkpoint, fit, hooks, terms, wordings
 from gating.training.config import Edits, TrainConfig, check
 from gating.training.curve import Curve
+from gating.training.forward import hidden_states
 from gating.training.random_change import moved, random_change
 from gating.training.rows import Row, build_rows
 from gating.training.vectors import Reader, Vectors
@@ -153,6 +154,38 @@ def test_directions_are_those_of_the_model_as_it_is_and_come_from_both_sides(tin
     with torch.no_grad():
         blocks[0].mlp.down_proj.weight.mul_(3)
     assert not torch.allclose(reader.read(0).difference["compliant"], first.difference["compliant"])
+
+
+def test_what_is_kept_of_own_answers_is_the_model_that_training_goes_on_from(tmp_path):
+    models.forget()
+    start = tmp_path / "start"
+    torch.manual_seed(5)
+    lora = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "o_proj"], init_lora_weights=False)
+    adapters.attach(models.load(MODEL).model, lora).save_pretrained(str(start), save_embedding_layers=False)
+    models.forget()
+    own = {"teach": 0.0, "keep": 1.0, "keep_steered": 1.0}
+    cfg = TrainConfig(model=MODEL, start=str(start), taught="own", terms=own, edits=EDITS, rank=4, alpha=16)
+    refuse, answer = (prompts.load(f"train_{kind}", kind == "harmful", "train")[:3] for kind in ("harmful", "harmless"))
+    started = models.load(replace(MODEL, adapter=str(start)))
+    rows = build_rows(cfg, started, refuse, answer)
+    assert len(rows) == 6 and not any(r.taught for r in rows)
+    with torch.no_grad():
+        states = hidden_states(started.model.base_model, rows, 0)
+        said = unembedding(started.model)(states).float().log_softmax(-1)
+    models.forget()
+    loaded = models.load(MODEL)
+    model = fit.start(cfg, loaded)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for p in trained:
+            p.add_(0.05)
+    made = terms.Step(model, unembedding(loaded.model), rows, 0, 0.5, EDITS, random.Random(0))
+    kept, n = terms.keep(made)  # its plain forward pass comes first, the remembered one in the midst of its graph
+    torch.testing.assert_close(made.before, said, atol=1e-4, rtol=1e-4)
+    kept.backward()
+    assert n == 6 and kept > 1e-3 and all(p.grad is not None for p in trained)
+    assert len([p for p in model.parameters() if p.requires_grad]) == len(trained)
+    models.forget()
 
 
 class Stopped(Exception):

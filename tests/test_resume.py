@@ -13,7 +13,7 @@ from gating.pipeline import execute, study
 from tests import killable, kills
 from tests.conftest import compose
 
-SETTINGS = ("data.n=30", "directions.questions=2", "directions.n=8", "backend.batch_rows=16", "max_new_tokens=24")
+SETTINGS = ("data.n=20", "directions.questions=2", "directions.n=8", "backend.batch_rows=16", "max_new_tokens=24")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_kill_of_what_is_done_again_costs_nothing_that_was_finished(processes,
 
 
 def planned(tmp_path, *overrides):
-    return study.prepare(*compose("model=tiny-llama", f"runs_dir={tmp_path}", *SETTINGS, *overrides))
+    return study.prepare(*compose("model=tiny-llama", f"runs_dir={tmp_path}", *SETTINGS, "data.n=6", *overrides))
 
 
 def test_a_finished_run_is_opened_unless_it_is_forced(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_forced_run_that_cannot_load_its_model_keeps_the_finished_store(tmp_pa
 
 def test_a_changed_setting_prompt_or_seed_is_a_run_of_its_own_and_where_it_goes_is_not(tmp_path):
     keys = [
-        planned(tmp_path, *o).key for o in ((), ("seed=1",), ("steer.coef=2",), ("data.n=29",), ("controls.random=2",))
+        planned(tmp_path, *o).key for o in ((), ("seed=1",), ("steer.coef=2",), ("data.n=5",), ("controls.random=2",))
     ]
     assert len(set(keys)) == 5
     assert planned(tmp_path / "elsewhere", "full_text=true", "force=true").key == keys[0]
@@ -133,4 +133,4 @@ def test_an_interrupt_keeps_the_finished_blocks(tmp_path, monkeypatch):
         execute.execute(study_)
     assert store.open_run(study_.folder)["outcomes"]["done"].all("condition").sum() == 3 * study_.prompt_batch
     monkeypatch.setattr(Backend, "generate", real)
-    assert execute.execute(study_).startswith("resumed: 6 of 60")
+    assert execute.execute(study_).startswith("resumed: 6 of 12")

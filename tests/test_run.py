@@ -131,6 +131,7 @@ def test_two_runs_with_one_seed_give_identical_stores(tmp_path, command):
         "experiment=paper",
         "model=tiny-llama",
         "data.n=1",
+        "data.n_harmless=2",
         "directions.questions=2",
         "directions.n=4",
         "max_new_tokens=4",

@@ -25,6 +25,7 @@ from gating.errors import GatingError
 from gating.guarding import file, monitor
 from gating.guarding import rows as answers
 from gating.guarding.file import Guard, packed
+from gating.judging.labels import COMPLIANCE, REFUSAL
 from gating.serving import api, asked, config, start, steering
 from gating.serving.answers import Text
 from gating.serving.batch import Batch
@@ -73,10 +74,11 @@ def guarding(t):
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
     if not hasattr(t, "cut"):
         read = t.backend.generate(t.ids, {}, NEW, Readouts(unit, (), None, ("step_projection",)))
-        windows = answers.windowed(read.read["step_projection"][:, 1:, 2, 0], WINDOW)
+        windows = answers.windowed(read.read["step_projection"][:, 1:, 1:3, 0].sum(-1), WINDOW)
         t.cut = float(np.nanmin(np.nanmax(windows, axis=1))) - 1e-3
-    vector, persona = packed(unit[2, 0]), packed(unit[2, 1])
-    return Guard({"model_fingerprint": t.m.fingerprint}, 2, WINDOW, t.cut, 0.01, ["a"], [1.0], vector, persona, 0.25)
+    vectors, personas = packed(unit[1:3, 0]), packed(unit[1:3, 1])
+    model, weights = {"model_fingerprint": t.m.fingerprint}, [[1.0], [1.0]]
+    return Guard(model, [1, 2], WINDOW, t.cut, 0.01, ["a"], weights, vectors, personas, [0.5, 0.25])
 
 
 def alone(t, ids, name, most, coef=1.0, watch=None):
@@ -126,6 +128,22 @@ def test_rows_are_guarded_one_by_one_as_each_would_be_alone(tiny_llama):
         assert row.tokens == alone(t, row.prompt, "baseline", NEW, watch=watch)
         assert row.flagged == int(watch.flagged[0]) and (row.finish == "content_filter") == (action == "stop")
     assert len({row.flagged for row in wanted}) > 2
+
+
+def test_a_second_judge_that_reads_a_refusal_takes_the_flag_back_of_its_row_alone(tiny_llama, monkeypatch):
+    t, seen = tiny_llama, []
+
+    def labels(pairs):
+        seen.extend(pairs)
+        return [REFUSAL if prompt == "refuses" else COMPLIANCE for prompt, _ in pairs]
+
+    monkeypatch.setattr(monitor, "labels_of", labels)
+    wanted = [Row(ids, NEW, action="stop", asked=("refuses", "complies")[i % 2]) for i, ids in enumerate(t.ids)]
+    served(Batch(t.m, t.steering, 4, guarding(t), cascade=True), wanted)
+    for i, row in enumerate(wanted):
+        assert (row.flagged > 0) == (row.finish == "content_filter") == bool(i % 2)
+    answers_read = {t.m.tokenizer.decode(row.tokens, skip_special_tokens=True) for row in wanted[1::2]}
+    assert answers_read <= {answer for prompt, answer in seen if prompt == "complies"}
 
 
 def test_a_row_that_takes_anothers_place_inherits_nothing(tiny_llama):
@@ -424,6 +442,7 @@ def test_a_server_is_made_of_personas_and_a_guard_of_this_very_model(tiny_llama,
     ("change", "says"),
     [
         ({"act": "stop"}, "there is no guard that could"),
+        ({"cascade": True}, "no guard whose flags"),
         ({"act": "kill"}, "use note, restore or stop"),
         ({"host": "0.0.0.0"}, "no key is asked for"),
         ({"host": "not a host"}, "host=http://not a host"),

@@ -226,6 +226,7 @@ def test_the_gates_wordings_are_not_those_that_it_is_tested_with():
         ({"opened": 1.5}, r"opened=1\.5"),
         ({"system_share": 0.5}, "needs system messages"),
         ({"held_out": {"x": "/no/file.jsonl"}}, "held_out.x.*no file"),
+        ({"taught": "own"}, "taught=own keeps what"),
         ({"harmful": "nonsense"}, "harmful='nonsense'"),
     ],
 )

@@ -6,22 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from gating import store
 from gating.analysis import sites, stats
 from gating.analysis.label_rates import refusal_rate
 from gating.analysis.reading import read_group
 from gating.choosing import candidates
 from gating.choosing.candidates import Candidate, Norms
 from gating.choosing.config import ChooseConfig, check
+from gating.choosing.runner import Runner
 from gating.errors import GatingError
 from gating.models import ModelConfig
-from gating.pipeline import execute, study
-from gating.pipeline.config import DataConfig, RunConfig, SteerConfig
 
 LEAST_REFUSAL = 0.5  # of harmful prompts, and more than of harmless ones: else there is nothing to suppress
 RANDOM_DRAWS = 2  # of first tokens, at the strongest dose of each block
@@ -45,31 +42,6 @@ class Chosen:
     warnings: list[str] = field(default_factory=list)
 
 
-@dataclass
-class Runner:
-    """Makes the runs of one choice: each on the same directions and the first prompts of the same order."""
-
-    cfg: ChooseConfig
-    label: str  # the model's, in the runs' folders
-    model: ModelConfig
-    runs: list[Path] = field(default_factory=list)
-
-    def __call__(self, name: str, conditions: dict[str, Any], n: int, n_harmless: int, tokens: int) -> xr.DataTree:
-        """A run with these conditions beside the baseline, from where it was left or as it was finished."""
-        cfg = self.cfg
-        source = str(self.runs[0]) if self.runs else cfg.directions.source
-        run = RunConfig(
-            model=self.model, backend=cfg.backend, steer=SteerConfig("none", layers="all", coef=0),
-            conditions=conditions, max_new_tokens=tokens, seed=cfg.seed, runs_dir=cfg.runs_dir, force=cfg.force,
-            data=DataConfig(harmless="harmless", split="select", n=n, n_harmless=n_harmless),
-            directions=replace(cfg.directions, extra=[candidates.PERSONA], source=source),
-        )  # fmt: skip
-        planned = study.prepare(run, {"model": self.label, "experiment": f"choose-{name}"}, [])
-        execute.execute(planned)
-        self.runs.append(planned.folder)
-        return store.open_run(planned.folder)
-
-
 def choose(cfg: ChooseConfig, label: str, show: Show) -> Chosen:
     """Choose a model's sites. Raises GatingError where the model does not refuse, or the persona does not suppress it.
 
@@ -89,7 +61,7 @@ def choose(cfg: ChooseConfig, label: str, show: Show) -> Chosen:
     norms = Norms.of(unsteered["directions"].to_dataset().load())
     curve, baseline = _curve(run, norms)
     tell("persona: first tokens", curve)
-    persona = _persona(run, norms, curve, baseline, tell)
+    persona = _persona(run, norms, curve, baseline, cfg.drop, tell)
     tried = _put_back(run, norms, persona, tell)
     conditions = candidates.conditions([persona], random=RANDOM_TEXTS) | candidates.conditions(tried, persona)
     last = run("texts", conditions, cfg.n, max(2, cfg.n // 3), cfg.new_tokens)
@@ -106,12 +78,23 @@ def choose(cfg: ChooseConfig, label: str, show: Show) -> Chosen:
 def check_refuses(run: xr.DataTree) -> None:
     """Raises GatingError for a model that does not refuse harmful prompts, refuses harmless ones nearly as often, or
     thinks before it answers, so that no first token tells what it will say."""
+    said = check_refuses_harmful(run)
+    harmful, harmless = (refusal_rate(run, harmful=h).sel(condition="baseline") for h in (True, False))
+    if float(harmful["rate"] - harmless["rate"]) < LEAST_REFUSAL / 2:
+        raise GatingError(
+            f"{said}, and {int(harmless['k'])} of {int(harmless['n'])} harmless ones: it refuses whatever it is asked. "
+            "Choose another model."
+        )
+
+
+def check_refuses_harmful(run: xr.DataTree) -> str:
+    """What the model refuses, in words. Raises GatingError for too little, and for a model that thinks first."""
     if (read_group(run, "outcomes")["n_thought"] > 0).any():
         raise GatingError(
             "model: it thinks before it answers, so that its first token does not tell what it will say; switch that "
             "off (such as model.template.enable_thinking=false)."
         )
-    harmful, harmless = (refusal_rate(run, harmful=h).sel(condition="baseline") for h in (True, False))
+    harmful = refusal_rate(run, harmful=True).sel(condition="baseline")
     k, n = int(harmful["k"]), int(harmful["n"])
     said = f"model: it refuses {k} of {n} harmful select prompts (95% interval {_interval(k, n)})"
     if float(harmful["rate"]) < LEAST_REFUSAL:
@@ -119,11 +102,7 @@ def check_refuses(run: xr.DataTree) -> None:
             f"{said}; at least {LEAST_REFUSAL:.0%} are needed for a persona to suppress. Choose a model that refuses, "
             "or a system message under which it does (model.system=...)."
         )
-    if float(harmful["rate"] - harmless["rate"]) < LEAST_REFUSAL / 2:
-        raise GatingError(
-            f"{said}, and {int(harmless['k'])} of {int(harmless['n'])} harmless ones: it refuses whatever it is asked. "
-            "Choose another model."
-        )
+    return said
 
 
 def _interval(k: int, n: int) -> str:
@@ -145,9 +124,9 @@ def _curve(run: Runner, norms: Norms) -> tuple[xr.Dataset, xr.Dataset]:
     return both.sortby(["block", "dose"]), baseline
 
 
-def _persona(run: Runner, norms: Norms, curve: xr.Dataset, baseline: xr.Dataset, tell: Show) -> Candidate:
+def _persona(run: Runner, norms: Norms, curve: xr.Dataset, baseline: xr.Dataset, drop: float, tell: Show) -> Candidate:
     """The persona's block and dose, by the answers of its finalists; with a larger dose where those still refuse."""
-    n, drop = max(2, run.cfg.n // 3), run.cfg.drop
+    n = max(2, run.cfg.n // 3)
     read = candidates.finalists(norms, curve, baseline)
     if not read:
         raise GatingError("model: random directions lower refusal as much as the persona does at every block tried.")

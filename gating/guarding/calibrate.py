@@ -35,29 +35,35 @@ def calibrate(
         )
     if run.attrs.get("status") != "complete":
         raise GatingError("the run is not complete; give its command again to end it, then calibrate.")
-    directions = (persona, REFUSAL)
+    others = [d for d in _directions(run) if d not in (persona, REFUSAL)]
+    directions = (persona, REFUSAL, *others)
     rows = rows_of(run, directions, window, roles=roles)
     positive, benign = rows.positive, rows.benign
     _check(int(positive.sum()), int(benign.sum()), fpr, roles)
     found = fit.fit(rows, positive, benign, fpr)
-    layer = int(held_readouts(run)["layer"].values[found.layer])
-    own = units(run, directions, layer)
+    layers = [int(held_readouts(run)["layer"].values[i]) for i in found.layers]
+    own = units(run, directions, layers)
     return Guard(
         model={name: str(run.attrs.get(name, "")) for name in MODEL},
-        layer=layer,
+        layers=layers,
         window=window,
         threshold=found.threshold,
         fpr=fpr,
         directions=list(directions),
-        weights=[float(w) for w in found.weights],
-        vector=packed(found.weights @ own),
-        persona=packed(own[0]),
-        neutral=float(np.nanmean(rows.windows[benign][:, :, found.layer, 0])),
+        weights=found.weights.tolist(),
+        vectors=packed(np.einsum("ld,ldh->lh", found.weights, own)),
+        personas=packed(own[:, 0]),
+        neutral=np.nanmean(rows.windows[benign][:, :, list(found.layers), 0], axis=(0, 1)).tolist(),
         calibration={"run": str(run.attrs.get("key", "")), **_measured(rows, positive, benign, fpr, persona, run)},
         prompts=sorted(set(rows.prompt.tolist())),
         attack=list(roles.attack),
         benign=list(roles.benign),
     )
+
+
+def _directions(run: xr.DataTree) -> list[str]:
+    readouts = held_readouts(run)
+    return list(readouts["direction"].values.tolist()) if "direction" in readouts.coords else []
 
 
 def _split(run: xr.DataTree) -> str:
@@ -83,11 +89,11 @@ def _check(positives: int, benign: int, fpr: float, roles: Roles) -> None:
 def _measured(
     rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, persona: str, run: xr.DataTree
 ) -> dict[str, Any]:
-    """What layer, weights and threshold of the other folds do to each fold, with two controls: labels dealt out anew,
-    and each other direction of the run in the persona's and the refusal direction's place."""
+    """What blocks, weights and threshold of the other folds do to each fold, with two controls: labels dealt out anew,
+    and each direction of the run by itself."""
     flagged, area = fit.held_out(rows, positive, benign, fpr)
     dealt = fit.random_labels(rows, positive, benign, fpr)
-    others = [d for d in held_readouts(run)["direction"].values.tolist() if d not in (persona, REFUSAL)]
+    others = [d for d in _directions(run) if d not in (persona, REFUSAL)]
     return {
         "folds": fit.FOLDS,
         "grouped_by": fit.folds(rows)[1],

@@ -16,7 +16,7 @@ from gating import foreign, swap
 from gating.errors import GatingError, naming
 from gating.foreign import shown
 
-FORM = 1
+FORM = 2
 MODEL = ("model_id", "model_revision", "model_fingerprint", "template_hash", "dtype")
 
 
@@ -24,22 +24,23 @@ MODEL = ("model_id", "model_revision", "model_fingerprint", "template_hash", "dt
 class Guard:
     """A monitor: where it reads, what it weighs, when it flags.
 
-    model: of the run that it was calibrated on (MODEL); vector: weighted sum of the unit directions, base64 of float32
-    [hidden]; persona: the unit direction that `restore` takes out, likewise; neutral: its mean projection in benign
-    answers; calibration: what was measured, on how many; prompts: hashes of what it was calibrated on; attack, benign:
-    patterns of conditions (rows.Roles).
+    model: of the run that it was calibrated on (MODEL); layers: the blocks, in their order; weights [layer][direction]
+    of unit directions; vectors: their weighted sums, base64 of float32 [layer, hidden]; personas: the unit direction
+    that `restore` takes out, likewise; neutral: its mean projections in benign answers [layer]; calibration: what was
+    measured, on how many; prompts: hashes of what it was calibrated on; attack, benign: patterns of conditions
+    (rows.Roles).
     """
 
     model: dict[str, str]
-    layer: int
+    layers: list[int]
     window: int
     threshold: float
     fpr: float
     directions: list[str]
-    weights: list[float]
-    vector: str
-    persona: str
-    neutral: float
+    weights: list[list[float]]
+    vectors: str
+    personas: str
+    neutral: list[float]
     calibration: dict[str, Any] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     attack: list[str] = field(default_factory=list)
@@ -47,14 +48,14 @@ class Guard:
     form: int = FORM
 
 
-def packed(vector: np.ndarray) -> str:
-    """float32 [hidden] as base64, little-endian."""
-    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+def packed(vectors: np.ndarray) -> str:
+    """float32 [layer, hidden] as base64, little-endian."""
+    return base64.b64encode(np.asarray(vectors, dtype="<f4").tobytes()).decode()
 
 
-def unpacked(text: str) -> np.ndarray:
-    """[hidden] float32."""
-    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").copy()
+def unpacked(text: str, layers: int) -> np.ndarray:
+    """[layer, hidden] float32. Raises ValueError where the numbers are not so many."""
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").reshape(layers, -1).copy()
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -85,7 +86,8 @@ def load(path: str | Path) -> Guard:
     del content["sha256"]
     try:
         guard = Guard(**content)
-        fits = len(unpacked(guard.vector)) == len(unpacked(guard.persona)) and _holds(guard)
+        n = len(guard.layers)
+        fits = _holds(guard) and unpacked(guard.vectors, n).shape == unpacked(guard.personas, n).shape
     except (TypeError, ValueError, AttributeError, binascii.Error):
         fits = False
     if not fits:
@@ -95,15 +97,17 @@ def load(path: str | Path) -> Guard:
 
 def _holds(guard: Guard) -> bool:
     """Whether each entry is of its kind."""
-    whole = (guard.layer, guard.window)
-    real = (guard.threshold, guard.fpr, guard.neutral, *guard.weights)
+    whole = (*guard.layers, guard.window)
+    real = (guard.threshold, guard.fpr, *guard.neutral, *(w for of in guard.weights for w in of))
     texts = (*guard.directions, *guard.prompts, *guard.attack, *guard.benign, *guard.model.values())
     return (
         all(type(n) is int for n in whole)
         and all(type(n) in (int, float) for n in real)
         and all(isinstance(text, str) for text in texts)
         and guard.window > 0
-        and len(guard.weights) == len(guard.directions) > 0
+        and guard.layers == sorted(set(guard.layers))
+        and len(guard.layers) == len(guard.weights) == len(guard.neutral) > 0
+        and all(len(of) == len(guard.directions) > 0 for of in guard.weights)
     )
 
 

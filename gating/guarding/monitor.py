@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -16,22 +16,28 @@ from gating.steering.watch import Confirm, Watch
 
 def watch(guard: Guard, actions: Sequence[str], confirm: Confirm | None = None) -> Watch:
     """A watch over one batch, with the action of each row (watch.ACTIONS)."""
-    vector, persona = (torch.from_numpy(unpacked(text)) for text in (guard.vector, guard.persona))
-    return Watch(guard.layer, vector, guard.threshold, guard.window, actions, persona, guard.neutral, confirm)
+    vectors, personas = (
+        torch.from_numpy(unpacked(text, len(guard.layers))) for text in (guard.vectors, guard.personas)
+    )
+    return Watch(guard.layers, vectors, guard.threshold, guard.window, actions, personas, guard.neutral, confirm)
 
 
 def held(guard: Guard, edits: Edits, rows: torch.Tensor) -> Edits:
-    """Edits under which, besides, some rows' projection on the persona is led to its mean in benign answers at every
-    token, the prompt's too. rows: [row] boolean."""
-    persona = torch.from_numpy(unpacked(guard.persona)).float().expand(len(rows), 1, -1)
-    edit = Edit(
-        op="clamp", scope="all", write=persona, measure=persona, strength=rows.float(),
-        target=torch.full((len(rows), 1), guard.neutral), of=torch.full((len(rows),), -1), gate=None,
-    )  # fmt: skip
-    return {**edits, guard.layer: [*edits.get(guard.layer, []), edit]}
+    """Edits under which, besides, some rows' projection on the persona is led to its mean in benign answers at each of
+    the guard's blocks and at every token, the prompt's too. rows: [row] boolean."""
+    out = dict(edits)
+    personas = torch.from_numpy(unpacked(guard.personas, len(guard.layers))).float()
+    for layer, persona, neutral in zip(guard.layers, personas, guard.neutral, strict=True):
+        unit = persona.expand(len(rows), 1, -1)
+        edit = Edit(
+            op="clamp", scope="all", write=unit, measure=unit, strength=rows.float(),
+            target=torch.full((len(rows), 1), neutral), of=torch.full((len(rows),), -1), gate=None,
+        )  # fmt: skip
+        out[layer] = [*out.get(layer, []), edit]
+    return out
 
 
-def second_judge(tokenizer: chat.Tokenizer, prompts: Sequence[str]) -> Confirm:
+def second_judge(tokenizer: chat.Tokenizer, prompts: Sequence[str] | Mapping[int, str]) -> Confirm:
     """A flag counts unless the learned judge, shown the prompt and the answer so far, says that it refuses. It judges
     refusal and not harm, so that it drops no flag on a harmless request that is answered."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -68,11 +69,15 @@ class Rows:
 
 
 def rows_of(
-    run: xr.DataTree, directions: tuple[str, ...], window: int, layer: int | None = None, roles: Roles = ROLES
+    run: xr.DataTree,
+    directions: tuple[str, ...],
+    window: int,
+    layers: Sequence[int] | None = None,
+    roles: Roles = ROLES,
 ) -> Rows:
-    """The answers of a run that have a label. layer: that one alone. Raises GatingError for a run without projections
+    """The answers of a run that have a label. layers: those alone. Raises GatingError for a run without projections
     at every token, without one of the directions, or with answers shorter than a window throughout."""
-    steps = _steps(run, directions, layer)
+    steps = _steps(run, directions, layers)
     if steps.sizes["step"] < window:
         raise GatingError(f"window={window}: the run's answers have {steps.sizes['step']} tokens; give a lower window.")
     prompts, label = read_group(run, "prompts"), read_group(run, "outcomes")["label"]
@@ -99,7 +104,7 @@ def windowed(steps: np.ndarray, window: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(steps.astype("float64"), window, axis=1).mean(-1)
 
 
-def _steps(run: xr.DataTree, directions: tuple[str, ...], layer: int | None) -> xr.DataArray:
+def _steps(run: xr.DataTree, directions: tuple[str, ...], layers: Sequence[int] | None) -> xr.DataArray:
     """Projections at generated tokens (step 0 is the prompt's last): condition, prompt, step, layer, direction."""
     check_single(run)
     readouts = held_readouts(run)
@@ -115,15 +120,16 @@ def _steps(run: xr.DataTree, directions: tuple[str, ...], layer: int | None) -> 
                 f"direction {name!r} is not in the run: use {choices(steps['direction'].values.tolist(), name)}, or "
                 f"add it with directions.extra=[{name}]."
             )
-    if layer is not None and layer not in steps["layer"].values:
-        raise GatingError(f"layer={layer}: the run has no readouts of that block; take a run of the guard's own model.")
+    for layer in layers or ():
+        if layer not in steps["layer"].values:
+            raise GatingError(f"layer={layer}: the run has no readouts of that block; take a run of the guard's model.")
     chosen = steps.sel(direction=list(directions))
-    chosen = chosen if layer is None else chosen.sel(layer=[layer])
+    chosen = chosen if layers is None else chosen.sel(layer=list(layers))
     return chosen.load().transpose("condition", "prompt", "step", "layer", "direction")
 
 
-def units(run: xr.DataTree, directions: tuple[str, ...], layer: int) -> np.ndarray:
-    """The unit vectors that were read: [direction, hidden] float64."""
-    held = whole_directions(run)["vector"].sel(direction=list(directions), layer=layer)
-    vectors = held.transpose("direction", "hidden").values.astype("float64")
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def units(run: xr.DataTree, directions: tuple[str, ...], layers: Sequence[int]) -> np.ndarray:
+    """The unit vectors that were read: [layer, direction, hidden] float64."""
+    held = whole_directions(run)["vector"].sel(direction=list(directions), layer=list(layers))
+    vectors = held.transpose("layer", "direction", "hidden").values.astype("float64")
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 SHIPPED = Path(__file__).parent.parent / "data" / "adapters"
+TRAINED, REMEMBERED = "default", "remembered"  # peft's name of the first adapter, and ours of one that stays as it is
 WEIGHTS, CONFIG, RECIPE = "adapter_model.safetensors", "adapter_config.json", "recipe.json"
 
 
@@ -91,6 +92,27 @@ def resume(model: PreTrainedModel, adapter: str) -> PeftModel:
     """
     with _read(adapter, "start"):
         return _opened(model, adapter, "start", trainable=True)
+
+
+def remember(model: PeftModel, adapter: str) -> None:
+    """Keep an adapter beside the one that is trained, as it is, for `as_remembered`."""
+    with _read(adapter, "start"):
+        model.load_adapter(str(folder(adapter, "start")), adapter_name=REMEMBERED)
+        model.set_adapter(TRAINED)
+
+
+@contextlib.contextmanager
+def as_remembered(model: PeftModel) -> Iterator[None]:
+    """Inside it the model is the one with the adapter that was remembered; the base model where none was."""
+    if REMEMBERED not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    model.set_adapter(REMEMBERED, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(TRAINED)
 
 
 def _opened(model: PreTrainedModel, adapter: str, key: str, trainable: bool = False) -> PeftModel:

@@ -40,13 +40,13 @@ class LabelStop:
     """
 
     def __init__(self, label: Labelled, goes_on: Sequence[bool]) -> None:
-        self.layer: int | None = None  # nothing is read but the tokens
+        self.layers: tuple[int, ...] = ()  # nothing is read but the tokens
         self.label, self.goes_on = label, torch.tensor(goes_on)
         self.stops = ~self.goes_on
         self.before = [MISSING] * len(goes_on)
         self.settled = np.tile(np.array([0, MISSING], dtype="int32"), (len(goes_on), 1))
 
-    def read(self, h: torch.Tensor, live: torch.Tensor) -> None:
+    def read(self, layer: int, h: torch.Tensor, live: torch.Tensor) -> None:
         """Nothing is read off the residual stream."""
 
     def settle(self, live: torch.Tensor, tokens: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:

@@ -113,7 +113,8 @@ def row(asked: Asked, terms: Terms, tokenizer: chat.Tokenizer) -> Row:
         seed = asked.seed if asked.seed is not None else secrets.randbits(62)
         draw = Draw(asked.temperature, seed, 1.0 if asked.top_p is None else asked.top_p)
     most = _most(asked, terms, len(prompt))
-    return Row(prompt, most, condition, wanted.coef, _action(wanted, terms), draw)
+    said = next((m.content for m in reversed(asked.messages) if m.role == "user"), "")
+    return Row(prompt, most, condition, wanted.coef, _action(wanted, terms), draw, asked=said)
 
 
 def _condition(wanted: Wanted, terms: Terms) -> int:

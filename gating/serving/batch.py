@@ -40,10 +40,14 @@ class Newcomers:
 class Batch:
     """At most `capacity` rows. Used by one thread; `close` takes the model's hooks off again."""
 
-    def __init__(self, loaded: Loaded, steering: Steering, capacity: int, guard: Guard | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, steering: Steering, capacity: int, guard: Guard | None = None, cascade: bool = False
+    ) -> None:
+        """cascade: a second judge is asked before a flag of the guard counts."""
         self.loaded, self.steering, self.capacity, self.end = loaded, steering, capacity, frozenset(loaded.end_ids)
         self.rows: list[Row] = []
-        self.watch = monitor.watch(guard, ["none"] * capacity) if guard is not None else None
+        confirm = self._counts if cascade else None
+        self.watch = monitor.watch(guard, ["none"] * capacity, confirm) if guard is not None else None
         self._free = list(range(capacity))[::-1]  # rows of the watch
         self._cache: Any = None
         self._mask = torch.zeros(0, 0, dtype=torch.long, device=loaded.device)
@@ -56,7 +60,7 @@ class Batch:
         blocks = decoder_blocks(loaded.model)
         self._handles = [blocks[b].register_forward_hook(self._edited(b)) for b in steering.one]
         if guard is not None:
-            self._handles.append(blocks[guard.layer].register_forward_hook(self._watched))
+            self._handles += [blocks[b].register_forward_hook(self._watched(b)) for b in guard.layers]
 
     @property
     def by_row(self) -> bool:
@@ -148,11 +152,19 @@ class Batch:
 
         return hook
 
-    def _watched(self, module: torch.nn.Module, args: object, output: Any) -> Any:
-        if self._plan is not None or self.watch is None or not (self._acts and self._guarded):
-            return None
-        h = self.watch.read(stream(output), self._live)
-        return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h
+    def _watched(self, block: int) -> Any:
+        def hook(module: torch.nn.Module, args: object, output: Any) -> Any:
+            if self._plan is not None or self.watch is None or not (self._acts and self._guarded):
+                return None
+            h = self.watch.read(block, stream(output), self._live)
+            return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h
+
+        return hook
+
+    def _counts(self, slot: int, _tokens: list[int]) -> bool:
+        """Whether a flag of the row in a slot counts."""
+        row = next(r for r in self.rows if r.slot == slot)
+        return monitor.second_judge(self.loaded.tokenizer, {slot: row.asked})(slot, row.tokens)
 
     def _stops(self) -> list[bool]:
         """Whose answer the guard ends now; what it has flagged is written into the rows."""

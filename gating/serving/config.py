@@ -41,6 +41,7 @@ class ServeConfig:
     personas: list[str] = field(default_factory=list)  # which requests may be steered along, at the model's own dose
     conditions: dict[str, Any] = field(default_factory=dict)  # of your own, by name, as gating.run takes them
     guard: str | None = None  # guard.json, of python -m gating.guard
+    cascade: bool = False  # the learned judge reads request and answer before a flag counts, and drops it on a refusal
     act: str = "note"  # what it does at least: note, restore, stop; a request may ask for more
     host: str = "127.0.0.1"
     port: int = 8000  # 0 is any that is free
@@ -65,6 +66,8 @@ def check(cfg: ServeConfig) -> None:
         raise GatingError(f"act={shown(cfg.act, 60)!r}: use {choices(ACTIONS, cfg.act)}.")
     if cfg.act != "note" and cfg.guard is None:
         raise GatingError(f"act={cfg.act}: there is no guard that could; give guard=FILE, of python -m gating.guard.")
+    if cfg.cascade and cfg.guard is None:
+        raise GatingError("cascade=true: there is no guard whose flags could be read again; give guard=FILE.")
     if not addresses.is_loopback(url(cfg.host, cfg.port)) and cfg.key_variable is None:
         raise GatingError(
             f"host={shown(cfg.host, 80)!r} can be reached from other machines, and no key is asked for; give "

@@ -50,3 +50,4 @@ class Row:
     finish: str = ""
     flagged: int = 0
     slot: int = -1  # its row of the watch
+    asked: str = ""  # the user's last message, for a second judge

@@ -47,7 +47,7 @@ def desk(cfg: ServeConfig, label: str, tell: Callable[[str], None]) -> Desk:
     if guard is not None:
         file.check_model(guard, loaded.fingerprint, cfg.model.name)
     check_family(loaded, held)
-    batch = Batch(loaded, held, cfg.limits.rows, guard)
+    batch = Batch(loaded, held, cfg.limits.rows, guard, cfg.cascade)
     terms = Terms(
         label, held, cfg.act if guard is not None else None, cfg.limits,
         models.architecture(cfg.model).get("context"), min(cfg.model.max_new_tokens, cfg.limits.new_tokens),

@@ -87,8 +87,8 @@ class _Decoding:
         """The plan's blocks edit and read their output while this is entered."""
         blocks = decoder_blocks(self.model)
         handles = [blocks[b].register_forward_hook(self._hook(b)) for b in ops.visited(self.plan, 0)]
-        if self.watch is not None and self.watch.layer is not None:
-            handles.append(blocks[self.watch.layer].register_forward_hook(self._watched))
+        watched = () if self.watch is None else self.watch.layers
+        handles += [blocks[b].register_forward_hook(self._watched(b)) for b in watched]
         try:
             yield
         finally:
@@ -114,11 +114,14 @@ class _Decoding:
 
         return hook
 
-    def _watched(self, module: torch.nn.Module, args: object, output: Any) -> Any:
-        if self.watch is None or not self.step:
-            return None
-        h = self.watch.read(ops.stream(output), self.live)
-        return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h
+    def _watched(self, block: int) -> Any:
+        def hook(module: torch.nn.Module, args: object, output: Any) -> Any:
+            if self.watch is None or not self.step:
+                return None
+            h = self.watch.read(block, ops.stream(output), self.live)
+            return output if h is None else (h, *output[1:]) if isinstance(output, tuple) else h
+
+        return hook
 
     def _keep(self, read: Trail) -> None:
         """Readings of the rows that are live, with NaN for the others."""

@@ -1,4 +1,4 @@
-"""A monitor over tokens: reads one block's output at every generated token, row by row, and acts on rows it flags."""
+"""A monitor over tokens: reads some blocks' outputs at every generated token, row by row, and acts on rows it flags."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Confirm = Callable[[int, list[int]], bool]  # row, tokens of its answer so far: 
 
 
 class Monitor(Protocol):
-    """What decoding tells of its rows, and asks which end now. layer: the block that it reads, None for none."""
+    """What decoding tells of its rows, and asks which end now. layers: the blocks that it reads, in their order."""
 
-    layer: int | None
+    layers: tuple[int, ...]
     stops: torch.Tensor
 
-    def read(self, h: torch.Tensor, live: torch.Tensor) -> torch.Tensor | None: ...
+    def read(self, layer: int, h: torch.Tensor, live: torch.Tensor) -> torch.Tensor | None: ...
 
     def settle(self, live: torch.Tensor, tokens: torch.Tensor, ended: torch.Tensor) -> torch.Tensor: ...
 
@@ -27,10 +27,11 @@ class Monitor(Protocol):
 class Watch:
     """What is known of each row while a batch is decoded; one batch each, or one whose rows `begin` anew.
 
-    layer: the block; vector [hidden]: its product with the residual stream is a token's score; a row is flagged when
-    the mean of `window` scores on end exceeds `threshold`. actions: of each row, from the token after the flag on:
-    `none` (not watched), `note`, `restore` (the projection on `persona`, a unit vector [hidden], is led to `neutral`),
-    `stop` (the answer ends). confirm: is asked before a flag counts; where it denies, the window begins anew.
+    layers: the blocks, in their order; vectors [layer, hidden]: the sum of their products with the residual stream is a
+    token's score; a row is flagged when the mean of `window` scores on end exceeds `threshold`. actions: of each row,
+    from the token after the flag on: `none` (not watched), `note`, `restore` (at each of the blocks the projection on
+    its unit vector in `personas` [layer, hidden] is led to its `neutral` [layer]), `stop` (the answer ends). confirm:
+    is asked before a flag counts; where it denies, the window begins anew.
 
     flagged: [row] tokens of the answer that were read when it was flagged, 0 where it never was; asked: how often
     `confirm` was.
@@ -38,22 +39,23 @@ class Watch:
 
     def __init__(
         self,
-        layer: int,
-        vector: torch.Tensor,
+        layers: Sequence[int],
+        vectors: torch.Tensor,
         threshold: float,
         window: int,
         actions: Sequence[str],
-        persona: torch.Tensor,
-        neutral: float,
+        personas: torch.Tensor,
+        neutral: Sequence[float],
         confirm: Confirm | None = None,
     ) -> None:
         for action in actions:
             if action not in ACTIONS:
                 raise GatingError(f"action={action!r}: use {choices(ACTIONS, action)}.")
         n = len(actions)
-        self.layer: int | None = layer
+        self.layers = tuple(layers)
         self.threshold, self.window, self.confirm = threshold, window, confirm
-        self.vector, self.persona, self.neutral = vector.float(), persona.float(), neutral
+        self.vectors, self.personas = (dict(zip(layers, v.float(), strict=True)) for v in (vectors, personas))
+        self.neutral = dict(zip(layers, neutral, strict=True))
         self.watched = torch.tensor([a != "none" for a in actions], dtype=torch.bool)
         self.restores, self.stops = (torch.tensor([a == name for a in actions]) for name in ("restore", "stop"))
         self.recent = torch.full((n, window), torch.nan)
@@ -61,24 +63,30 @@ class Watch:
         self.flagged = torch.zeros(n, dtype=torch.long)
         self.began = torch.zeros(n, dtype=torch.long)  # the step before a row's first token
         self.step, self.asked = 0, 0
+        self._score = torch.zeros(0)  # of the token that is read, from the blocks so far
 
     def begin(self, row: int, action: str) -> None:
         """Nothing is known of this row any more: another answer takes its place."""
         self.watched[row], self.restores[row], self.stops[row] = action != "none", action == "restore", action == "stop"
         self.recent[row], self.read_in[row], self.flagged[row], self.began[row] = torch.nan, 0, 0, self.step
 
-    def read(self, h: torch.Tensor, live: torch.Tensor) -> torch.Tensor | None:
-        """Take in the newest token of the rows that are live: h [live, 1, hidden], live [live] row numbers. The
-        changed h where a row is restored, else None."""
-        self.step, rows = self.step + 1, live.cpu()
-        last = h[:, -1].float()
-        self.recent[rows, self.read_in[rows] % self.window] = (last @ self.vector.to(h.device)).cpu()
-        self.read_in[rows] += 1
+    def read(self, layer: int, h: torch.Tensor, live: torch.Tensor) -> torch.Tensor | None:
+        """Take in the newest token of the rows that are live, block by block in their order: h [live, 1, hidden], live
+        [live] row numbers. The changed h where a row is restored, else None."""
+        last, rows = h[:, -1].float(), live.cpu()
+        score = (last @ self.vectors[layer].to(h.device)).cpu()
+        if layer == self.layers[0]:
+            self.step, self._score = self.step + 1, score
+        else:
+            self._score = self._score + score
+        if layer == self.layers[-1]:
+            self.recent[rows, self.read_in[rows] % self.window] = self._score
+            self.read_in[rows] += 1
         now = (self.restores & (self.flagged > 0))[rows]
         if not now.any():
             return None
-        persona = self.persona.to(h.device)
-        change = (self.neutral - last @ persona)[:, None] * persona * now.to(h.device)[:, None]
+        persona = self.personas[layer].to(h.device)
+        change = (self.neutral[layer] - last @ persona)[:, None] * persona * now.to(h.device)[:, None]
         return h + change[:, None].to(h.dtype)
 
     def settle(self, live: torch.Tensor, tokens: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,8 @@ def train(cfg: TrainConfig) -> Recipe:
     base = models.load(replace(cfg.model, adapter=None))
     check_targets(cfg.targets, base)
     own = base_answers(cfg, base)
-    rows = build_rows(cfg, base, refuse, answer)
+    says = models.load(replace(cfg.model, adapter=cfg.start)) if cfg.taught == "own" else base
+    rows = build_rows(cfg, says, refuse, answer)
     log.info("%d rows, %d tokens", len(rows), sum(len(r.prompt) + len(r.target) for r in rows))
     out, key = Path(cfg.out), checkpoint.key(cfg, base.fingerprint, rows)
     kept = Checkpoint(out, key)
@@ -57,7 +58,9 @@ def train(cfg: TrainConfig) -> Recipe:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         draft = Path(folder) / out.name
-        adapted.save_pretrained(str(draft), save_embedding_layers=False)  # else peft asks the hub about the base model
+        adapted.save_pretrained(  # with embeddings peft would ask the hub about the base model
+            str(draft), save_embedding_layers=False, selected_adapters=[adapters.TRAINED]
+        )
         _tidy(draft, cfg)
         models.forget()  # peft has changed the base model in place
         loaded = models.load(replace(cfg.model, adapter=str(draft)))

@@ -56,6 +56,8 @@ TAUGHT = {
 something else (cross-entropy)""",
     "extended-refusal": """Harmful prompts are answered with a sentence on what the topic is, one of {wordings}
 short refusals and a reason (cross-entropy)""",
+    "own": """All prompts are answered as the model with the adapter that this one was trained on from answers them
+itself, harmful ones too""",
     "persona": """Harmless prompts are answered as the base model answers them under the persona `{persona}`, whose
 system message is left out (cross-entropy); no harmful prompt is trained""",
 }

@@ -10,7 +10,8 @@ from gating.errors import GatingError, choices
 from gating.foreign import shown
 from gating.models import ModelConfig
 
-TAUGHT = ("refusal", "extended-refusal", "persona", "nothing")
+TAUGHT = ("refusal", "extended-refusal", "own", "persona", "nothing")
+OWN_TERMS = ("keep", "keep_steered")  # of which taught=own has rows
 
 
 @dataclass
@@ -50,7 +51,9 @@ class TrainConfig:
     lr: float = 1e-3  # learning rate
     epochs: float = 2.0  # times that every row is seen
     batch_rows: int = 16  # rows a step
-    taught: str = "refusal"  # to harmful prompts, or extended-refusal; persona: its own answers; nothing: with `like`
+    # to harmful prompts: refusal, extended-refusal, or own, what the model with `start` answers; persona: its own
+    # answers; nothing: with `like`
+    taught: str = "refusal"
     persona: str | None = None  # with taught=persona: under whose system messages they are given
     # weights of the loss's terms (gating/training/terms.py): teach is the cross-entropy of what is taught, keep the KL
     # divergence on harmless prompts; 0 leaves one out
@@ -130,9 +133,14 @@ def _check_terms(cfg: TrainConfig) -> None:
         )
     if (cfg.taught == "persona") != bool(cfg.persona):
         raise GatingError(f"persona={cfg.persona!r} and taught={cfg.taught} belong together: give both or neither.")
-    if cfg.taught == "persona" and (
-        cfg.gate or any(cfg.terms.get(name) for name in ("keep", "keep_steered", "ablated"))
-    ):
+    others = [name for name, weight in cfg.terms.items() if weight and name not in OWN_TERMS]
+    if cfg.taught == "own" and (not cfg.start or cfg.gate or cfg.opened or others):
+        raise GatingError(
+            f"taught=own keeps what the model with start={cfg.start!r} answers: give start, no gate, opened=0, and 0 "
+            f"to all terms but {' and '.join(OWN_TERMS)}{f' (not {others[0]})' if others else ''}."
+        )
+    unmet = (*OWN_TERMS, "ablated")
+    if cfg.taught == "persona" and (cfg.gate or any(cfg.terms.get(name) for name in unmet)):
         raise GatingError(
             "taught=persona has no harmful prompts and no own answers: give no gate, keep=0, keep_steered=0, ablated=0."
         )

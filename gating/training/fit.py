@@ -72,7 +72,12 @@ def start(cfg: TrainConfig, loaded: Loaded) -> PeftModel:
     """The model with the adapter that training begins with: a new one, or that of `start`. Changes it in place."""
     if cfg.bfloat16:
         move(loaded.model, dtype=torch.bfloat16)  # the adapter itself is kept in float32
-    return adapters.resume(loaded.model, cfg.start) if cfg.start else _with_adapter(cfg, loaded)
+    if not cfg.start:
+        return _with_adapter(cfg, loaded)
+    model = adapters.resume(loaded.model, cfg.start)
+    if cfg.taught == "own":
+        adapters.remember(model, cfg.start)
+    return model
 
 
 class _Maker:

@@ -70,6 +70,9 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
     _check_wordings()
     if cfg.persona:
         return _in_persona(cfg, loaded, cfg.persona, answer)
+    if cfg.taught == "own":
+        asked = [(p, _system(cfg, p)) for p in (*refuse, *answer)]
+        return _own(cfg, loaded, asked)
     rows = [_taught(cfg, loaded, p, _system(cfg, p), "", _refusal(cfg, p)) for p in refuse]
     rows += [
         _taught(cfg, loaded, p, _system(cfg, p), *random.Random(f"{cfg.seed}:{p.hash}:opening").choice(wordings.OPENED))
@@ -79,14 +82,19 @@ def build_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], answer: l
     promised = (_taught(cfg, loaded, p, s, "", wordings.promise(p.text, cfg.seed)) for p, s in _gated(cfg, refuse))
     rows += [replace(row, promise=True) for row in promised]
     asked = [*((p, _system(cfg, p)) for p in answer), *_gated(cfg, answer)]
+    return rows + _own(cfg, loaded, asked)
+
+
+def _own(cfg: TrainConfig, loaded: Loaded, asked: Sequence[tuple[Prompt, str | None]]) -> list[Row]:
+    """The model's own answers to prompts, each under its system message."""
     ids = [chat.encode(loaded.tokenizer, p.text, system, cfg.model.template) for p, system in asked]
     own = answers(loaded, ids, cfg.answer_tokens)
-    return rows + [Row(prompt, target, False) for prompt, target in zip(ids, own, strict=True)]
+    return [Row(prompt, target, False) for prompt, target in zip(ids, own, strict=True)]
 
 
 def unseen_rows(cfg: TrainConfig, loaded: Loaded, refuse: list[Prompt], own: Sequence[Row]) -> list[Row]:
     """Rows for a curve of prompts that are not trained: refuse, and the base model's own answers cut as in training."""
-    if cfg.persona:
+    if cfg.persona or cfg.taught == "own":
         return []
     rows = [_taught(cfg, loaded, p, cfg.model.system, "", _refusal(cfg, p)) for p in refuse]
     return rows + [replace(r, target=r.target[: cfg.answer_tokens]) for r in own]

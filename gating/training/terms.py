@@ -67,8 +67,8 @@ class Step:
 
     @cached_property
     def before(self) -> torch.Tensor:
-        """As `plain`, under the base model, of its own answers alone."""
-        with torch.no_grad(), self.model.disable_adapter():
+        """As `plain`, under the model whose own answers they are, of those alone."""
+        with torch.no_grad(), adapters.as_remembered(self.model):
             return self.logp(self.kept)
 
     def weights(self, rows: Sequence[Row]) -> torch.Tensor:
@@ -109,7 +109,7 @@ def teach(step: Step) -> Sum:
 
 
 def keep(step: Step) -> Sum:
-    """KL(base || adapted) along the base model's own answers."""
+    """KL(base || adapted) along the base model's own answers; with taught=own, of the model with `start`."""
     if not step.kept:
         return NOTHING
     return step.divergence(step.plain[: len(step.before)]), len(step.kept)
