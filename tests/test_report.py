@@ -80,7 +80,7 @@ def test_the_headline_has_rates_intervals_n_and_the_controls(run):
 
 def printed(run, width):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(tables.table(run))
+    console.print(tables.table(run, width))
     return console.export_text()
 
 
@@ -89,7 +89,7 @@ def test_the_terminal_table_groups_conditions_by_their_place_in_the_grid_and_kee
     assert [line[0] for line in lines if "coef" in line[0]] == ["coef=1", "coef=2", "coef=4"]
     named = [line[0] for line in lines if line[0].startswith("compliant")]
     assert named == ["compliant", "compliant-reversed", "compliant-random-0", "compliant-random-1"] * 3
-    assert "harmless refusal" in printed(run, 120)
+    assert "harmless" in printed(run, 120)
 
 
 def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path, undrawn):
@@ -100,7 +100,7 @@ def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path, undra
     run = tree({c.name: [0, 0, 1] for c in conditions}, [True, True, False], conditions=conditions)
     run.attrs |= RESULTS_ATTRS
     shown = printed(run, 140)
-    assert "C0 baseline" in shown and "C1 compliant" in shown and "harmless refusal (B*)" in shown
+    assert "C0 baseline" in shown and "C1 compliant" in shown and "refusal (B*)" in shown
     assert headline(run)[0].startswith("C1 compliant: refusal")
     page, page_of_results = pages.write(run, tmp_path).read_text(), document([run])
     assert '<th scope="row">C1 compliant</th>' in page and "(over-refusal, B*)" in page
@@ -115,6 +115,13 @@ print({"torch", "transformers", "nnsight", "sklearn"} & set(sys.modules))"""
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize(("width", "left"), [(80, "complied, evasive"), (100, "evasive"), (140, "")])
+def test_a_table_leaves_out_what_a_terminal_has_no_room_for_and_says_so(run, width, left):
+    lines = printed(run, width).splitlines()
+    assert all(len(line) <= width for line in lines) and (f"No room for {left}" in "".join(lines)) == bool(left)
+    assert sum("compliant-random-1" in line and "[" in line and line.count("]") == 3 for line in lines) == 3  # one line
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("name", ["compliant-random-0", "a-very-long-name-of-a-direction-random-0"])
 def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name):
@@ -123,8 +130,10 @@ def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name
     text = printed(run, width)
     assert "…" not in text
     lines: list[Any] = [*rows(run, True)]
-    lines += [{"n": "", "refusal": r["refusal"], "difference": "", "p": ""} for r in rows(run, False)]
-    digits = "".join(c for r in lines for k in ("n", "refusal", "difference", "p") for c in str(r[k]) if c.isdigit())
+    lines += [{"n": "", "refusal": r["refusal"], "difference": "", "p_holm": ""} for r in rows(run, False)]
+    digits = "".join(
+        c for r in lines for k in ("n", "refusal", "difference", "p_holm") for c in str(r[k]) if c.isdigit()
+    )
     assert not Counter(digits) - Counter(text)
 
 
