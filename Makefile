@@ -27,6 +27,7 @@ $(DEV): $(RUN)
 	touch $@
 
 run: $(RUN)
+	@echo "The embedded model, a persona and its controls: minutes. make run ARGS=dry_run=true says more, once a run was timed."
 	$(BIN)/python -m gating.run $(ARGS)
 
 # The paper's conditions and the arms that could refute it, 100 harmful prompts each; each prints its claims' verdicts.

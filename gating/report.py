@@ -24,7 +24,7 @@ def _print_verdicts(
     decided = claims.evaluate_many({path: trees[path] for path in given}, given)
     sections = [(path, verdict_rows(decided[path], family)) for path, family in given.items()]
     if sections:
-        console.print(tables.verdict_table(sections, _title(list(given.values()), post_hoc)))
+        console.print(tables.verdict_table(sections, _title(list(given.values()), post_hoc), console.width))
         for words in dict.fromkeys(registered(each) for each in decided.values()):
             print(words)
 
@@ -38,7 +38,8 @@ def _title(families: Sequence[Family], post_hoc: bool) -> str:
 def main() -> None:
     """Write each run's page again, print its tables and its claims' verdicts."""
     parser = argparse.ArgumentParser(prog="python -m gating.report", description=main.__doc__)
-    parser.add_argument("words", nargs="+", metavar="RUN | judge=NAME", help="runs, and whose labels to count")
+    parser.add_argument("words", nargs="+", metavar="RUN | judge=NAME | pictures=NAME,...",
+                        help="runs, whose labels to count, and which pictures to draw (all: every one)")  # fmt: skip
     parser.add_argument(
         "--claims", help="decide these too (a name in conf/claims or a file), marked as named after the run"
     )
@@ -47,15 +48,16 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     with cli.spoken(console):
         post_hoc = claims.load(args.claims) if args.claims is not None else None
-        runs, values = words.parsed(args.words, ("judge",))
+        runs, values = words.parsed(args.words, ("judge", "pictures"))
         judge = values.get("judge")
         trees = {path: analysis.with_judge(store.open_run(path), judge) for path in runs}
         for path, tree in trees.items():
             read = person.tables(tree) if person.held(tree) else []
-            for table in (*read, tables.table(tree), *tables.mediation_tables(tree)):
+            for table in (*read, tables.table(tree, console.width), *tables.mediation_tables(tree)):
                 console.print(table)
             folder = store.locate(path).parent / (f"by-{judge.replace('/', '-')}" if judge else "")
-            print(f"report: {page.write(tree, folder, args.full_text, post_hoc)}")
+            pictures = [name for name in values.get("pictures", "").split(",") if name]
+            print(f"report: {page.write(tree, folder, args.full_text, post_hoc, pictures)}")
         _print_verdicts(console, trees, {path: own_claims(tree) for path, tree in trees.items()}, post_hoc=False)
         _print_verdicts(console, trees, dict.fromkeys(trees, post_hoc), post_hoc=True)
 

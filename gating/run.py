@@ -46,13 +46,18 @@ def one(cfg: DictConfig) -> None:
                 console.print("the model's files are not here, so the run's key is not final", style="dim")
         else:
             from gating import store
-            from gating.pipeline import execute
+            from gating.pipeline import execute, pace
             from gating.reporting import page, tables
 
+            if not planned.store.exists() and planned.run.backend.name == "local":
+                console.print(pace.line(planned), style="dim", markup=False, soft_wrap=True, highlight=False)
             how = execute.execute(planned)
             tree = store.open_run(planned.folder)
-            report = page.write(tree, planned.folder, full_text=planned.run.full_text)
-            for table in (tables.table(tree), *tables.mediation_tables(tree), *tables.verdicts(tree)):
+            report = planned.folder / page.NAME
+            if not how.startswith("opened") or not page.stands(planned.folder, planned.run.full_text):
+                page.write(tree, planned.folder, full_text=planned.run.full_text)
+            width = console.width
+            for table in (tables.table(tree, width), *tables.mediation_tables(tree), *tables.verdicts(tree, width)):
                 console.print(table)
             console.print(f"{how}\nreport: {report}", markup=False, soft_wrap=True, highlight=False)
         print(f"store: {planned.store}", flush=True)

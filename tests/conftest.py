@@ -14,7 +14,7 @@ import pytest
 TINY = ("tiny-llama", "tiny-qwen", "tiny-gemma")
 DRAWN = (
     "test_run.py::test_every_experiment", "test_run.py::test_a_run_prints", "test_figures", "test_gallery",
-    "test_report", "test_mediation_report", "test_hostile_names",
+    "test_report", "test_mediation_report", "test_hostile_names", "test_drawn",
 )  # fmt: skip
 
 
@@ -104,3 +104,11 @@ def serve(monkeypatch):
     yield go
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages without pictures, which take most of a page's time."""
+    from gating.reporting import drawings
+
+    monkeypatch.setattr(drawings, "draw", lambda *_: [])

@@ -73,7 +73,7 @@ def browse(page: Path, tmp_path: Path, *flags: str) -> subprocess.CompletedProce
 def test_the_page_opens_from_disk_without_a_request_to_the_network_or_a_word_on_the_console(page, tmp_path):
     log = tmp_path / "net.json"
     out = browse(page, tmp_path, "--dump-dom", f"--log-net-log={log}", "--enable-logging=stderr", "--v=0")
-    assert "<h2>Claims: paper</h2>" in out.stdout
+    assert '<h2 id="claims">Claims: paper</h2>' in out.stdout
     assert not [line for line in out.stderr.splitlines() if "CONSOLE" in line]
     text = log.read_text()
     events = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "]}")["events"]

@@ -65,7 +65,13 @@ def test_a_picture_is_drawn_by_its_entry_alone(monkeypatch):
     from tests import synthetic
 
     picture = Picture(
-        "new", lambda run: True, lambda run, h: Figure(), lambda run, h: "nothing", lambda run: "A picture."
+        "outcomes",
+        "method.md",
+        "new",
+        lambda run: True,
+        lambda run, h: Figure(),
+        lambda run, h: "nothing",
+        lambda run: "A picture.",
     )
     monkeypatch.setattr(gallery, "REGISTRY", (picture,))
     drawn = gallery.pictures(synthetic.tree({"baseline": [0, 1]}), True)

@@ -9,7 +9,7 @@ import xarray as xr
 
 from gating import analysis
 from gating.analysis import stats
-from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, rates, traces
+from gating.figures import base, dose, gallery, geometry, maps, nulls, prompts, rates, strength, traces
 from gating.steering import condition_grid
 from gating.steering.interventions import Condition
 from tests import synthetic
@@ -95,9 +95,9 @@ def test_traces_draw_the_mean_over_prompts_and_leave_out_steps_that_no_answer_re
             },
         )
     )
-    left, _ = traces.over_tokens(ko, True).axes
-    assert len(left.lines) == len(traces.shown(ko)) == 5
-    assert left.lines[0].get_xdata().tolist() == [0, 1, 2] == left.lines[0].get_ydata().tolist()
+    panels = traces.over_tokens(ko, True).axes
+    assert len(panels) == 2 * (len(traces.shown(ko)) - 1) == 8 and all(len(ax.lines) == 2 for ax in panels)
+    assert panels[0].lines[0].get_xdata().tolist() == [0, 1, 2] == panels[0].lines[0].get_ydata().tolist()
 
 
 def test_each_prompt_is_drawn_before_and_after_and_those_that_moved_the_other_way_are_counted():
@@ -211,19 +211,20 @@ def test_only_neighbouring_blocks_are_written_as_a_range(blocks, text):
 
 
 def test_a_dose_response_leaves_out_the_controls_of_named_conditions_and_says_how_many_lines_it_leaves_out():
-    conditions = steered(coef=[1.0, 2.0, 40.0], layers=[str(b) for b in range(6)], scope=["all", "last"])
+    conditions = steered(coef=[1.0, 2.0, 40.0], layers=["0", "1", "2", "3", "4", "5", "2-3"], scope=["all", "last"])
     named = named_conditions({"any": [{**PERSONA, "direction": "random", "random": 3}]}, NAMES, 6, 99)
     run = a_run([*conditions, *named])
-    ax = dose.dose(run, "coef", True).axes[0]
+    figure = dose.dose(run, "coef", True)
+    ax = figure.axes[0]
     assert [len(np.asarray(line.get_xdata())) for line in ax.lines if line.get_marker() == "."] == [0]
-    assert len(ax.lines) == dose.MOST + 2 and len(dose.settings(run, "coef")) == 12
-    assert "The first 10 of 12 settings" in gallery.pictures(run, True)["dose_coef"][2]
-    assert "evenly spaced" in dose.dose(run, "coef", True).axes[1].get_xlabel()
+    assert sum(panel.get_visible() for panel in figure.axes) == dose.MOST and len(dose.settings(run, "coef")) == 14
+    assert "The first 12 of 14 settings" in gallery.drawable(run)["dose_coef"].caption(run)
+    assert "evenly spaced" in figure.get_supxlabel()
 
 
 def test_layer_windows_stand_in_the_order_of_the_blocks_that_they_write():
     run = a_run(steered(layers=["4-5", "0.5", "2+5", "1"]))  # a relative depth of 0.5 is block 3
-    ticks = dose.dose(run, "layers", True).axes[1].get_xticklabels()
+    ticks = dose.dose(run, "layers", True).axes[0].get_xticklabels()
     assert [t.get_text() for t in ticks] == ["1", "2+5", "0.5", "4-5"]
 
 
@@ -235,8 +236,8 @@ def test_the_papers_label_stands_beside_the_name_of_its_condition():
     run = a_run(conditions)
     labels = [t.get_text() for t in rates.rates(run, True).axes[0].get_yticklabels()]
     assert labels == ["C0 baseline", "C1 mp_only", "mine", "C8 ko-random (2 seeds)"]
-    pictures = gallery.pictures(run, True)
-    assert "C1 mp_only 50.0% [" in pictures["rates"].alt_text and "C1 mp_only" in pictures["prompts"].alt_text
+    said = {name: picture.alt_text(run, True) for name, picture in gallery.drawable(run).items()}
+    assert "C1 mp_only 50.0% [" in said["rates"] and "C1 mp_only" in said["prompts"]
 
 
 def test_every_entry_of_the_registry_has_a_name_of_its_own():
@@ -254,7 +255,7 @@ def test_bands_are_intervals_of_the_mean_and_missing_below_two_prompts():
 def test_traces_over_tokens_are_read_where_every_edit_lies_before():
     run = a_run(written({"late": [PERSONA, {"direction": "refusal", "layers": "3+4"}]}), directions=list(NAMES))
     assert traces.late_block(run, np.arange(6)) == 4
-    assert all(ax.get_title(loc="left").endswith("block 4") for ax in traces.over_tokens(run, True).axes)
+    assert traces.over_tokens(run, True).get_supxlabel().endswith("block 4")
     everywhere = a_run(written({"all": [{**PERSONA, "op": "ablate", "layers": "all"}]}), directions=list(NAMES))
     assert traces.late_block(everywhere, np.arange(6)) == 4
 
@@ -279,7 +280,7 @@ def test_strengths_are_of_harmless_prompts_where_any_were_asked():
     which = analysis.undisturbed(run)
     found = analysis.strengths(run, which)
     assert float(found["kl"].sel(condition="persona")) == 2 and which is False
-    assert "and 2.00 nats" in traces.strengths_in_words(run)
+    assert "and 2.00 nats" in strength.strengths_in_words(run)
 
 
 def test_harmful_and_harmless_prompts_are_apart_where_they_lie_apart_and_missing_where_nothing_is_read_yet():

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from gating.figures import base, dose, gallery, traces
+from gating.figures import base, gallery, kl
 from tests import synthetic
 from tests.synthetic import named_conditions
 from tests.test_figures import NAMES, PERSONA, steered
@@ -23,9 +23,9 @@ def many():
     conditions = [*grid, *named_conditions(specs, NAMES, 6, 50)]
     directions = ["compliant", "refusal", *(f"a-trait-called-{i}" for i in range(10))]
     rng = np.random.default_rng(2)
-    labels = {c.name: rng.integers(0, 4, 8).tolist() for c in conditions}
+    labels = {c.name: rng.integers(0, 4, 14).tolist() for c in conditions}
     run = synthetic.tree(
-        labels, [True] * 5 + [False] * 3, list("aabbcdde"), conditions, directions=directions, permutations=20
+        labels, [True] * 11 + [False] * 3, list("aaaaabbbbbcdde"), conditions, directions=directions, permutations=20
     )
     run["outcomes"]["refusal_score"].values[:] = rng.standard_normal(run["outcomes"]["refusal_score"].shape)
     return run
@@ -55,15 +55,15 @@ def boxes(made):
     return out
 
 
-PICTURES = ("rates", "labels", "categories", "dose_coef", "grid", "pairs", "null", "cosines", "shared", "harm",
-            "prompts", "blocks", "tokens", "lens", "strength")  # fmt: skip
+PICTURES = ("rates", "labels", "kl", "categories", "prompts", "dose_coef", "grid", "pairs", "differences", "null",
+            "blocks", "tokens", "lens", "strength", "cosines", "shared", "harm")  # fmt: skip
 
 
 def test_a_run_that_has_everything_has_every_picture_and_none_is_drawn_without_its_data(all_pictures):
     assert tuple(all_pictures) == PICTURES
     bare = synthetic.tree({"baseline": [0, 1], "steered": [1, 1]})
-    assert set(gallery.pictures(bare, True)) == {"rates", "labels", "categories", "prompts"}
-    assert set(gallery.pictures(synthetic.tree({"baseline": [0]}), True)) == {"rates", "labels", "categories"}
+    assert set(gallery.drawable(bare)) == {"rates", "labels", "prompts"}
+    assert set(gallery.drawable(synthetic.tree({"baseline": [0]}))) == {"rates", "labels"}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -83,14 +83,10 @@ def test_no_text_of_a_picture_of_many_conditions_is_cut_off_or_stands_on_another
 
 def test_every_picture_of_a_part_of_the_conditions_says_of_how_many(all_pictures):
     assert {n for n, (_, _, caption) in all_pictures.items() if "are drawn" in caption} == {
-        "harm",
-        "prompts",
-        "blocks",
-        "tokens",
-        "lens",
+        *("categories", "harm", "prompts", "blocks", "tokens", "lens")
     }
-    assert "The first 12 of 25 conditions" in all_pictures["lens"][2]
-    assert "The first 4 of 12 directions" in all_pictures["blocks"][2]
+    assert "The first 13 of 25 conditions" in all_pictures["lens"][2]
+    assert "The first 2 of 12 directions" in all_pictures["blocks"][2]
 
 
 def test_every_text_alternative_holds_what_the_picture_shows(all_pictures):
@@ -102,4 +98,4 @@ def test_every_text_alternative_holds_what_the_picture_shows(all_pictures):
 def test_two_lines_of_a_picture_differ_in_more_than_their_colour():
     looks = [base.series(i) for i in range(20)]
     assert all((a["ls"], a["marker"]) != (b["ls"], b["marker"]) for a, b in itertools.combinations(looks, 2))
-    assert max(traces.MOST, dose.MOST) <= 20
+    assert kl.MOST <= 20

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gating import report
 from gating.analysis import wording
-from gating.figures import dose, gallery, rates
+from gating.figures import categories, dose, gallery, rates
 from gating.reporting import page as pages
 from gating.reporting import tables
 from gating.reporting.document import document
@@ -53,19 +53,21 @@ def run():
 
 def test_the_page_stands_alone_and_escapes_what_users_wrote(run, tmp_path):
     page = pages.write(run, tmp_path).read_text()
-    assert not re.search(r"(src|href)=\"(?!data:)", page) and "http" not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "http" not in page
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert page.count("<img alt=") == len(list(tmp_path.glob("*.png"))) >= 4
-    assert "dose_coef" not in page and (tmp_path / "dose_coef.png").is_file()
+    for name in ("rates", "dose_coef"):
+        assert all((tmp_path / f"{name}.{ending}").is_file() for ending in ("png", "svg", "csv"))
+        assert f'<figure id="{name}">' in page and f'href="#{name}"' in page and f"pictures={name}" in page
 
 
-def test_answers_to_harmful_requests_are_cut_unless_full_text_is_asked_for(run, tmp_path):
+def test_answers_to_harmful_requests_are_cut_unless_full_text_is_asked_for(run, tmp_path, undrawn):
     answer = "Sure, here is everything that was asked for, told in full and with nothing left out"
     assert answer not in (cut := pages.write(run, tmp_path).read_text()) and "Sure, here is everything …" in cut
     assert answer in pages.write(run, tmp_path, full_text=True).read_text()
 
 
-def test_the_page_says_what_is_missing_and_what_overlaps(run, tmp_path):
+def test_the_page_says_what_is_missing_and_what_overlaps(run, tmp_path, undrawn):
     page = pages.write(run, tmp_path).read_text()
     assert "3 of 78 rows are missing" in page and "3 of 9 overlap" in page
 
@@ -78,7 +80,7 @@ def test_the_headline_has_rates_intervals_n_and_the_controls(run):
 
 def printed(run, width):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(tables.table(run))
+    console.print(tables.table(run, width))
     return console.export_text()
 
 
@@ -87,10 +89,10 @@ def test_the_terminal_table_groups_conditions_by_their_place_in_the_grid_and_kee
     assert [line[0] for line in lines if "coef" in line[0]] == ["coef=1", "coef=2", "coef=4"]
     named = [line[0] for line in lines if line[0].startswith("compliant")]
     assert named == ["compliant", "compliant-reversed", "compliant-random-0", "compliant-random-1"] * 3
-    assert "harmless refusal" in printed(run, 120)
+    assert "harmless" in printed(run, 120)
 
 
-def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path):
+def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path, undrawn):
     paper = {"baseline": "C0", "compliant": "C1"}
     conditions = [
         replace(c, paper=paper.get(c.name, "")) for c in grid({**SPEC, "coef": 4.0}, ["compliant"], 4, 2, True)
@@ -98,7 +100,7 @@ def test_the_papers_labels_stand_beside_the_names_in_every_table(tmp_path):
     run = tree({c.name: [0, 0, 1] for c in conditions}, [True, True, False], conditions=conditions)
     run.attrs |= RESULTS_ATTRS
     shown = printed(run, 140)
-    assert "C0 baseline" in shown and "C1 compliant" in shown and "harmless refusal (B*)" in shown
+    assert "C0 baseline" in shown and "C1 compliant" in shown and "refusal (B*)" in shown
     assert headline(run)[0].startswith("C1 compliant: refusal")
     page, page_of_results = pages.write(run, tmp_path).read_text(), document([run])
     assert '<th scope="row">C1 compliant</th>' in page and "(over-refusal, B*)" in page
@@ -113,6 +115,13 @@ print({"torch", "transformers", "nnsight", "sklearn"} & set(sys.modules))"""
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize(("width", "left"), [(80, "complied, evasive"), (100, "evasive"), (140, "")])
+def test_a_table_leaves_out_what_a_terminal_has_no_room_for_and_says_so(run, width, left):
+    lines = printed(run, width).splitlines()
+    assert all(len(line) <= width for line in lines) and (f"No room for {left}" in "".join(lines)) == bool(left)
+    assert sum("compliant-random-1" in line and "[" in line and line.count("]") == 3 for line in lines) == 3  # one line
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("name", ["compliant-random-0", "a-very-long-name-of-a-direction-random-0"])
 def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name):
@@ -121,8 +130,10 @@ def test_no_number_of_the_terminal_table_is_cut_in_a_narrow_terminal(width, name
     text = printed(run, width)
     assert "…" not in text
     lines: list[Any] = [*rows(run, True)]
-    lines += [{"n": "", "refusal": r["refusal"], "difference": "", "p": ""} for r in rows(run, False)]
-    digits = "".join(c for r in lines for k in ("n", "refusal", "difference", "p") for c in str(r[k]) if c.isdigit())
+    lines += [{"n": "", "refusal": r["refusal"], "difference": "", "p_holm": ""} for r in rows(run, False)]
+    digits = "".join(
+        c for r in lines for k in ("n", "refusal", "difference", "p_holm") for c in str(r[k]) if c.isdigit()
+    )
     assert not Counter(digits) - Counter(text)
 
 
@@ -177,7 +188,7 @@ def test_a_named_condition_stands_against_its_random_controls_not_against_how_fa
     assert "ko: 88%, 8 random directions (isotropic) 0% to 0%, p = 0.11" in gallery.pictures(knocked, True)["null"][1]
 
 
-def test_many_random_controls_are_one_row_with_their_range_and_stand_below_one_by_one(knocked, tmp_path):
+def test_many_random_controls_are_one_row_with_their_range_and_stand_below_one_by_one(knocked, tmp_path, undrawn):
     knocked["outcomes"]["label"].loc[{"condition": "ko-random-3"}] = [0, 0, 1, 1, 1, 1, 1, -1]
     lines = folded(rows(knocked, True), FOLD)
     assert [r["name"] for r in lines] == ["baseline", "persona", "ko", "ko-random (8 directions)"]
@@ -204,13 +215,13 @@ def test_the_random_controls_of_a_grid_point_share_a_line_of_a_picture(run):
     assert lines[4].y - lines[3].y > lines[3].y - lines[2].y  # a gap between grid points
 
 
-@pytest.mark.parametrize("draw", [rates.rates, rates.labels, rates.categories])
+@pytest.mark.parametrize("draw", [rates.rates, rates.labels, categories.categories])
 def test_no_label_of_a_picture_is_clipped_with_forty_conditions(draw):
     spec = {**SPEC, "layers": ["1", "2-3"], "coef": [float(c) for c in range(1, 6)], "norm": "natural"}
     conditions = grid(spec, ["compliant"], 4, 2, True)
     assert len(conditions) > 40
     figure = draw(
-        tree({c.name: [0, 1, 0, 1] for c in conditions}, categories=list("abcd"), conditions=conditions), True
+        tree({c.name: [0, 1] * 5 for c in conditions}, categories=list("ab" * 5), conditions=conditions), True
     )
     figure.draw_without_rendering()
     for ax in figure.axes:
@@ -218,7 +229,7 @@ def test_no_label_of_a_picture_is_clipped_with_forty_conditions(draw):
             if text.get_text():
                 box = text.get_window_extent()
                 assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
-    if draw is not rates.categories:
+    if draw is not categories.categories:
         assert figure.axes[0].get_window_extent().width / figure.dpi > 4  # inches: long names leave room for the data
         heights = [t.get_window_extent() for t in figure.axes[0].get_yticklabels()]
         assert all(a.y0 >= b.y1 for a, b in itertools.pairwise(heights))
@@ -235,6 +246,6 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):
     assert stop.value.code == 2 and "is not a run" in capsys.readouterr().out
 
 
-def test_a_run_without_claims_has_no_verdicts(run, tmp_path):
+def test_a_run_without_claims_has_no_verdicts(run, tmp_path, undrawn):
     pages.write(run, tmp_path)
     assert tables.verdicts(run) == [] and not (tmp_path / "claims.json").exists()

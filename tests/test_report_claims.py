@@ -38,7 +38,7 @@ def claimed():
     return made
 
 
-def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdicts(claimed, tmp_path):
+def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdicts(claimed, tmp_path, undrawn):
     page = pages.write(claimed, tmp_path).read_text()
     assert "Written down before the run" in page and "97% to 2%" in page
     kept = json.loads((tmp_path / "claims.json").read_text())
@@ -49,7 +49,9 @@ def test_claims_stand_on_the_page_in_a_file_and_on_the_terminal_with_their_verdi
     assert "supported" in out.getvalue() and "the run has no condition 'other'" in out.getvalue()
 
 
-def test_claims_named_after_the_run_are_marked_and_do_not_take_the_place_of_those_written_before(claimed, tmp_path):
+def test_claims_named_after_the_run_are_marked_and_do_not_take_the_place_of_those_written_before(
+    claimed, tmp_path, undrawn
+):
     later: Any = {**FAMILY, "family": "later"}
     page = pages.write(claimed, tmp_path, post_hoc=later).read_text()
     assert page.index("Claims: mine</h2>") < page.index("Claims: later, post hoc</h2>")
@@ -58,13 +60,13 @@ def test_claims_named_after_the_run_are_marked_and_do_not_take_the_place_of_thos
     assert [(k["family"], k["post_hoc"]) for k in kept] == [("mine", False), ("later", True)]
 
 
-def test_verdicts_of_an_unfinished_run_are_called_provisional(claimed, tmp_path):
+def test_verdicts_of_an_unfinished_run_are_called_provisional(claimed, tmp_path, undrawn):
     assert "every verdict is provisional" not in pages.write(claimed, tmp_path).read_text()
     claimed.attrs["status"] = "running"
     assert "every verdict is provisional" in pages.write(claimed, tmp_path).read_text()
 
 
-def test_a_contrast_of_a_measure_is_told_in_its_own_units(claimed, tmp_path):
+def test_a_contrast_of_a_measure_is_told_in_its_own_units(claimed, tmp_path, undrawn):
     claim = {**FAMILY["claims"]["falls"], "measure": "refusal_score", "margin": 0.25}
     claimed["outcomes"]["refusal_score"].loc[{"condition": "compliant"}] = np.r_[np.full(49, 1.125), 1.0]
     family: Any = {**FAMILY, "claims": {"score": claim}}

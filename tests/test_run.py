@@ -1,6 +1,7 @@
 """The command line from end to end, on a tiny model."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from gating import models, store
 from gating.analysis.claims import digest
 from gating.models import loading
 from gating.pipeline import key
+from gating.reporting import again
 
 SMALL = ("model=tiny-llama", "data.n=3", "directions.questions=2", "directions.n=4", "controls.random=1")
 
@@ -39,6 +41,13 @@ def test_a_run_prints_a_table_and_where_the_report_and_the_store_are(tmp_path, c
     assert json.loads(tree.attrs["pace"])["rows"] == tree["outcomes"]["done"].size
     _, said = command(*SMALL, "data.n=6", "dry_run=true")
     assert any(line.startswith("time: about") and path.parent.name in line for line in said)
+    begun = again.command(tree)
+    assert (
+        begun.startswith("python -m gating.run model=tiny-llama ")
+        and begun in (path.parent / "report.html").read_text()
+    )
+    _, said = command(*shlex.split(begun)[3:], "dry_run=true")
+    assert said[-1] == lines[-1]  # the same key
     _, said = command("model=tiny-qwen", *SMALL[1:], "dry_run=true")
     assert any("time: not known before a first run of this model" in line for line in said)
 

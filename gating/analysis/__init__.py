@@ -4,7 +4,7 @@ Everything counts prompts that are `done` and have a label; what is missing is l
 other than prompt (condition, and a joined multirun's axes) are kept.
 """
 
-from gating.analysis.contrasts import contrast, controlled, draws, random_null
+from gating.analysis.contrasts import against_random, contrast, controlled, draws, random_null
 from gating.analysis.corrected_claims import corrected_claims
 from gating.analysis.corrected_rates import corrected_contrast, corrected_rate, judge_errors, reader_of
 from gating.analysis.direction_variants import effect_over_directions, stability
@@ -31,6 +31,7 @@ from gating.analysis.stops import early_stops
 
 __all__ = [
     "Route",
+    "against_random",
     "asked",
     "asked_both",
     "by_block",

@@ -111,22 +111,49 @@ def controlled(run: xr.DataTree) -> list[Controlled]:
         if kind == "random":
             nulls.setdefault((grids[i], drawn_as[i]), []).append(i)
     candidates = [i for i, kind in enumerate(kinds) if kind in ("steered", "named")]
+    columns = {str(c): v.values for c, v in conditions.items()}
     out = []
     for (_, draw), null in nulls.items():
-        controls, drawn = str(conditions["controls"].values[null[0]]), [names[i] for i in null]
-        alike = [names[i] for i in candidates if _same_but_random(conditions, i, null[0])]
-        shared = f"{conditions['family'].values[null[0]]} (random)"
+        controls, drawn = str(columns["controls"][null[0]]), [names[i] for i in null]
+        alike = [] if controls else [names[i] for i in candidates if _same_but_random(columns, i, null[0])]
+        shared = f"{columns['family'][null[0]]} (random)"
         out += [Controlled(name, draw, drawn) for name in ([controls] if controls else alike or [shared])]
     return out
 
 
-def _same_but_random(conditions: xr.Dataset, own: int, control: int) -> bool:
+def against_random(run: xr.DataTree, label: str = "refusal", harmful: bool | None = None) -> xr.Dataset:
+    """Each line of `controlled` against the mean of its random controls on the same prompts, along `line` (with the
+    coordinates condition and draw): difference of rates, low and high (`stats.mean_of`: over prompts, not over the
+    choice of directions), n prompts that have an answer under all of them, k controls. NaN below two prompts. Lines
+    whose condition is not in the run (controls of none) are left out."""
+    hit, present = (x.transpose("condition", "prompt") for x in hits(run, label, harmful))
+    category = read_group(run, "prompts")["category"].sel(prompt=hit["prompt"].values).values
+    place = {name: i for i, name in enumerate(hit["condition"].values.tolist())}
+    lines = [line for line in controlled(run) if line.name in place]
+    found = np.full((len(lines), 3), np.nan)
+    n = np.zeros(len(lines), dtype="int64")
+    for i, line in enumerate(lines):
+        own, null = place[line.name], [place[c] for c in line.controls]
+        counted = present.values[[own, *null]].all(0)
+        n[i] = counted.sum()
+        if n[i] >= 2:
+            d = hit.values[own].astype("float64") - hit.values[null].mean(0)
+            mean = stats.mean_of(d[counted], category[counted])
+            found[i] = mean.estimate, *mean.interval()
+    columns = {"difference": found[:, 0], "low": found[:, 1], "high": found[:, 2], "n": n}
+    columns["k"] = np.array([len(line.controls) for line in lines], dtype="int64")
+    at = {c: ("line", np.array([getattr(line, f) for line in lines], dtype=str)) for c, f in
+          (("condition", "name"), ("draw", "draw"))}  # fmt: skip
+    return xr.Dataset({c: ("line", v) for c, v in columns.items()}, at, {"label": label})
+
+
+def _same_but_random(columns: dict[str, np.ndarray], own: int, control: int) -> bool:
     """Whether two conditions differ in nothing but the directions that are random in the control: the same operations
-    at the same blocks and strengths on the same tokens under the same system message."""
-    if conditions["system"].values[own] != conditions["system"].values[control]:
+    at the same blocks and strengths on the same tokens under the same system message. columns: of /conditions."""
+    if columns["system"][own] != columns["system"][control]:
         return False
-    a, b = ({str(c): v.values[i] for c, v in conditions.items() if str(c).startswith("iv_")} for i in (own, control))
-    slots = range(conditions.sizes["intervention"])
+    a, b = ({c: v[i] for c, v in columns.items() if c.startswith("iv_")} for i in (own, control))
+    slots = range(len(b["iv_seed"]))
     return bool((b["iv_seed"] >= 0).any()) and all(_same_intervention(a, b, slot) for slot in slots)
 
 

@@ -22,6 +22,10 @@ KIND_COLOURS = {
 KIND_MARKERS = {"baseline": "D", "steered": "o", "reversed": "s", "random": ".", "named": "^"}
 LABEL_COLOURS = {label.name: label.colour for label in TABLE}
 SHADES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+TOPICS = {
+    "outcomes": "What became of the answers", "dose": "Block and dose", "controls": "Against random directions",
+    "inside": "Inside the model", "directions": "The directions",
+}  # fmt: skip
 STYLES = ("-", "--", ":", "-.")
 MARKS = ("o", "s", "^", "v", "P")
 
@@ -29,6 +33,7 @@ styled = matplotlib.rc_context({  # a decorator of every function that draws
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": "medium",
     "figure.constrained_layout.use": True, "figure.dpi": 150, "legend.fontsize": "small", "legend.frameon": False,
     "text.parse_math": False,  # a dollar sign in a category is one
+    "svg.fonttype": "none", "svg.hashsalt": "gating",  # text that can be edited; the same bytes each time
 })  # fmt: skip
 
 
@@ -36,6 +41,9 @@ styled = matplotlib.rc_context({  # a decorator of every function that draws
 class Picture:
     """An entry of the registry. `harmful` says whose answers are drawn: those to harmful prompts (True), to harmless
     ones (False), or all (None)."""
+
+    topic: str  # one of TOPICS
+    method: str  # where its numbers are explained: a page of docs/, with a heading
 
     name: str  # of its file, without .png
     drawable: Callable[[xr.DataTree], bool]  # whether the run has what it draws
@@ -67,6 +75,11 @@ def spaced_marks(i: int, n: int) -> tuple[int, int]:
     return i % every, every
 
 
+def band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look, name: str) -> None:
+    """An interval along a line, named as the line is."""
+    ax.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0, gid=name)
+
+
 def tall_figure(rows: float, longest: int = 0, width: float = 7.5) -> tuple[Figure, Axes]:
     """rows: lines at 0.3 inches each; longest: characters of the longest name, which the width makes room for."""
     figure = Figure(figsize=(max(width, 5 + 0.085 * longest), 1.3 + 0.3 * rows))
@@ -80,6 +93,19 @@ def panel_figure(panels: int, columns: int, size: tuple[float, float]) -> tuple[
     for ax in axes[panels:]:
         ax.set_visible(False)
     return figure, axes[:panels]
+
+
+def spaced(figure: Figure, rows: int, columns: int, gaps: tuple[float, float], margins: tuple[float, ...]) -> None:
+    """Put the panels at fixed distances, in inches: gaps between columns and rows, margins left, right, top and bottom.
+    With many panels the constrained layout takes longer than the drawing."""
+    width, height = figure.get_size_inches()
+    left, right, top, bottom = margins
+    wide = (width - left - right - gaps[0] * (columns - 1)) / columns
+    high = (height - top - bottom - gaps[1] * (rows - 1)) / rows
+    figure.set_layout_engine("none")
+    for i, ax in enumerate(figure.axes):
+        x, y = left + i % columns * (wide + gaps[0]), height - top - high - i // columns * (high + gaps[1])
+        ax.set_position((x / width, y / height, wide / width, high / height))
 
 
 def percent_axis(ax: Axes, text: str) -> None:

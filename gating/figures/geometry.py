@@ -184,6 +184,8 @@ def by_harm_in_words(run: xr.DataTree) -> str:
 
 FIGURES = (
     Picture(
+        "directions",
+        "method.md",
         "cosines",
         has_directions,
         lambda run, harmful: cosines(run),
@@ -194,6 +196,8 @@ FIGURES = (
         ),
     ),
     Picture(
+        "directions",
+        "method.md",
         "shared",
         has_traits,
         lambda run, harmful: shared(run),
@@ -203,6 +207,8 @@ FIGURES = (
         lambda run: "Do the traits share one axis? Uncentred PCA of their unit directions; refusal is not part of it.",
     ),
     Picture(
+        "directions",
+        "method.md",
         "harm",
         has_both_sides,
         lambda run, harmful: by_harm(run),

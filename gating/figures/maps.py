@@ -27,14 +27,17 @@ def cells(
     limits: tuple[float, float],
     cmap: str,
     form: str,
+    texts: np.ndarray | None = None,
 ) -> ScalarMappable:
-    """A labelled grid of numbers on colours, dark letters on light cells; a dash where there is none."""
+    """A labelled grid of numbers on colours, dark letters on light cells; a dash where there is none. texts: what
+    stands in the cells instead of the numbers."""
     low, high = limits
     image = ax.pcolormesh(np.ma.masked_invalid(values), cmap=cmap, vmin=low, vmax=high, edgecolors="white", lw=1)
     for (i, j), v in np.ndenumerate(values):
         red, green, blue, _ = image.to_rgba(v) if np.isfinite(v) else (1, 1, 1, 1)
         colour = "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5 else "white"
-        text = "–" if np.isnan(v) else format(v, f"z{form}")  # z: what rounds to nothing has no sign
+        number = format(v, f"z{form}")  # z: what rounds to nothing has no sign
+        text = "–" if np.isnan(v) else number if texts is None else str(texts[i, j])
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize="x-small", color=colour)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     if max(map(len, columns)) > 4:
@@ -145,6 +148,8 @@ def pairs_in_words(run: xr.DataTree, harmful: bool | None) -> str:
 
 FIGURES = (
     Picture(
+        "dose",
+        "method.md#choosing-sites",
         "grid",
         has_grid,
         grid,
@@ -158,6 +163,8 @@ FIGURES = (
         ),
     ),
     Picture(
+        "dose",
+        "knockout.md",
         "pairs",
         has_pairs,
         pairs,

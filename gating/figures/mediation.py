@@ -61,6 +61,8 @@ def in_words(run: xr.DataTree, harmful: bool | None) -> str:
 
 FIGURES = (
     Picture(
+        "inside",
+        "knockout.md",
         "mediation",
         lambda run: bool(mapped(run)),
         by_block,

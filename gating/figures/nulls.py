@@ -62,6 +62,8 @@ def in_words(run: xr.DataTree, harmful: bool | None) -> str:
 
 FIGURES = (
     Picture(
+        "controls",
+        "method.md#conventions",
         "null",
         lambda run: any(len(line.controls) > 1 for line in analysis.controlled(run)),
         strip,

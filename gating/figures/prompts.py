@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gating import analysis
-from gating.figures.base import SHADES, Picture, left_out, panel_figure, styled, wrapped
+from gating.figures.base import SHADES, Picture, left_out, panel_figure, spaced, styled, wrapped
 
 MOST = 12  # panels
 KINDS = ("steered", "named")
@@ -49,8 +49,9 @@ def per_prompt(run: xr.DataTree, harmful: bool | None) -> Figure:
             axis.set_major_locator(MaxNLocator(4, integer=True))
         note = "missing" if np.isnan(against) else f"{100 * against:.0f}% moved the other way"
         ax.set_title(f"{wrapped(shown[name], 34 if columns > 3 else 44)}\n{note}", fontsize="small")
-    figure.supxlabel("refusal score at baseline, nats", fontsize="small")
-    figure.supylabel("under the condition", fontsize="small")
+    spaced(figure, -(-len(names) // columns), columns, (0.3, 0.75), (0.75, 0.1, 0.6, 0.6))
+    figure.supxlabel("refusal score at baseline, nats", fontsize="small", y=0.1 / figure.get_figheight())
+    figure.supylabel("under the condition", fontsize="small", x=0.08 / figure.get_figwidth())
     return figure
 
 
@@ -75,6 +76,8 @@ def has_scores(run: xr.DataTree) -> bool:
 
 FIGURES = (
     Picture(
+        "outcomes",
+        "method.md#conventions",
         "prompts",
         has_scores,
         per_prompt,

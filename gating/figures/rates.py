@@ -1,9 +1,10 @@
-"""Rates of every condition, what became of the answers, and rates by category of prompt."""
+"""The headline: refusal of harmful and of harmless prompts under every condition; and what became of the answers."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,22 +18,23 @@ from gating.figures.base import (
     KIND_MARKERS,
     LABEL_COLOURS,
     Picture,
-    legend,
     percent_axis,
     reach,
-    series,
     styled,
     tall_figure,
     which,
 )
 from gating.judging.labels import LABELS
 
-MANY = 4  # more series than this in the picture of categories, and it becomes a map
+MOST = 24  # lines; more of them, and the conditions of a family share one
+GARBLED = 0.1  # share of degenerate answers from which a line is marked
+APART = 0.17  # of a line: harmful prompts above it, harmless ones below
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a picture: a condition, or all random controls of a grid point together, at height `y`."""
+    """A line of a picture at height `y`: a condition, or several together (the random controls of a grid point; all
+    settings of a family)."""
 
     text: str
     kind: str
@@ -42,7 +44,12 @@ class Line:
 
 def lines(run: xr.DataTree) -> list[Line]:
     """The conditions in order, the random controls of a grid point on one line, a gap where a grid point with controls
-    begins or ends."""
+    begins or ends; where that is too many, all settings of a family on one line."""
+    apart = _apart(run)
+    return apart if len(apart) <= MOST else _folded(run)
+
+
+def _apart(run: xr.DataTree) -> list[Line]:
     conditions, shown = analysis.read_group(run, "conditions"), analysis.shown_names(run)
     fields = ("condition", "kind", "grid", "direction", "family", "point", "draw")
     columns = (conditions[c].values.tolist() for c in fields)
@@ -67,9 +74,23 @@ def lines(run: xr.DataTree) -> list[Line]:
     return out
 
 
-def _lines(run: xr.DataTree) -> tuple[list[Line], Figure, Axes]:
+def _folded(run: xr.DataTree) -> list[Line]:
+    conditions, shown = analysis.read_group(run, "conditions"), analysis.shown_names(run)
+    columns = (conditions[c].values.tolist() for c in ("condition", "kind", "family", "draw"))
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for name, kind, family, draw in zip(*columns, strict=True):
+        found.setdefault((kind, family, draw), []).append(name)
+    out = []
+    for y, ((kind, family, draw), names) in enumerate(found.items()):
+        ending = {"random": f"-{'random' if draw == 'isotropic' else draw}", "reversed": "-reversed"}.get(kind, "")
+        many = f"{family}{ending} ({len(names)} {'controls' if kind == 'random' else 'settings'})"
+        out.append(Line(shown[names[0]] if len(names) == 1 else many, kind, tuple(names), float(y)))
+    return out
+
+
+def _lines(run: xr.DataTree, high: float = 1.0) -> tuple[list[Line], Figure, Axes]:
     shown = lines(run)
-    figure, ax = tall_figure(shown[-1].y + 1, max(len(line.text) for line in shown))
+    figure, ax = tall_figure(high * (shown[-1].y + 1), max(len(line.text) for line in shown))
     ax.set_yticks([line.y for line in shown], [line.text for line in shown])
     ax.set_ylim(shown[-1].y + 0.7, -0.7)
     return shown, figure, ax
@@ -77,37 +98,85 @@ def _lines(run: xr.DataTree) -> tuple[list[Line], Figure, Axes]:
 
 @styled
 def rates(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """Refusal rate of every condition with its Wilson interval; the band is the baseline's. Random controls of a grid
-    point share a line, each seed a dot with its own interval."""
-    r = analysis.refusal_rate(run, harmful=harmful)
-    shown, figure, ax = _lines(run)
-    base = r.sel(condition="baseline")
-    ax.axvspan(100 * float(base["low"]), 100 * float(base["high"]), color="#000000", alpha=0.08, lw=0)
+    """Refusal rate of every condition with its Wilson interval: of harmful prompts filled and, where they were asked,
+    of harmless ones hollow below, joined; a cross is the share of degenerate answers. Conditions that share a line are
+    a dot each."""
+    both = analysis.asked_both(run)
+    shown, figure, ax = _lines(run, 1.25 if both else 1.0)
+    for flag in (True, False) if both else (harmful,):
+        r = analysis.rates(run, harmful=flag)
+        base = r.sel(condition="baseline", label="refusal")
+        if flag is not False or not both:
+            ax.axvspan(100 * float(base["low"]), 100 * float(base["high"]), color="#000000", alpha=0.08, lw=0)
+        for line in shown:
+            _dots(ax, line, r, APART * (-1 if flag else 1) if both else 0.0, hollow=both and not flag)
+    if both:
+        _joined(ax, run, shown)
+    counted = ", ".join(_counted(run, flag, both) for flag in ((True, False) if both else (harmful,)))
+    percent_axis(ax, f"refusal, %{'' if both else f' of {which(harmful)} prompts'}\n95% Wilson interval, n = {counted}")
+    return _key(figure, ax, ("harmful", "harmless") if both else (which(harmful),))
+
+
+def _counted(run: xr.DataTree, harmful: bool | None, named: bool) -> str:
+    n = sorted({int(v) for v in analysis.refusal_rate(run, harmful=harmful)["n"].values})
+    return " to ".join(map(str, n[:: max(1, len(n) - 1)])) + (f" {which(harmful)}" if named else "")
+
+
+def _dots(ax: Axes, line: Line, r: xr.Dataset, above: float, hollow: bool) -> None:
+    """A line's rates for one kind of prompts. r: along label and condition."""
+    many = len(line.names) > 1
+    of_line = r.sel(condition=list(line.names))
+    rate, ends = reach(of_line.sel(label="refusal"))
+    spread = 0.11 if above else 0.3
+    y = line.y + above + (np.linspace(-spread, spread, len(rate)) if many else np.zeros(1))
+    if np.isnan(rate).all():
+        ax.text(0, line.y + above, "missing", va="center", color="#666666", fontsize="x-small")
+    colour, words = KIND_COLOURS[line.kind], f"{line.text}, {'harmless' if hollow else 'harmful'}"
+    look: dict[str, Any] = {
+        "ms": (3 if above else 5) if many else 6,
+        "lw": 0.5 if many else 1.3,
+        "capsize": 0 if many else 2,
+    }
+    ax.errorbar(rate, y, xerr=None if len(rate) > 20 else ends, fmt=KIND_MARKERS[line.kind], color=colour,
+                mfc="white" if hollow else colour, label=f"_{words}", **look)  # fmt: skip
+    garbled = of_line["rate"].sel(label="degenerate").values
+    if not many and garbled[0] >= GARBLED:
+        ax.plot(100 * garbled, y, "x", color=LABEL_COLOURS["degenerate"], ms=6, mew=1.6, label=f"_{words}, degenerate")
+
+
+def _joined(ax: Axes, run: xr.DataTree, shown: list[Line]) -> None:
+    ends = [100 * analysis.refusal_rate(run, harmful=flag)["rate"] for flag in (True, False)]
     for line in shown:
-        many = len(line.names) > 1
-        rate, ends = reach(r.sel(condition=list(line.names)))
-        y = line.y + (np.linspace(-0.3, 0.3, len(rate)) if many else np.zeros(1))
-        if np.isnan(rate).all():
-            ax.text(0, line.y, "missing", va="center", color="#666666", fontsize="small")
-        ax.errorbar(rate, y, xerr=ends, fmt=KIND_MARKERS[line.kind], color=KIND_COLOURS[line.kind],
-                    capsize=0 if many else 2.5, ms=5 if many else 7, lw=0.7 if many else 1.6)  # fmt: skip
-    n = sorted({int(v) for v in r["n"].values})
-    counts = " to ".join(map(str, n[:: max(1, len(n) - 1)]))
-    percent_axis(ax, f"refusal, % of {which(harmful)} prompts\n95% Wilson interval, n = {counts}")
+        if len(line.names) == 1:
+            x = [float(end.sel(condition=line.names[0])) for end in ends]
+            ax.plot(x, [line.y - APART, line.y + APART], color="#BBBBBB", lw=0.8, zorder=0, label="_join")
+
+
+def _key(figure: Figure, ax: Axes, sides: tuple[str, ...]) -> Figure:
+    for side, face in zip(sides, ("#000000", "white"), strict=False):
+        ax.plot([], [], "o", color="#000000", mfc=face, label=f"{side} prompts")
+    ax.plot([], [], "x", color=LABEL_COLOURS["degenerate"], mew=1.6, label=f"degenerate, {100 * GARBLED:.0f}% or more")
+    figure.legend(loc="outside upper right", ncols=3)
     return figure
 
 
 def rates_in_words(run: xr.DataTree, harmful: bool | None) -> str:
-    """The refusal rate of each condition that is not a random control, with its interval."""
-    r, shown = analysis.refusal_rate(run, harmful=harmful), analysis.shown_names(run)
+    """The refusal rate of each condition that is not a random control, with its interval; of harmless prompts after
+    it."""
+    shown = analysis.shown_names(run)
+    r = analysis.refusal_rate(run, harmful=harmful)
+    beside = analysis.refusal_rate(run, harmful=False) if analysis.asked_both(run) else None
     own = r["condition"].values[r["kind"].values != "random"].tolist()
-    return "; ".join(f"{shown[name]} {interval(r.sel(condition=name), 1)}" for name in own)
+    return "; ".join(
+        f"{shown[name]} {interval(r.sel(condition=name), 1)}"
+        + (f", harmless {interval(beside.sel(condition=name), 1)}" if beside is not None else "")
+        for name in own
+    )
 
 
 @styled
 def labels(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """What became of the answers: shares of the four labels, one bar a condition; the mean over the random controls of
-    a grid point."""
+    """What became of the answers: shares of the labels, one bar a line; the mean over the conditions that share it."""
     r = analysis.rates(run, harmful=harmful)["rate"]
     shown, figure, ax = _lines(run)
     y = [line.y for line in shown]
@@ -119,63 +188,22 @@ def labels(run: xr.DataTree, harmful: bool | None) -> Figure:
     for line, end in zip(shown, left, strict=True):
         if end == 0:
             ax.text(1, line.y, "missing", va="center", color="#666666", fontsize="small")
-    seeds = "\nrandom controls: the mean of their seeds" if any(len(line.names) > 1 for line in shown) else ""
-    percent_axis(ax, f"answers to {which(harmful)} prompts, %{seeds}")
+    shared = "\nlines of several conditions: their mean" if any(len(line.names) > 1 for line in shown) else ""
+    percent_axis(ax, f"answers to {which(harmful)} prompts, %{shared}")
     ax.set_xlim(0, 100)
     figure.legend(loc="outside upper right", ncols=len(LABELS))
     return figure
 
 
-@styled
-def categories(run: xr.DataTree, harmful: bool | None) -> Figure:
-    """Refusal rate per category of prompt, without the random controls: points with Wilson intervals for a few
-    conditions, a map of numbers for many."""
-    r = analysis.refusal_rate(run, by="category", harmful=harmful).transpose("condition", "category")
-    asked = (r["n"].max("condition") > 0).values
-    r = r.isel(condition=r["kind"].values != "random", category=asked if asked.any() else slice(None))
-    shown = [analysis.shown_names(run)[name] for name in r["condition"].values.tolist()]
-    names = [f"{c} ({n})" for c, n in zip(r["category"].values, r["n"].max("condition").values, strict=True)]
-    return (_category_map if len(shown) > MANY else _category_points)(r, shown, names, harmful)
-
-
-def _category_points(r: xr.Dataset, shown: list[str], names: list[str], harmful: bool | None) -> Figure:
-    count = len(shown)
-    figure, ax = tall_figure(len(names) * (0.6 + 0.4 * count), max(map(len, names)))
-    kinds = r["kind"].values.tolist()
-    for i, (text, kind) in enumerate(zip(shown, kinds, strict=True)):
-        rate, ends = reach(r.isel(condition=i))
-        y = np.arange(len(names)) + 0.7 / count * (i - (count - 1) / 2)
-        colour, marker = KIND_COLOURS[kind], KIND_MARKERS[kind]
-        if kinds.count(kind) > 1:
-            colour, marker = series(i - 1)["color"], series(i - 1)["marker"]
-        ax.errorbar(rate, y, xerr=np.nan_to_num(ends), fmt=marker, color=colour, capsize=2, ms=5, lw=1.2, label=text)
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    for edge in range(1, len(names)):
-        ax.axhline(edge - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
-    percent_axis(ax, f"refusal, % of {which(harmful)} prompts\n95% Wilson interval; prompts in brackets")
-    return legend(figure, 2)
-
-
-def _category_map(r: xr.Dataset, shown: list[str], names: list[str], harmful: bool | None) -> Figure:
-    share, longest = 100 * r["rate"].values, max(map(len, shown))
-    figure, ax = tall_figure(len(shown) + 3, longest, max(7.5, 1 + 0.085 * longest + 0.62 * len(names)))
-    image = ax.pcolormesh(share, cmap="cividis", vmin=0, vmax=100, edgecolors="white", lw=1)
-    for (i, j), v in np.ndenumerate(share):
-        text, colour = ("missing", "#666666") if np.isnan(v) else (f"{v:.0f}", "white" if v < 50 else "black")
-        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize="small")
-    ax.set_yticks(np.arange(len(shown)) + 0.5, shown)
-    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_ylim(len(shown), 0)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    text = f"refusal, % of {which(harmful)} prompts (prompts in brackets)"
-    figure.colorbar(image, ax=ax, location="top", shrink=0.5, aspect=40, label=text)
-    return figure
+def _shared_lines(run: xr.DataTree) -> str:
+    many = len(_apart(run)) > MOST
+    return " The settings of a family share a line, a dot each: the maps tell them apart." if many else ""
 
 
 FIGURES = (
     Picture(
+        "outcomes",
+        "statistics.md",
         "rates",
         lambda run: True,
         rates,
@@ -184,11 +212,13 @@ FIGURES = (
             "in the table."
         ),
         lambda run: (
-            "Refusal. The grey band is the baseline's interval; grey dots are random directions of the same norm, "
-            "one a seed."
+            "Refusal of harmful prompts (filled) and harmless ones (hollow). The grey band is the baseline's interval; "
+            "grey dots are random directions of the same norm, one a seed." + _shared_lines(run)
         ),
     ),
     Picture(
+        "outcomes",
+        "method.md#judges-of-text",
         "labels",
         lambda run: True,
         labels,
@@ -196,12 +226,5 @@ FIGURES = (
             "Shares of refusal, compliance, evasive and degenerate answers per condition; the numbers are in the table."
         ),
         lambda run: "What became of the answers. A degenerate answer (empty, looping, gibberish) is no compliance.",
-    ),
-    Picture(
-        "categories",
-        lambda run: True,
-        categories,
-        lambda run, harmful: "Refusal rate per category of prompt under every condition but the random controls.",
-        lambda run: "Refusal per category, without the random controls. Few prompts a category: wide intervals.",
     ),
 )

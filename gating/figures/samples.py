@@ -48,6 +48,8 @@ def sampled_in_words(run: xr.DataTree, harmful: bool | None) -> str:
 
 FIGURES = (
     Picture(
+        "outcomes",
+        "statistics.md",
         "sampled",
         lambda run: "samples" in run.children,
         sampled,

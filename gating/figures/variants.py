@@ -103,6 +103,8 @@ def effects_in_words(run: xr.DataTree, harmful: bool | None) -> str:
 
 FIGURES = (
     Picture(
+        "directions",
+        "method.md",
         "stability",
         lambda run: bool(direction_variants.variants_held(run)),
         lambda run, harmful: stability(run),
@@ -113,6 +115,8 @@ FIGURES = (
         ),
     ),
     Picture(
+        "directions",
+        "method.md",
         "over_directions",
         lambda run: bool(direction_variants.alike(run)),
         effects,

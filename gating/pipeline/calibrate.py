@@ -12,7 +12,7 @@ import xarray as xr
 
 from gating import progress, store
 from gating.errors import GatingError
-from gating.pipeline import prompt_batches
+from gating.pipeline import batching
 from gating.pipeline.key import calibration_prompts
 from gating.pipeline.study import Study
 from gating.steering import lowering
@@ -100,7 +100,7 @@ def parts(conditions: int, prompts: int, rows: int) -> list[Part]:
     """Batches of at most `rows`, or of one prompt's conditions where those are more."""
     return [
         Part(chosen, start, min(start + step, prompts))
-        for chosen in prompt_batches.batches(conditions, rows)
+        for chosen in batching.batches(conditions, rows)
         for step in [max(1, rows // len(chosen))]
         for start in range(0, prompts, step)
     ]

@@ -8,10 +8,10 @@ from rich.table import Table
 from gating import models
 from gating.analysis import stats
 from gating.foreign import cell
-from gating.pipeline import pace, prompt_batches
+from gating.pipeline import batching, pace
 from gating.pipeline.study import Study
 from gating.steering.interventions import Condition
-from gating.steering.scoring import LOGITS_BYTES
+from gating.steering.room import LOGITS_BYTES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TEMPLATE_TOKENS = 30  # a chat template with a short system message, where no tokenizer is on this machine
@@ -67,7 +67,7 @@ def lines(study: Study) -> list[str]:
     rows = len(study.test) * n_conditions
     n_prompt_batches = -(-len(study.test) // study.prompt_batch)
     batches = n_prompt_batches * len(
-        prompt_batches.batches(n_conditions, study.batch_rows, prompt_batches.leading(study.conditions))
+        batching.batches(n_conditions, study.batch_rows, batching.leading(study.conditions))
     )
     chats = len(study.chats)
     answers = len(study.answered) * study.run.directions.samples

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gating import models
-from gating.pipeline import calibrate, matched, prompt_batches
+from gating.pipeline import batching, calibrate, matched, prompt_batches
 from gating.pipeline.config import CALIBRATION_PROMPTS, MATCHING_PROMPTS
 from gating.pipeline.study import Study
 from gating.steering import lowering, readouts
@@ -37,7 +37,7 @@ def jobs(study: Study, tokens: Sequence[int]) -> list[Jobs]:
     arch, run = models.architecture(study.run.model), study.run
     layers, hidden, new = arch["layers"], arch["hidden"], study.max_new_tokens
     n_prompt_batches = -(-len(study.test) // study.prompt_batch)
-    chosen = prompt_batches.batches(len(study.conditions), study.batch_rows, prompt_batches.leading(study.conditions))
+    chosen = batching.batches(len(study.conditions), study.batch_rows, batching.leading(study.conditions))
     rows, width = max(study.prompt_batch * len(conditions) for conditions in chosen), max(tokens)
     whole = sum(not spec.variant for spec in study.direction_specs)
     n_directions = (whole + len(run.directions.derived)) if run.readouts.last else 0

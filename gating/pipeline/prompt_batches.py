@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from gating.errors import TooLarge
 from gating.judging import degenerate
 from gating.pipeline import answered, stopping
 from gating.pipeline.answered import Answered
+from gating.pipeline.batching import batches, leading
 from gating.pipeline.study import Study
 from gating.prompts import Prompt
 from gating.steering import directions, lens, lowering, readouts
@@ -97,23 +97,6 @@ def opening_ids(study: Study, backend: Backend) -> list[int]:
     tokenizer = backend.loaded.tokenizer
     firsts = [tokenizer(o, add_special_tokens=False)["input_ids"][:1] for o in study.run.model.first_token_openings]
     return sorted({i for first in firsts for i in first})
-
-
-def leading(conditions: Sequence[Condition]) -> list[int]:
-    """The conditions that others are compared with or led to: every batch holds them all. The baseline is the first."""
-    named = {iv.reference for c in conditions for iv in c.interventions}
-    return [i for i, c in enumerate(conditions) if i == 0 or c.name in named]
-
-
-def batches(conditions: int, rows: int, leads: Sequence[int] = (0,)) -> list[list[int]]:
-    """Conditions of each batch of rows. Where one batch cannot hold a prompt's conditions, each begins with `leads`
-    again, so that a comparison never leaves its batch."""
-    if conditions <= rows:
-        return [list(range(conditions))]
-    others = [c for c in range(conditions) if c not in leads]
-    n = math.ceil(len(others) / max(1, rows - len(leads)))
-    step = math.ceil(len(others) / n)  # batches of one size, rather than a small last one
-    return [[*leads, *others[i : i + step]] for i in range(0, len(others), step)]
 
 
 def groups(w: Worker, prompts: Sequence[Encoded]) -> dict[str, xr.Dataset]:

@@ -5,8 +5,7 @@ Prompts and answers are shown as short openings, harmful ones cut to a few words
 
 from __future__ import annotations
 
-import base64
-import io
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple, TypedDict
 import jinja2
 import numpy as np
 import xarray as xr
+from markupsafe import Markup
 
 from gating import analysis, swap
 from gating.analysis import claims
@@ -22,12 +22,14 @@ from gating.analysis.claims import Family
 from gating.errors import naming
 from gating.figures import gallery
 from gating.judging.labels import LABELS
-from gating.reporting import effects, person
+from gating.reporting import again, drawings, effects, person
+from gating.reporting.drawings import Drawing
 from gating.reporting.headline import headline
 from gating.reporting.rows import Row, Verdict, folded, headline_set, own_claims, registered, rows, verdict_rows
 
 PROMPT_WORDS, HARMLESS_WORDS, HARMFUL_WORDS = 6, 12, 4
 SAMPLES = 12  # prompts
+NAME = "report.html"
 
 
 class DecidedFamily(NamedTuple):
@@ -46,12 +48,6 @@ class OutcomesTable(NamedTuple):
     rest: list[Row]  # and those again one by one
 
 
-class DrawnPicture(TypedDict):
-    alt_text: str
-    caption: str
-    data: str  # a PNG in base64
-
-
 class Sample(TypedDict):
     """The opening of an answer."""
 
@@ -63,23 +59,40 @@ class Sample(TypedDict):
     answer: str
 
 
-def write(run: xr.DataTree, folder: str | Path, full_text: bool = False, post_hoc: Family | None = None) -> Path:
+def write(
+    run: xr.DataTree,
+    folder: str | Path,
+    full_text: bool = False,
+    post_hoc: Family | None = None,
+    pictures: Sequence[str] = (),
+) -> Path:
     """Write report.html, its pictures and the verdicts (claims.json, claims_post_hoc.json) into `folder`; the page's
-    path. post_hoc: a further family of claims, marked as named after the run."""
+    path. post_hoc: a further family of claims, marked as named after the run. pictures: which, by name (or `all`);
+    none are those that the run's experiment is for. Raises GatingError for one that it does not have."""
     folder = Path(folder)
     families = decided_families(run, post_hoc)
-    path = folder / "report.html"
+    path = folder / NAME
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for each in families:
             name = "claims_post_hoc.json" if each.post_hoc else "claims.json"
             swap.write(folder / name, claims.to_json(each.decided) + "\n")
-        swap.write(path, _rendered(run, families, _draw(run, folder), full_text))
+        swap.write(path, _rendered(run, families, drawings.draw(run, folder, pictures), full_text, folder.name))
     return path
 
 
+def stands(folder: Path, full_text: bool) -> bool:
+    """Whether a page is there already that shows whole texts, or does not, as asked."""
+    path = folder / NAME
+    return path.exists() and _marked(full_text) in path.read_text(errors="replace")
+
+
+def _marked(full_text: bool) -> str:
+    return f'<body data-full-text="{json.dumps(full_text)}">'
+
+
 def _rendered(
-    run: xr.DataTree, families: Sequence[DecidedFamily], pictures: Sequence[DrawnPicture], full_text: bool
+    run: xr.DataTree, families: Sequence[DecidedFamily], pictures: Sequence[Drawing], full_text: bool, name: str
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gating.reporting"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -97,10 +110,14 @@ def _rendered(
         outcomes=[_outcomes(run, prompts) for prompts in sets],
         mediations=effects.mediations(run),
         undefined=effects.UNDEFINED,
-        pictures=pictures,
+        topics={topic: list(of_topic) for topic, of_topic in itertools.groupby(pictures, lambda p: p["topic"])},
+        more=[n for n in gallery.drawable(run) if n not in {p["name"] for p in pictures}],
+        folder=name,
+        again=again.command(run),
         samples=samples(run, full_text),
         shown=[analysis.shown_names(run)[name] for name in quoted(run)],
         full_text=full_text,
+        body=Markup(_marked(full_text)),
         warnings=json.loads(run.attrs.get("warnings", "[]")),
         versions=json.loads(run.attrs.get("versions", "{}")),
         done=int(done.sum()),
@@ -127,18 +144,6 @@ def _outcomes(run: xr.DataTree, harmful: bool) -> OutcomesTable:
     shown = folded(lines)
     kept = {r["name"] for r in shown}
     return OutcomesTable(harmful, shown, [r for r in lines if r["name"] not in kept])
-
-
-def _draw(run: xr.DataTree, folder: Path) -> list[DrawnPicture]:
-    """Draw the run's pictures into `folder`, NAME.png each."""
-    out: list[DrawnPicture] = []
-    for name, picture in gallery.pictures(run, headline_set(run)).items():
-        buffer = io.BytesIO()
-        picture.figure.savefig(buffer, format="png")
-        swap.write(folder / f"{name}.png", buffer.getvalue())
-        data = base64.b64encode(buffer.getvalue()).decode()
-        out.append({"alt_text": picture.alt_text, "caption": picture.caption, "data": data})
-    return out
 
 
 def quoted(run: xr.DataTree) -> list[str]:

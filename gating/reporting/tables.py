@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,9 @@ from gating.judging.labels import TABLE
 from gating.reporting import effects
 from gating.reporting.rows import Verdict, folded, headline_set, own_claims, registered, rows, shown, verdict_rows
 
+STACKED = 120  # columns
 STYLES = {"random": "dim", "steered": "bold"}
+LEAST = ("unsure", "evasive", "compliance", "degenerate")  # the first to go where a terminal has no room
 COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "not testable": "yellow", "missing": "dim"}
 
 
@@ -25,48 +28,70 @@ def _table(title: str) -> Table:
     return Table(title=cell(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def table(run: xr.DataTree) -> Table:
-    """The refusal table for a terminal; a last column for harmless prompts where the run asked both. A point of a grid
-    is a line of its own, the end of the names below it."""
+def table(run: xr.DataTree, width: int | None = None) -> Table:
+    """The refusal table for a terminal of this many columns; a last column for harmless prompts where the run asked
+    both. What does not fit is left out, and named below; None leaves nothing out. A point of a grid is a line of its
+    own, the end of the names below it."""
+    for count in range(len(LEAST) + 1):
+        made = _rates(run, LEAST[:count])
+        if width is None or _wide(made) <= width:
+            break
+    return made
+
+
+def _wide(table: Table) -> int:
+    """The columns of a terminal that a table takes by itself."""
+    console = Console(width=1000)
+    return console.measure(table).maximum
+
+
+def _rates(run: xr.DataTree, without: Sequence[str]) -> Table:
     harmful = headline_set(run)
     lines = folded(rows(run, harmful))
     harmless = {r["name"]: r["refusal"] for r in folded(rows(run, False))} if analysis.asked_both(run) else {}
     stems = [shown(r).removesuffix(f"[{r['point']}]") for r in lines]
     out = _table(f"{'harmful' if harmful else 'harmless'} prompts")
-    out.add_column("condition", overflow="fold", no_wrap=max(map(len, stems)) <= 24)
+    out.add_column("condition", overflow="fold", max_width=24 if without else None)
     paper = " (B*)" if any(r["paper"] for r in lines) else ""
     given = [label for label in TABLE if label.name != "unsure" or any(r["shares"]["unsure"] > 0 for r in lines)]
-    headings = ("n", *(label.heading for label in given), "vs baseline", "p")
-    for column in (*headings, *([f"harmless refusal{paper}"] if harmless else [])):
+    columns = [label for label in given[1:] if label.name not in without]
+    headings = ("n", *(label.heading for label in given[:1] + columns), "vs\nbaseline", "p\n(Holm)")
+    for column in (*headings, *([f"harmless\nrefusal{paper}"] if harmless else [])):
         out.add_column(column, justify="right", overflow="fold")  # a narrow terminal wraps cells and cuts nothing
+    if left := [label.heading for label in given[1:] if label not in columns]:
+        out.caption = f"No room for {', '.join(left)}: in a wider terminal, and on the run's page."
+        out.caption_justify = "left"
     last = ""
     for r, stem in zip(lines, stems, strict=True):
         if r["point"] and r["point"] != last:
             out.add_section()
             out.add_row(Text(r["point"], style="italic"))
         last = r["point"]
-        shares = (r["rates"][label.name] for label in given[1:])
-        cells = [stem, str(r["n"]), r["refusal"], *shares, r["difference"], r["p"]]
+        shares = (r["rates"][label.name] for label in columns)
+        cells = [stem, str(r["n"]), r["refusal"], *shares, r["difference"], r["p_holm"]]
         cells += [harmless[r["name"]]] if harmless else []
         # Text: a condition's name may hold brackets, which rich would take for markup
         out.add_row(*map(cell, cells), style=STYLES.get(r["kind"]))
     return out
 
 
-def verdicts(run: xr.DataTree) -> list[Table]:
-    """The run's claims as a table for a terminal; none where it was begun without claims."""
+def verdicts(run: xr.DataTree, width: int | None = None) -> list[Table]:
+    """The run's claims as a table for a terminal of this width; none where it was begun without claims."""
     family = own_claims(run)
     if not family:
         return []
     decided = claims.evaluate(run, family)
-    return [verdict_table([("", verdict_rows(decided, family))], f"{family['family']} ({registered(decided)})")]
+    title = f"{family['family']} ({registered(decided)})"
+    return [verdict_table([("", verdict_rows(decided, family))], title, width)]
 
 
-def verdict_table(sections: Sequence[tuple[str, Sequence[Verdict]]], title: str) -> Table:
+def verdict_table(sections: Sequence[tuple[str, Sequence[Verdict]]], title: str, width: int | None = None) -> Table:
     """Claims for a terminal, a section with a heading for each run where there are several. sections: (heading, rows
-    from `verdict_rows`)."""
+    from `verdict_rows`). In a terminal under 120 columns what is said of a claim stands below its numbers."""
     out = _table(f"claims: {title}")
-    out.add_column("claim", overflow="fold")
+    stacked = width is not None and width < STACKED
+    out.add_column("claim", overflow="fold", ratio=1 if stacked else None)
+    out.expand = stacked
     for column in ("contrast", "margin", "p (Holm)", "n"):
         out.add_column(column, justify="right", overflow="fold")
     out.add_column("verdict", overflow="fold")
@@ -75,16 +100,27 @@ def verdict_table(sections: Sequence[tuple[str, Sequence[Verdict]]], title: str)
             out.add_section()
             out.add_row(Text(heading, style="italic"))
         for r in lines:
-            verdict = Text(r["verdict"], style=COLOURS[r["verdict"]])
-            if r["reason"]:
-                verdict.append(f": {r['reason']}", style="default")
-            if r["caution"]:
-                verdict.append(f"; but {r['caution']}", style="yellow")
-            if r["needs"] and r["verdict"] != "supported":
-                verdict.append(f". {r['needs']}", style="dim")
             unit = "" if r["unit"] == "points" else f" {r['unit']}"
-            out.add_row(*map(cell, (r["says"], r["contrast"] + unit, r["margin"], r["p"], r["n"])), verdict)
+            numbers = [cell(text) for text in (r["contrast"] + unit, r["margin"], r["p"], r["n"])]
+            verdict, more = Text(r["verdict"], style=COLOURS[r["verdict"]]), _reason(r)
+            if stacked:
+                out.add_row(Text(r["name"].replace("_", " ")), *numbers, verdict)
+                out.caption = Text.assemble(out.caption or "", f"{r['name'].replace('_', ' ')}: ", (r["says"], "bold"),
+                                            more, "\n")  # fmt: skip
+            else:
+                out.add_row(cell(r["says"]), *numbers, verdict + more)
+    out.caption_justify = "left"
     return out
+
+
+def _reason(r: Verdict) -> Text:
+    """What stands behind a verdict."""
+    more = Text(f": {r['reason']}" if r["reason"] else "", style="default")
+    if r["caution"]:
+        more.append(f"; but {r['caution']}", style="yellow")
+    if r["needs"] and r["verdict"] != "supported":
+        more.append(f". {r['needs']}", style="dim")
+    return more
 
 
 def mediation_tables(run: xr.DataTree) -> list[Table]:

@@ -12,6 +12,8 @@ import torch
 
 from gating.errors import TooLarge
 
+LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # the largest logits block of one forward: larger ones are slower
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 NO_ROOM = re.compile("out of memory|can't allocate memory", re.IGNORECASE)  # of a GPU, of a CPU

@@ -14,9 +14,7 @@ from gating import chat
 from gating.models import padding
 from gating.steering import ops, preamble
 from gating.steering.calls import Inputs, Scored
-from gating.steering.room import Room, in_halves
-
-LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # the largest logits block of one forward: larger ones are slower
+from gating.steering.room import LOGITS_BYTES, Room, in_halves
 
 
 def rows_at_once(model: PreTrainedModel, longest: int) -> int:
