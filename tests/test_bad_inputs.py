@@ -120,7 +120,7 @@ def check(tmp_path, command, overrides, expected):
 
 def test_a_sample_of_the_attack_of_600_bad_inputs_over_every_command_is_refused():
     attack = cases()
-    assert len(attack) >= 600 and len({c.command for c in attack}) == 9
+    assert len(attack) >= 600 and len({c.command for c in attack}) == 10
     warm()  # else every fork imports torch
     outcomes = [run(case) for case in attack[::70]]
     assert {str(o.case): o.said[-500:] for o in outcomes if o.verdict != "refused"} == {}
