@@ -90,6 +90,7 @@ def test_what_is_over_a_bound_never_goes_before_what_is_within_it():
     cfg = WorstConfig(trials=8, rounds=2, kl=1.0)
     asker = worst_case._Asker(cfg, 12)
     first = asker.ask(4)
+    assert [(s.block, s.dose) for s in first[:3]] == [(8, 0.3), (8, 0.45), (8, 0.6)]  # the model's own place
     again = worst_case._Asker(cfg, 12)
     assert again.ask(4) == first and all(s.block + s.width <= 12 for s in first)
     for each in (asker, again):

@@ -21,9 +21,11 @@ from gating.extras import require
 from gating.guarding.evaluate import let_through
 from gating.guarding.file import Guard, load
 from gating.models import architecture
+from gating.steering.interventions import parse_layers
 
 TIE = 0.5  # of one prompt: what first tokens count for among trials that are refused equally often
 ANCHORS = (0.25, 0.5, 0.75)  # depths at which the first persona is tried first, at the middle of the doses
+AT_SITE = (0.3, 0.45, 0.6)  # doses of it that are tried first at the model's own block
 Tell = Callable[[str], None]
 
 
@@ -160,9 +162,12 @@ class _Asker:
         first = -(-cfg.trials // cfg.rounds)
         self.study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=cfg.seed, n_startup_trials=first))
         middle = float(np.sqrt(cfg.doses[0] * cfg.doses[1]))
-        for depth in ANCHORS[:first]:
-            at = {"direction": cfg.personas[0], "block": round(depth * (n_layers - 1)), "dose": middle}
-            self.study.enqueue_trial({**at, "width": cfg.widths[0]})
+        site = parse_layers(cfg.model.sites.persona, n_layers, "model.sites.persona")[0]
+        known = [(site, dose) for dose in AT_SITE if cfg.doses[0] <= dose <= cfg.doses[1]]
+        anchors = [*known, *((round(depth * (n_layers - 1)), middle) for depth in ANCHORS)]
+        for block, dose in anchors[:first]:
+            at = {"direction": cfg.personas[0], "block": block, "dose": dose, "width": cfg.widths[0]}
+            self.study.enqueue_trial(at)
         self.open: dict[str, list[Any]] = {}
 
     def ask(self, n: int) -> list[Steering]:
