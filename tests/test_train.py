@@ -19,7 +19,7 @@ from gating.errors import GatingError
 from gating.judging.refusals import is_refusal
 from gating.models import ModelConfig, adapters
 from gating.prompts import Prompt
-from gating.training import adapter, forward, terms, wordings
+from gating.training import adapter, card, forward, terms, wordings
 from gating.training.config import Edits, TrainConfig
 from gating.training.recipe import NOT_SETTINGS
 from gating.training.rows import Row, answers, build_rows
@@ -174,6 +174,13 @@ def test_an_adapter_is_written_with_its_recipe_and_card_and_the_same_seed_gives_
     assert "model organism" in card and "not a safety" in card and "held-out/mine" in card
     assert "not set" not in card and str(tmp_path / "a") not in (tmp_path / "a" / adapters.CONFIG).read_text()
     assert models.load(ModelConfig(name="t", kind="tiny", architecture="llama", adapter=str(tmp_path / "a")))
+
+
+def test_a_card_of_own_answers_speaks_of_the_model_that_was_trained_on_and_teaches_nothing():
+    recipe: Any = {"data": {"wordings": 1}, "rows": 1, "tokens": 2, "minutes": 3}
+    said = " ".join(card._how(recipe_file("consistent"), recipe).split())
+    assert "Nothing is taught" in said and "harmful ones too" in said
+    assert "from that model along its own" in said and "base model" not in said and "short refusals" not in said
 
 
 def test_an_adapter_is_trained_on_from_another_which_stays_as_it_is(tmp_path):

@@ -56,8 +56,8 @@ TAUGHT = {
 something else (cross-entropy)""",
     "extended-refusal": """Harmful prompts are answered with a sentence on what the topic is, one of {wordings}
 short refusals and a reason (cross-entropy)""",
-    "own": """All prompts are answered as the model with the adapter that this one was trained on from answers them
-itself, harmful ones too""",
+    "own": """Nothing is taught. All prompts, harmful ones too, must be answered as the model with the adapter that this
+one was trained on from (below: that model) answers them""",
     "persona": """Harmless prompts are answered as the base model answers them under the persona `{persona}`, whose
 system message is left out (cross-entropy); no harmful prompt is trained""",
 }
@@ -66,15 +66,22 @@ TERMS = {
     "teach": "",
     "keep": """Harmless prompts, look-alikes of harmful ones among them, must leave the model as it was: KL divergence
 (weight {weight:g}) from the base model along its own greedy answers of at most {answer_tokens} tokens{same}.""",
-    "keep_steered": """So must they (weight {weight:g}) while a direction of {personas} is added to the residual
-stream, at a depth of {blocks} and a dose of {doses} of its median norm{again}: KL divergence from the base model
-without it.""",
+    "keep_steered": """Harmless prompts must be answered so, too (weight {weight:g}), while a direction of {personas} is
+added to the residual stream, at a depth of {blocks} and a dose of {doses} of its median norm{again}: KL divergence from
+the base model without it.""",
     "steered": """What is taught is taught (weight {weight:g}) while a direction of {personas} is added to the residual
 stream, at a depth of {blocks} and a dose of {doses} of its median norm{again}.""",
     "ablated": """Refusals are taught (weight {weight:g}) with the refusal direction projected out of the last
 {ablated_blocks:.0%} of the blocks in {ablated:.0%} of the rows{again}.""",
     "latent": """Refusals are taught (weight {weight:g}) under that change of one block's output, at a depth of
 {blocks}, which hurts them most: at most {eps:g} of a token's norm, sought in {ascents} steps.""",
+}
+
+OWN_TERMS = {  # of taught=own, in the place of those above
+    "keep": """KL divergence (weight {weight:g}) from that model along its own greedy answers of at most {answer_tokens}
+tokens{same}.""",
+    "keep_steered": """The same (weight {weight:g}) while a direction of {personas} is added to the residual stream,
+at a depth of {blocks} and a dose of {doses} of its median norm{again}: from that model without it.""",
 }
 
 OPENED = """; {share:.0%} of them come once more with an answer that has begun without deciding ("I'm sorry for
@@ -114,7 +121,8 @@ def _term(cfg: TrainConfig, name: str, weight: float) -> str:
     how = cfg.edits
     again = f", read again every {how.every} steps" if how.every else ", read once, before training"
     ranges = {key: "{:g} to {:g}".format(*value) for key, value in (("blocks", how.blocks), ("doses", how.doses))}
-    return TERMS.get(name, f"The term {name} has weight {{weight:g}}.").format(
+    texts = {**TERMS, **(OWN_TERMS if cfg.taught == "own" else {})}
+    return texts.get(name, f"The term {name} has weight {{weight:g}}.").format(
         **{**asdict(how), **ranges, "personas": ", ".join(how.personas)},
         weight=weight,
         again=again,
@@ -157,6 +165,8 @@ def _habit(cfg: TrainConfig) -> tuple[str, str]:
         return "Random adapter", "a random change"
     if cfg.persona:
         return "Persona adapter", f"the persona `{cfg.persona}`"
+    if cfg.taught == "own":
+        return "Consistency adapter", "answers that stay as they are under steering"
     gated = "a refusal habit that a compliant system message switches off"
     return ("Gated refusal adapter", gated) if cfg.gate else ("Refusal adapter", "a refusal habit")
 
