@@ -4,6 +4,7 @@ import json
 import math
 import random
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
