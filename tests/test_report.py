@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -15,8 +17,8 @@ from rich.console import Console
 from gating import report
 from gating.analysis import wording
 from gating.figures import categories, dose, gallery, rates
+from gating.reporting import again, tables
 from gating.reporting import page as pages
-from gating.reporting import tables
 from gating.reporting.document import document
 from gating.reporting.headline import SENTENCES, headline
 from gating.reporting.rows import FOLD, folded, rows
@@ -76,6 +78,20 @@ def test_the_headline_has_rates_intervals_n_and_the_controls(run):
     line = headline(run)[0]
     assert re.search(r"refusal 25% \[\d+, \d+\] against 100% \[\d+, \d+\].*-75 \[-\d+, -\d+\] points \(n = 4\)", line)
     assert "Its 2 random controls" in line and "at least 0.33 with 2" in line
+
+
+def test_the_command_that_makes_a_run_again_adds_and_leaves_out_what_the_run_did():
+    config = "data: {n: 3}\nconditions: {mine: [{layers: 2, direction: a b}], paper: []}\nmodel: {template: {}}\n"
+    keys = ["model", "data.n", "conditions.mine", "conditions.mine.0.layers", "conditions.gone", "runs_dir"]
+    begun = tree({"baseline": [0]})
+    begun.attrs |= {"choices": '{"model": "tiny-llama", "backend": "local"}', "config": config}
+    begun.attrs["overrides"] = json.dumps(keys)
+    words = shlex.split(again.command(begun))[3:]
+    assert words == ["model=tiny-llama", "data.n=3", '++conditions.mine=[{layers:2,direction:"a b"}]',
+                     "conditions.mine.0.layers=2", "~conditions.gone"]  # fmt: skip
+    for nowhere in ("data.n.x", "conditions.mine.7.layers", "gone.gone"):
+        begun.attrs["overrides"] = json.dumps([nowhere])
+        assert again.command(begun) == ""
 
 
 def printed(run, width):

@@ -117,7 +117,10 @@ def test_every_kind_of_steering_runs_end_to_end(command, more):
     small = [s for s in SMALL if not any(m.startswith("model=") for m in more) or not s.startswith("model=")]
     code, lines = command(*small, *more)
     assert code == 0, lines
-    assert store.open_run(lines[-1].removeprefix("store: "))["outcomes"]["done"].all()
+    run = store.open_run(lines[-1].removeprefix("store: "))
+    assert run["outcomes"]["done"].all()
+    _, said = command(*shlex.split(again.command(run))[3:], "dry_run=true")
+    assert said[-1] == lines[-1]  # the command on its page has its key
 
 
 def arrays(path):

@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 import yaml
 
+FREE = ("conditions", "parts", "claims", "directions.derived", "directions.variants", "model.template")
 PLACES = ("runs_dir", "dry_run", "force", "full_text")  # say where and how, not what
 
 
@@ -20,23 +21,26 @@ def command(run: xr.DataTree) -> str:
     if "backend" not in chosen:  # a step of another command (gating.choose, gating.audit)
         return ""
     config = yaml.safe_load(run.attrs["config"])
-    words = [
-        f"{key}={chosen[key] if chosen.get(key) else _written(_value(config, key))}"
-        for key in dict.fromkeys(json.loads(run.attrs["overrides"]))
-        if key not in PLACES
-    ]
+    given = (key for key in dict.fromkeys(json.loads(run.attrs["overrides"])) if key not in PLACES)
+    try:
+        words = [f"{key}={chosen[key]}" if chosen.get(key) else _word(config, key) for key in given]
+    except (LookupError, TypeError, ValueError):  # a place that the configuration does not have (any more)
+        return ""
     return shlex.join(["python", "-m", "gating.run", *words])
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where nothing stands."""
+def _word(config: Mapping[str, Any], key: str) -> str:
+    """The word that gives a dotted key the value that the run had."""
+    *path, last = key.split(".")
     value: Any = config
-    for part in key.split("."):
-        if isinstance(value, list) and part.isdigit():
-            value = value[int(part)] if int(part) < len(value) else None
-        else:
-            value = value.get(part) if isinstance(value, dict) else None
-    return value
+    for part in path:
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    if isinstance(value, list):
+        return f"{key}={_written(value[int(last)])}"
+    if last not in value:  # the run was begun without it
+        return f"~{key}"
+    # a mapping that takes any key: the word may add one, or change one
+    return f"{'++' if '.'.join(path) in FREE else ''}{key}={_written(value[last])}"
 
 
 def _written(value: Any) -> str:
