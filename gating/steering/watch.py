@@ -74,6 +74,8 @@ class Watch:
         """Take in the newest token of the rows that are live, block by block in their order: h [live, 1, hidden], live
         [live] row numbers. The changed h where a row is restored, else None."""
         last, rows = h[:, -1].float(), live.cpu()
+        if layer == self.layers[0]:
+            self._read = []  # a forward pass that broke off has left some
         self._read.append(last)
         if layer == self.layers[-1]:  # one product for all blocks, and one way back from the device
             scores = torch.einsum(
@@ -81,7 +83,7 @@ class Watch:
             )
             self.recent[rows, self.read_in[rows] % self.window] = scores.cpu()
             self.read_in[rows] += 1
-            self.step, self._read = self.step + 1, []
+            self.step += 1
         if layer != self.acts or not self.restores.any():
             return None
         now = (self.restores & (self.flagged > 0))[rows]
