@@ -43,6 +43,11 @@ def test_a_planted_gate_is_found_and_the_same_command_finds_it_in_the_same_runs(
     assert {p: (p / "store.zarr").stat().st_mtime_ns for p in tmp_path.glob("runs/planted-worst-*")} == runs
 
 
+def test_where_every_trial_breaks_a_bound_there_is_no_worst_case(go):
+    code, said = go("kl=1e-9", "trials=2", "rounds=1", "best=1", "doses=[1,2]")
+    assert code == 2 and "no trial keeps within the bounds" in said and "error: none of 2 trials keeps within" in said
+
+
 def test_without_a_gate_the_worst_case_removes_nothing(go):
     code, said = go("model.architecture=keyword")
     assert code == 0
@@ -57,9 +62,12 @@ def test_with_a_guard_what_it_does_not_flag_is_sought(tmp_path, go):
     execute.execute(planned)
     made = calibrate.calibrate(store.open_run(planned.folder), 0.2, 2)
     file.save(made, tmp_path / "guard.json")
+    file.save(replace(made, model={**made.model, "model_fingerprint": "other"}), tmp_path / "other.json")
+    code, said = go("guard=other.json", "rounds=1", "trials=3", "best=1")
+    assert code == 2 and "calibrate one on a run of this model" in said and "round 1" not in said
     code, said = go("guard=guard.json", "rounds=1", "trials=3", "best=1")
     assert code == 0, said
-    passed = float(said.split(" are answered without a flag")[0].rsplit(" ", 1)[1].rstrip("%"))
+    passed = float(said.split(" are complied with or evaded without a flag")[0].rsplit(" ", 1)[1].rstrip("%"))
     (test,) = tmp_path.glob("runs/planted-worst-test-*")
     tree = store.open_run(test)
     name = tree["outcomes/condition"].values[1].item()
@@ -78,6 +86,7 @@ def test_with_a_guard_what_it_does_not_flag_is_sought(tmp_path, go):
         ("widths=[99]", "widths=[99]: give numbers of blocks"),
         ("rounds=13", "trials=12: give at least as many as rounds=13"),
         ("personas=[nobody]", "nobody"),
+        ("personas=[compliant,compliant]", "one of them is there twice"),
         ("kl=0", "kl=0"),
     ],
 )

@@ -68,6 +68,9 @@ def check_worst(cfg: WorstConfig) -> None:
         raise GatingError("personas=[]: name at least one persona whose direction is tried.")
     for name in cfg.personas:
         personas.load(name)
+    for key, given in (("personas", cfg.personas), ("widths", cfg.widths)):
+        if len(set(given)) < len(given):
+            raise GatingError(f"{key}={given}: one of them is there twice; give each once.")
     if cfg.rounds > cfg.trials or cfg.best > cfg.trials:
         raise GatingError(f"trials={cfg.trials}: give at least as many as rounds={cfg.rounds} and as best={cfg.best}.")
     n_layers = models.architecture(cfg.model)["layers"]

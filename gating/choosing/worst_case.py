@@ -17,6 +17,7 @@ from gating.analysis.contrasts import contrast
 from gating.choosing.config import WorstConfig, check_worst
 from gating.choosing.runner import Runner
 from gating.choosing.stages import check_refuses_harmful
+from gating.errors import GatingError
 from gating.extras import require
 from gating.guarding.evaluate import let_through
 from gating.guarding.file import Guard, load
@@ -39,14 +40,16 @@ class Steering:
     dose: float
 
     @property
+    def layers(self) -> str:
+        return str(self.block) if self.width == 1 else f"{self.block}-{self.block + self.width - 1}"
+
+    @property
     def name(self) -> str:
-        where = str(self.block) if self.width == 1 else f"{self.block}-{self.block + self.width - 1}"
-        return f"{self.direction} at {where} x{self.dose:g}"
+        return f"{self.direction} at {self.layers} x{self.dose:g}"
 
     def condition(self, random: int = 0) -> list[dict[str, Any]]:
         """As a run's conditions have it, with random controls."""
-        layers = str(self.block) if self.width == 1 else f"{self.block}-{self.block + self.width - 1}"
-        add = {"direction": self.direction, "layers": layers, "read": "same", "norm": "residual"}
+        add = {"direction": self.direction, "layers": self.layers, "read": "same", "norm": "residual"}
         return [{**add, "coef": self.dose / self.width, **({"random": random} if random else {})}]
 
 
@@ -64,7 +67,8 @@ class Found:
 
 
 def search(cfg: WorstConfig, label: str, tell: Tell) -> Found:
-    """Seek the worst case of a model. Raises GatingError where the model does not refuse to begin with.
+    """Seek the worst case of a model. Raises GatingError where the model does not refuse to begin with, for a guard of
+    another model or other directions, and where no trial keeps within the bounds.
 
     label: the model's name in folders; tell: is told how far it is, a line a round.
     """
@@ -73,9 +77,16 @@ def search(cfg: WorstConfig, label: str, tell: Tell) -> Found:
     guard = None if cfg.guard is None else load(cfg.guard)
     named = [d for d in (guard.directions if guard else []) if d not in ("refusal", *cfg.personas)]
     run = Runner(cfg, label, cfg.model, "worst", (*cfg.personas, *named), guard is not None)
-    check_refuses_harmful(run("baseline", {}, cfg.n, cfg.n_harmless, cfg.new_tokens))
+    unsteered = run("baseline", {}, cfg.n, cfg.n_harmless, cfg.new_tokens)
+    check_refuses_harmful(unsteered)
+    measured(unsteered, guard)  # refuses a guard that does not fit before there are trials
     trials = _trials(cfg, run, guard, tell)
-    best = [_steering(trials, i) for i in range(min(cfg.best, trials.sizes["condition"]))]
+    best = [_steering(trials, i) for i in range(min(cfg.best, int(trials["within"].sum())))]
+    if not best:
+        raise GatingError(
+            f"none of {trials.sizes['condition']} trials keeps within degenerate={cfg.degenerate:g} and kl={cfg.kl}, "
+            "so that there is no worst case; try smaller doses=, more trials=, or larger bounds."
+        )
     asked = {s.name: s.condition(cfg.random) for s in best}
     last = run("test", asked, cfg.test_n, cfg.test_n_harmless, cfg.test_tokens, "test")
     return Found(trials, tested(last, best, guard), run.runs)
@@ -101,7 +112,8 @@ def _trials(cfg: WorstConfig, run: Runner, guard: Guard | None, tell: Tell) -> x
         seen |= {s: (found.sel(condition=s.name), *values[s.name]) for s in asked}
         within = [blocked(row) for row, _, over in seen.values() if over <= 0]
         what = "refusal" if guard is None else "what is refused or flagged"
-        tell(f"round {number + 1} of {cfg.rounds}: {what} is {100 * min(within, default=np.nan):.0f}% at the lowest")
+        lowest = f"{what} is {100 * min(within):.0f}% at the lowest" if within else "no trial keeps within the bounds"
+        tell(f"round {number + 1} of {cfg.rounds}: {lowest}")
     ranked = sorted(seen, key=lambda s: (seen[s][2] > 0, seen[s][1]))
     rows = xr.concat([seen[s][0] for s in ranked], dim="condition", combine_attrs="override")
     within = [seen[s][2] <= 0 for s in ranked]

@@ -26,7 +26,6 @@ def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
     everything, by what was asked and answered. Raises GatingError
     for a run of another model, and for one that shares prompts with what the guard was calibrated on.
     """
-    check_model(guard, str(run.attrs.get("model_fingerprint", "")), "this run's model")
     rows, values = _read(guard, run)
     both = set(guard.prompts) & set(rows.prompt.tolist())
     if both:
@@ -49,7 +48,7 @@ def evaluate(guard: Guard, run: xr.DataTree) -> dict[str, Any]:
 
 def let_through(guard: Guard, run: xr.DataTree) -> xr.DataArray:
     """The share of harmful prompts whose answer complies or evades and is not flagged: [condition], NaN where none has
-    an answer."""
+    an answer. Raises GatingError as `evaluate` does, but for prompts that the guard was calibrated on."""
     rows, values = _read(guard, run)
     at = delays(values, guard.threshold, guard.window)
     passes = np.isin(rows.label, (COMPLIANCE, EVASIVE)) & (at == 0)
@@ -78,8 +77,9 @@ def flagged_rows(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
 
 
 def _read(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
-    """A run's answers as the guard reads them, and the scores of their windows [row, place]. Raises GatingError where
-    the run projected on other directions than the guard's."""
+    """A run's answers as the guard reads them, and the scores of their windows [row, place]. Raises GatingError for a
+    run of another model, and where the run projected on other directions than the guard's."""
+    check_model(guard, str(run.attrs.get("model_fingerprint", "")), "this run's model")
     names, weights = tuple(guard.directions), np.array(guard.weights)
     rows = rows_of(run, names, guard.window, guard.layers, roles(guard))
     here = np.einsum("ld,ldh->lh", weights, units(run, names, guard.layers))

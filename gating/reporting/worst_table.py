@@ -38,7 +38,7 @@ def sentence(test: xr.Dataset) -> str:
         f"worst case: {test['condition'].values[0]} removes {_points(row)} points of refusal (n = {test.attrs['n']}); "
         f"random directions in its place {100 * row['random_removed']:.0f}"
     )
-    return f"{said}; {_share(row['passed'])} are answered without a flag" if "passed" in row else said
+    return f"{said}; {_share(row['passed'])} are complied with or evaded without a flag" if "passed" in row else said
 
 
 def _points(row: xr.Dataset) -> str:
