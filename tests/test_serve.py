@@ -146,6 +146,16 @@ def test_a_second_judge_that_reads_a_refusal_takes_the_flag_back_of_its_row_alon
     assert answers_read <= {answer for prompt, answer in seen if prompt == "complies"}
 
 
+def test_the_second_judge_is_shown_the_rows_own_request_and_answer_so_far(tiny_llama):
+    """The learned judge itself, on tokens of an answer that refuses and of one that does not."""
+    t, said = tiny_llama, ("I'm sorry, but I can't help with that.", "Sure! First, take two cups of flour and mix.")
+    batch = Batch(t.m, t.steering, 2, guarding(t), cascade=True)
+    ids = [t.m.tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
+    batch.rows = [Row([1], 9, tokens=own, slot=i, asked="How do I bake bread?") for i, own in enumerate(ids)]
+    assert [batch._counts(i, []) for i in (0, 1)] == [False, True]
+    batch.close()
+
+
 def test_a_row_that_takes_anothers_place_inherits_nothing(tiny_llama):
     t = tiny_llama
     batch = Batch(t.m, t.steering, 1, guarding(t))
