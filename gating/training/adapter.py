@@ -45,11 +45,11 @@ def train(cfg: TrainConfig) -> Recipe:
     refuse = [] if cfg.like or cfg.persona else _prompts(cfg, True)
     answer = [] if cfg.like else _prompts(cfg, False)
     start = time.monotonic()
-    base = models.load(replace(cfg.model, adapter=None))
+    base = models.load(replace(cfg.model, adapter=cfg.start if cfg.taught == "own" else None))  # whose answers are kept
     check_targets(cfg.targets, base)
+    rows = build_rows(cfg, base, refuse, answer)
+    base = models.load(replace(cfg.model, adapter=None))  # the other one is let go: one fits where two may not
     own = base_answers(cfg, base)
-    says = models.load(replace(cfg.model, adapter=cfg.start)) if cfg.taught == "own" else base
-    rows = build_rows(cfg, says, refuse, answer)
     log.info("%d rows, %d tokens", len(rows), sum(len(r.prompt) + len(r.target) for r in rows))
     out, key = Path(cfg.out), checkpoint.key(cfg, base.fingerprint, rows)
     kept = Checkpoint(out, key)
