@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gating import analysis
+from gating.analysis.sites import GARBLED
 from gating.analysis.wording import interval
 from gating.figures import grids
 from gating.figures.base import (
@@ -23,7 +24,6 @@ from gating.figures.base import (
     styled,
     which,
 )
-from gating.figures.rates import GARBLED
 
 MOST = 18  # lines of the legend
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gating import analysis
+from gating.analysis.sites import GARBLED  # from here on a line is marked
 from gating.analysis.wording import interval
 from gating.figures.base import (
     KIND_COLOURS,
@@ -27,7 +28,6 @@ from gating.figures.base import (
 from gating.judging.labels import LABELS
 
 MOST = 24  # lines; more of them, and the conditions of a family share one
-GARBLED = 0.1  # share of degenerate answers from which a line is marked
 APART = 0.17  # of a line: harmful prompts above it, harmless ones below
 
 
