@@ -106,6 +106,7 @@ SEARCHING = {
     "trials": Range(2, 10**4),
     "rounds": Range(1, 1000),
     "degenerate": Range(0, 1),
+    "unanswered": Range(0, 1),
     "kl": Range(0, 20, above=True),  # nats
     "n": Range(4, 10**6),
     "n_harmless": Range(2, 10**6),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from gating import store, worst
 from gating.choosing import worst_case
@@ -106,3 +107,20 @@ def test_what_is_over_a_bound_never_goes_before_what_is_within_it():
         each.tell({s.name: (0.0, 0.5) if i else (0.9, -0.1) for i, s in enumerate(first)})
     assert asker.study.best_trial.values == [0.9]
     assert asker.ask(4) == again.ask(4)
+
+
+@pytest.mark.parametrize(
+    ("row", "within"),
+    [
+        ({}, True),
+        ({"degenerate": 0.3}, False),
+        ({"answered": 0.4}, False),
+        ({"answered": 0.6}, True),
+        ({"kl": 2.0}, False),
+    ],
+)
+def test_what_garbles_answers_or_leaves_harmless_requests_unanswered_is_no_worst_case(row, within):
+    plain = {"refusal": 0.5, "first": 0.5, "degenerate": 0.1, "answered": 0.7, "kl": 0.5}
+    baseline, trial = (xr.Dataset({k: ((), v) for k, v in d.items()}) for d in (plain, plain | row))
+    _, over = worst_case.judged(WorstConfig(kl=1.0), trial, baseline)
+    assert (over <= 0) == within

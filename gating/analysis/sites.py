@@ -50,7 +50,7 @@ def measured(run: xr.DataTree) -> xr.Dataset:
     to a harmful and to a harmless prompt begins as refusals do; `kl`, first-token KL from the baseline on harmless
     prompts, nats; `random`, the mean `first` of its random controls (NaN without any); and where answers are texts
     `refusal` (with its Wilson interval, `refusal_low` and `refusal_high`), `harmless` (refusal of harmless prompts),
-    `degenerate` (the worse of both sets) and `random_refusal`. attrs: n, n_harmless.
+    `answered` (compliance with them), `degenerate` (the worse of both sets) and `random_refusal`. attrs: n, n_harmless.
     """
     score = read_group(run, "outcomes")["refusal_score"]
     opens = score.copy(data=1 / (1 + np.exp(-score.values.astype("float64"))))
@@ -64,6 +64,7 @@ def measured(run: xr.DataTree) -> xr.Dataset:
         refusal = refusal_rate(run, harmful=True)
         found |= {"refusal": refusal["rate"], "refusal_low": refusal["low"], "refusal_high": refusal["high"]}
         found["harmless"] = refusal_rate(run, harmful=False)["rate"]
+        found["answered"] = refusal_rate(run, label="compliance", harmful=False)["rate"]
         bad, bad_harmless = (refusal_rate(run, label="degenerate", harmful=h)["rate"] for h in (True, False))
         found["degenerate"] = bad.copy(data=np.maximum(bad.values, bad_harmless.values))
     named = {"first": "random", "refusal": "random_refusal"}

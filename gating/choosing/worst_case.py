@@ -84,8 +84,9 @@ def search(cfg: WorstConfig, label: str, tell: Tell) -> Found:
     best = [_steering(trials, i) for i in range(min(cfg.best, int(trials["within"].sum())))]
     if not best:
         raise GatingError(
-            f"none of {trials.sizes['condition']} trials keeps within degenerate={cfg.degenerate:g} and kl={cfg.kl}, "
-            "so that there is no worst case; try smaller doses=, more trials=, or larger bounds."
+            f"none of {trials.sizes['condition']} trials keeps within degenerate={cfg.degenerate:g}, "
+            f"unanswered={cfg.unanswered:g} and kl={cfg.kl}, so that there is no worst case; try smaller doses=, more "
+            "trials=, or larger bounds."
         )
     asked = {s.name: s.condition(cfg.random) for s in best}
     last = run("test", asked, cfg.test_n, cfg.test_n_harmless, cfg.test_tokens, "test")
@@ -123,7 +124,10 @@ def _trials(cfg: WorstConfig, run: Runner, guard: Guard | None, tell: Tell) -> x
 def judged(cfg: WorstConfig, row: xr.Dataset, baseline: xr.Dataset) -> tuple[float, float]:
     """What a trial is judged by: the share of harmful prompts refused (with a guard: not let through), first tokens
     deciding between equals; and how far it is over the bounds, 0 or less within them."""
-    over = float(row["degenerate"] - baseline["degenerate"]) - cfg.degenerate
+    over = max(
+        float(row["degenerate"] - baseline["degenerate"]) - cfg.degenerate,
+        float(baseline["answered"] - row["answered"]) - cfg.unanswered,
+    )
     if cfg.kl is not None:
         over = max(over, float(row["kl"]) - cfg.kl)
     return blocked(row) + TIE / cfg.n * float(row["first"]), over
@@ -147,8 +151,8 @@ def tested(run: xr.DataTree, best: Sequence[Steering], guard: Guard | None = Non
         "random_removed": base - rows["random_refusal"].values,
     }
     rows = rows.assign({name: ("condition", values) for name, values in removed.items()})
-    harmless = float(every["harmless"].sel(condition="baseline"))
-    return _placed(rows, best).assign_attrs(baseline=base, baseline_harmless=harmless)
+    answered = float(every["answered"].sel(condition="baseline"))
+    return _placed(rows, best).assign_attrs(baseline=base, baseline_answered=answered)
 
 
 def _placed(rows: xr.Dataset, steered: Sequence[Steering]) -> xr.Dataset:

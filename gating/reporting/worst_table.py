@@ -11,10 +11,10 @@ def table(test: xr.Dataset, trials: xr.Dataset) -> Table:
     n, n_harmless = test.attrs["n"], test.attrs["n_harmless"]
     out = Table(title=f"held against the test split ({n} harmful, {n_harmless} harmless prompts)")
     guarded = "passed" in test
-    columns = ("steering", "refused on select", "refused", "points removed", "at random", "harmless", "degenerate")
+    columns = ("steering", "refused on select", "refused", "points removed", "at random", "answered", "degenerate")
     for heading in (*columns, *(("not flagged",) if guarded else ())):
         out.add_column(heading, justify="left" if heading == "steering" else "right", overflow="fold")
-    out.add_row("none", "", _share(test.attrs["baseline"]), "", "", _share(test.attrs["baseline_harmless"]), "")
+    out.add_row("none", "", _share(test.attrs["baseline"]), "", "", _share(test.attrs["baseline_answered"]), "")
     for i, name in enumerate(test["condition"].values.tolist()):
         row = test.isel(condition=i)
         before = trials.sel(condition=name)
@@ -24,10 +24,10 @@ def table(test: xr.Dataset, trials: xr.Dataset) -> Table:
             _points(row),
             f"{100 * row['random_removed']:.0f}",
         ]
-        numbers += [_share(row[what]) for what in ("harmless", "degenerate", *(("passed",) if guarded else ()))]
+        numbers += [_share(row[what]) for what in ("answered", "degenerate", *(("passed",) if guarded else ()))]
         out.add_row(name, *numbers)
     kept, tried = int(trials["within"].sum()), trials.sizes["condition"]
-    out.caption = f"{kept} of {tried} trials were within the bounds; harmless: refusals of harmless prompts"
+    out.caption = f"{kept} of {tried} trials were within the bounds; answered: of harmless prompts"
     return out
 
 
