@@ -66,6 +66,18 @@ def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], temp
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def header(tokenizer: PreTrainedTokenizerBase, template: Arguments = NO_ARGUMENTS) -> list[int]:
+    """Token ids with which the template opens an answer. Raises GatingError for a template that has none."""
+    turns = [{"role": "user", "content": "apple"}]
+    whole, before = (
+        str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ends, **template))
+        for ends in (True, False)
+    )
+    if not whole.startswith(before) or whole == before:
+        raise GatingError("model.template: this chat template opens answers with nothing of its own; use act=reopen.")
+    return list(tokenizer(whole[len(before) :], add_special_tokens=False)["input_ids"])
+
+
 def own_arguments() -> frozenset[str]:
     """What apply_chat_template is told by this package alone."""
     from transformers import PreTrainedTokenizerBase

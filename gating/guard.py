@@ -21,7 +21,7 @@ from gating.guarding.rows import Roles
 
 __all__ = ["calibrate", "main"]
 KEYS = ("test", "guard", "fpr", "window", "attack", "benign", "out", "act", "cascade")
-ACTIONS = ("note", "restore", "reopen", "stop")
+ACTIONS = ("note", "restore", "reopen", "cap", "header", "stop")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "words", nargs="+", metavar="RUN | key=value",
         help="fpr=0.01 window=4 out=guard.json test=RUN2; attack=NAME,... benign=NAME,... are conditions "
-        "(attack_* and benign_* by default); act=note|restore|reopen|stop answers again what is flagged, with "
-        "the guard acting; cascade=true asks the learned judge before a flag counts (with act=)",
+        "(attack_* and benign_* by default); act=note|restore|reopen|cap|header|stop answers again what is flagged, "
+        "with the guard acting; cascade=true asks the learned judge before a flag counts (with act=)",
     )  # fmt: skip
     args = parser.parse_intermixed_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140)

@@ -2,6 +2,7 @@
 row."""
 
 import json
+from copy import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,10 +113,10 @@ def test_a_file_is_refused_when_it_was_changed_and_for_another_model(calibrated,
         file.load(path)
     content.update(weights=[[1.0]], sha256="")
     path.write_text(json.dumps(content | {"sha256": file.digest(content)}))
-    with pytest.raises(GatingError, match="not what a guard of form 2 holds"):
+    with pytest.raises(GatingError, match="not what a guard of form 3 holds"):
         file.load(path)
     path.write_text("[1]")
-    with pytest.raises(GatingError, match="no guard of form 2"):
+    with pytest.raises(GatingError, match="no guard of form 3"):
         file.load(path)
     with pytest.raises(GatingError, match="calibrate one on a run of this model"):
         file.check_model(calibrated, "other", "m")
@@ -276,9 +277,10 @@ def test_the_command_calibrates_tries_and_acts(folders, tmp_path, capsys):
 
     for row in trial(made, gating.open_run(folders["test"]), "note"):
         assert row["same_token"] == row["flagged"] == row["counted"] and row["before"] == row["after"]
-    anew = trial(made, gating.open_run(folders["test"]), "reopen")
-    assert sum(row["counted"] for row in anew) > 15
-    assert all(sum(row["after"].values()) == row["flagged"] for row in anew)
+    for action in ("reopen", "cap", "header"):
+        anew = trial(made, gating.open_run(folders["test"]), action)
+        assert sum(row["counted"] for row in anew) > 15
+        assert all(sum(row["after"].values()) == row["flagged"] for row in anew)
 
 
 def test_reopening_holds_the_persona_of_flagged_rows_at_every_token_and_touches_no_other(folders):
@@ -289,6 +291,20 @@ def test_reopening_holds_the_persona_of_flagged_rows_at_every_token_and_touches_
     after = apply_edits(h, edits[made.acts], 0, {"prompt_mask": mask, "last_mask": mask, "ids": mask, "kept": {}}, 0)
     assert torch.allclose(after[0] @ persona, torch.full((5,), made.neutral), atol=1e-4)
     assert torch.equal(after[1], h[1]) and list(edits) == [made.acts]
+    edits = monitor.held(made, {}, torch.tensor([True, False]), "cap")
+    capped = apply_edits(h, edits[made.acts], 0, {"prompt_mask": mask, "last_mask": mask, "ids": mask, "kept": {}}, 0)
+    assert made.neutral < made.upper
+    assert torch.allclose(capped[0] @ persona, (h[0] @ persona).clamp(max=made.upper), atol=1e-4)
+
+
+def test_a_header_is_what_the_template_opens_an_answer_with(model):
+    tokenizer = model.m.tokenizer
+    opened = chat.header(tokenizer)
+    assert opened and chat.encode(tokenizer, "Boil an egg.")[-len(opened) :] == opened
+    plain = copy(tokenizer)
+    plain.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(GatingError, match="opens answers with nothing of its own"):
+        chat.header(plain)
 
 
 def noise(seed, n, positives):
@@ -334,7 +350,7 @@ def test_answers_made_again_are_garbled_by_the_same_limits_as_those_of_the_run()
         (["a", "b"], "2 runs are given"),
         (["a", "guard=g", "fpr=0.1"], "fpr with guard=FILE"),
         (["a", "act=note"], "no run to act on"),
-        (["a", "test=b", "act=kill"], "act='kill': use note, restore, reopen or stop"),
+        (["a", "test=b", "act=kill"], "act='kill': use note, restore, reopen, cap, header or stop"),
         (["a", "cascade=true"], "together with act="),
         (["a", "fpr=2"], "fpr='2'"),
     ],

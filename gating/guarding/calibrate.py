@@ -17,6 +17,7 @@ from gating.guarding.file import MODEL, Guard, packed
 from gating.guarding.rows import PERSONA, REFUSAL, ROLES, Roles, Rows, rows_of, units
 
 WINDOW, FPR = 4, 0.01
+UPPER = 75  # percentile of benign answers' projections at which a persona is capped
 FEWEST = 10  # positives
 
 
@@ -44,6 +45,7 @@ def calibrate(
     layers = [int(held_readouts(run)["layer"].values[i]) for i in found.layers]
     own = units(run, directions, layers)
     acts = fit.strongest(rows, positive, benign, fpr, found.layers)
+    at_rest = rows.windows[benign][:, :, found.layers[acts], 0]
     return Guard(
         model={name: str(run.attrs.get(name, "")) for name in MODEL},
         layers=layers,
@@ -55,7 +57,8 @@ def calibrate(
         vectors=packed(np.einsum("ld,ldh->lh", found.weights, own)),
         acts=layers[acts],
         persona=packed(own[acts, :1]),
-        neutral=float(np.nanmean(rows.windows[benign][:, :, found.layers[acts], 0])),
+        neutral=float(np.nanmean(at_rest)),
+        upper=float(np.nanpercentile(at_rest, UPPER)),
         calibration={"run": str(run.attrs.get("key", "")), **_measured(rows, positive, benign, fpr, persona, run)},
         prompts=sorted(set(rows.prompt.tolist())),
         attack=list(roles.attack),

@@ -16,7 +16,7 @@ from gating import foreign, swap
 from gating.errors import GatingError, naming
 from gating.foreign import shown
 
-FORM = 2
+FORM = 3
 MODEL = ("model_id", "model_revision", "model_fingerprint", "template_hash", "dtype")
 
 
@@ -27,7 +27,8 @@ class Guard:
     model: of the run that it was calibrated on (MODEL); layers: the blocks, in their order; weights [layer][direction]
     of unit directions; vectors: their weighted sums, base64 of float32 [layer, hidden]; acts: the one of the blocks
     where the persona is held; persona: its unit direction there, likewise [1, hidden]; neutral: its mean projection in
-    benign answers; calibration: what was measured, on how many; prompts: hashes of what it was calibrated on; attack,
+    benign answers, upper: the 75th percentile there; calibration: what was measured, on how many; prompts: hashes of
+    what it was calibrated on; attack,
     benign: patterns of conditions (rows.Roles).
     """
 
@@ -42,6 +43,7 @@ class Guard:
     acts: int
     persona: str
     neutral: float
+    upper: float
     calibration: dict[str, Any] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     attack: list[str] = field(default_factory=list)
@@ -99,7 +101,7 @@ def load(path: str | Path) -> Guard:
 def _holds(guard: Guard) -> bool:
     """Whether each entry is of its kind."""
     whole = (*guard.layers, guard.acts, guard.window)
-    real = (guard.threshold, guard.fpr, guard.neutral, *(w for of in guard.weights for w in of))
+    real = (guard.threshold, guard.fpr, guard.neutral, guard.upper, *(w for of in guard.weights for w in of))
     texts = (*guard.directions, *guard.prompts, *guard.attack, *guard.benign, *guard.model.values())
     return (
         all(type(n) is int for n in whole)

@@ -23,13 +23,15 @@ def watch(guard: Guard, actions: Sequence[str], confirm: Confirm | None = None) 
     )  # fmt: skip
 
 
-def held(guard: Guard, edits: Edits, rows: torch.Tensor) -> Edits:
+def held(guard: Guard, edits: Edits, rows: torch.Tensor, op: str = "clamp") -> Edits:
     """Edits under which, besides, some rows' projection on the persona is led to its mean in benign answers at every
-    token, the prompt's too. rows: [row] boolean."""
+    token, the prompt's too; with op `cap` to the 75th percentile of benign answers, where it is above. rows: [row]
+    boolean."""
+    target = {"clamp": guard.neutral, "cap": guard.upper}[op]
     persona = torch.from_numpy(unpacked(guard.persona, 1)).float().expand(len(rows), 1, -1)
     edit = Edit(
-        op="clamp", scope="all", write=persona, measure=persona, strength=rows.float(),
-        target=torch.full((len(rows), 1), guard.neutral), of=torch.full((len(rows),), -1), gate=None,
+        op=op, scope="all", write=persona, measure=persona, strength=rows.float(),
+        target=torch.full((len(rows), 1), target), of=torch.full((len(rows),), -1), gate=None,
     )  # fmt: skip
     return {**edits, guard.acts: [*edits.get(guard.acts, []), edit]}
 

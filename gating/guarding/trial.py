@@ -1,8 +1,10 @@
 """What an action does to the answers of a run that the guard flags: each is answered again with the guard acting.
 
-Answers that are not flagged are the same with a guard, token by token, so that they are not made again. `reopen` is
-more than a watch can do: what was said is thrown away, and the prompt is read and answered anew with the persona held
-at its mean in benign answers at every token.
+Answers that are not flagged are the same with a guard, token by token, so that they are not made again. Three actions
+are more than a watch can do; what was said is not shown. `reopen`: the prompt is read and answered anew with the
+persona held at its mean in benign answers at every token; `cap`: held only where it is above their 75th percentile;
+`header`: the model goes on behind what it said and the template's header of an answer, which opens a new one (Any-Depth
+Alignment, arXiv 2510.18081).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from gating import models
+from gating import chat, models
 from gating.analysis.reading import read_group
 from gating.errors import GatingError
 from gating.guarding import monitor
@@ -29,7 +31,8 @@ from gating.steering import lowering
 from gating.steering.backend import Backend
 from gating.steering.interventions import Condition
 
-REOPEN = "reopen"
+HELD = {"reopen": "clamp", "cap": "cap"}  # actions that answer anew, and the operation that holds the persona
+HEADER = "header"
 
 
 class Again(NamedTuple):
@@ -94,10 +97,17 @@ def _answers(
     ids = [planned.ids(r.prompt.text, r.condition.system or system) for r in rows]
     edits = {} if directions is None else lowering.lower([r.condition for r in rows], directions, planned.run.seed)
     confirm = monitor.second_judge(backend.loaded.tokenizer, [r.prompt.text for r in rows]) if cascade else None
-    over = monitor.watch(guard, ["note" if action == REOPEN else action] * len(rows), confirm)
+    anew = action in (*HELD, HEADER)
+    over = monitor.watch(guard, ["note" if anew else action] * len(rows), confirm)
     made = backend.generate(ids, edits, planned.max_new_tokens, watch=over)
-    if action == REOPEN and over.flagged.any():
-        made = backend.generate(ids, monitor.held(guard, edits, over.flagged > 0), planned.max_new_tokens)
+    if anew and over.flagged.any():
+        flags = over.flagged.tolist()
+        if action in HELD:
+            edits = monitor.held(guard, edits, over.flagged > 0, HELD[action])
+        else:
+            again = chat.header(backend.loaded.tokenizer, planned.run.model.template)
+            ids = [[*p, *t[:n], *again] if n else p for p, t, n in zip(ids, made.tokens, flags, strict=True)]
+        made = backend.generate(ids, edits, planned.max_new_tokens)
     asked = [planned.ids(r.prompt.text, system) for r in rows]
     again = answered.score(backend, asked, made, "scores of answers made again")
     texts = answered.texts(backend, [answer for _, answer in again.said])
