@@ -78,6 +78,11 @@ def _calibrated(console: Console, path: str, values: dict[str, str]) -> file.Gua
         f"({_number(dealt['low'])} to {_number(dealt['high'])}, {dealt['draws']} draws)",
         soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip
+    if unknown := ", ".join(f"{name} {_rate(of, n=False)}" for name, of in found["unknown"].items()):
+        console.print(
+            f"found of an attack when the others alone are calibrated on: {unknown}",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
     alone = ", ".join(f"{name} {_number(area)}" for name, area in found["auroc_alone"].items())
     console.print(f"AUROC of one direction by itself: {alone}", soft_wrap=True, highlight=False, markup=False)
     print(f"guard: {out} (sha256 {digest[:12]})", flush=True)

@@ -57,13 +57,29 @@ def calibrated():
 
 def test_a_planted_persona_is_found_where_it_is_and_other_labels_or_directions_find_nothing(calibrated):
     found = calibrated.calibration
-    weights = np.abs(calibrated.weights)  # [layer][direction]: planted from block 2 on, in the first direction
+    (weights,) = np.abs(calibrated.weights)  # of one attack [layer][direction], planted from block 2 on in the first
     assert calibrated.layers[-1] == calibrated.acts == 3 and weights.argmax() == len(weights) * 3 - 3
     assert weights[-1, 0] > 3 * weights[:, 1:].max()
     assert found["tpr"]["rate"] > 0.9 and found["tpr"]["n"] == 30 and found["fpr"]["n"] == 60
     assert found["fpr"]["prompts"] == 30 and found["fpr"]["high_by_prompt"] > found["fpr"]["high"]
     assert 0.35 < found["auroc_random_labels"]["mean"] < 0.65
     assert found["auroc_alone"]["compliant"] > 0.95 and found["auroc_alone"]["formal"] < 0.7
+
+
+def test_attacks_that_push_opposite_ways_are_both_found_and_one_that_was_left_out_is_not(calibrated):
+    run = planted(strength=0.0)
+    values, harmful = run["readouts"]["step_projection"].values, run["prompts"]["harmful"].values
+    values[1, harmful, :, 2:, 0] += 4
+    values[2, harmful, :, 2:, 0] -= 4
+    run["outcomes"]["label"].values[2, harmful] = COMPLIANCE
+    names = ["baseline", "attack_a", "attack_b", "unseen_c"]
+    for group in ("outcomes", "readouts", "conditions"):
+        run[group] = run[group].to_dataset().assign_coords(condition=names)
+    found = calibrate.calibrate(run, 0.05, WINDOW)
+    assert found.attacks == ["attack_a", "attack_b"] and calibrated.attacks == ["attack_a"]
+    assert found.calibration["tpr"]["rate"] > 0.9
+    assert all(of["n"] == 30 and of["rate"] < 0.2 for of in found.calibration["unknown"].values())
+    assert calibrated.calibration["unknown"] == {}
 
 
 def test_roles_of_conditions_are_names_and_the_baseline_is_benign():
@@ -176,8 +192,10 @@ def watching(model, actions, quantile=0.5, confirm=None, window=3):
     values = rows.windowed(2 * read[:, :, 1] + read[:, :, 2], window)
     cut = float(np.nanquantile(values, quantile))
     vectors = torch.stack([2 * model.unit[1][0], model.unit[2][0]])
+    vectors = torch.stack([vectors, -vectors])  # the second score is never the larger one
     expected = evaluate.delays(values, cut, window)
-    return Watch((1, 2), vectors, cut, window, actions, 2, model.unit[2][1], 0.25, confirm), expected
+    centres, persona = torch.tensor([0.0, 1e9]), model.unit[2][1]
+    return Watch((1, 2), vectors, centres, cut, window, actions, 2, persona, 0.25, confirm), expected
 
 
 def test_the_monitor_flags_at_the_token_that_stored_projections_say_and_changes_nothing_by_noting(model):
@@ -322,12 +340,10 @@ def test_weights_that_fit_their_own_rows_too_well_do_not_make_the_threshold_too_
         train = noise(seed, 75, 15)
         found = fit.fit(train, train.harmful, ~train.harmful, 0.1)
         fresh = noise(1000 + seed, 1500, 0)
-        return (fit.highest(fit.features(fresh, found.layers) @ found.weights.ravel()) > found.threshold).mean()
+        return (fit.highest(found.scores.of(fit.features(fresh, found.layers))) > found.threshold).mean()
 
-    def seen(values, positive, _fold):
-        weights = fit.discriminant(fit._means(values), positive)
-        centre, deviation = fit._benign(values, weights, positive)
-        return (fit.highest(values @ weights) - centre) / deviation
+    def seen(values, positive, condition, _fold):
+        return fit.highest(fit.scored(values, positive, condition)[0].of(values))
 
     crossed = np.mean([flagged(seed) for seed in range(8)])
     monkeypatch.setattr(fit, "_crossed", seen)

@@ -44,6 +44,7 @@ def calibrate(
     found = fit.fit(rows, positive, benign, fpr)
     layers = [int(held_readouts(run)["layer"].values[i]) for i in found.layers]
     own = units(run, directions, layers)
+    weights = found.scores.weights.reshape(len(found.attacks), len(layers), -1)
     acts = fit.strongest(rows, positive, benign, fpr, found.layers)
     at_rest = rows.windows[benign][:, :, found.layers[acts], 0]
     return Guard(
@@ -53,8 +54,10 @@ def calibrate(
         threshold=found.threshold,
         fpr=fpr,
         directions=list(directions),
-        weights=found.weights.tolist(),
-        vectors=packed(np.einsum("ld,ldh->lh", found.weights, own)),
+        attacks=list(found.attacks),
+        weights=weights.tolist(),
+        centres=found.scores.centres.tolist(),
+        vectors=packed(np.einsum("kld,ldh->klh", weights, own)),
         acts=layers[acts],
         persona=packed(own[acts, :1]),
         neutral=float(np.nanmean(at_rest)),
@@ -94,8 +97,8 @@ def _check(positives: int, benign: int, fpr: float, roles: Roles) -> None:
 def _measured(
     rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, persona: str, run: xr.DataTree
 ) -> dict[str, Any]:
-    """What blocks, weights and threshold of the other folds do to each fold, with two controls: labels dealt out anew,
-    and each direction of the run by itself."""
+    """What blocks, weights and threshold of the other folds do to each fold; to each attack where the others alone were
+    calibrated on (`unknown`); and two controls: labels dealt out anew, and each direction of the run by itself."""
     flagged, area = fit.held_out(rows, positive, benign, fpr)
     dealt = fit.random_labels(rows, positive, benign, fpr)
     others = [d for d in _directions(run) if d not in (persona, REFUSAL)]
@@ -105,12 +108,25 @@ def _measured(
         "tpr": rate(flagged, positive, rows),
         "fpr": rate(flagged, benign, rows),
         "auroc": none_of(area),
+        "unknown": {name: _unknown(rows, name, positive, benign, fpr) for name in _attacks(rows, positive)},
         "auroc_random_labels": {
             "mean": none_of(float(np.nanmean(dealt))), "low": none_of(float(np.nanmin(dealt))),
             "high": none_of(float(np.nanmax(dealt))), "draws": len(dealt),
         },
         "auroc_alone": {name: none_of(_alone(run, name, rows, positive, benign, fpr)) for name in (persona, *others)},
     }  # fmt: skip
+
+
+def _attacks(rows: Rows, positive: np.ndarray) -> list[str]:
+    """Attacks with enough positives, where there are others beside."""
+    names, counts = np.unique(rows.condition[positive], return_counts=True)
+    return [str(name) for name, n in zip(names, counts, strict=True) if fit.FEW <= n <= positive.sum() - fit.FEW]
+
+
+def _unknown(rows: Rows, name: str, positive: np.ndarray, benign: np.ndarray, fpr: float) -> dict[str, Any]:
+    """What a guard of the other attacks finds of this one, on held-out folds."""
+    own = positive & (rows.condition == name)
+    return rate(fit.held_out(rows, positive & ~own, benign, fpr)[0], own, rows)
 
 
 def _alone(run: xr.DataTree, name: str, rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -> float:

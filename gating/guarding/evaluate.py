@@ -11,7 +11,7 @@ from gating.analysis.reading import read_group
 from gating.errors import GatingError
 from gating.guarding import fit
 from gating.guarding.calibrate import none_of, rate
-from gating.guarding.file import Guard, check_model, unpacked
+from gating.guarding.file import Guard, check_model, vectors
 from gating.guarding.rows import Roles, Rows, rows_of, units
 from gating.judging.labels import COMPLIANCE, EVASIVE, REFUSAL
 
@@ -82,15 +82,15 @@ def _read(guard: Guard, run: xr.DataTree) -> tuple[Rows, np.ndarray]:
     check_model(guard, str(run.attrs.get("model_fingerprint", "")), "this run's model")
     names, weights = tuple(guard.directions), np.array(guard.weights)
     rows = rows_of(run, names, guard.window, guard.layers, roles(guard))
-    here = np.einsum("ld,ldh->lh", weights, units(run, names, guard.layers))
-    there = unpacked(guard.vectors, len(guard.layers))
+    here = np.einsum("kld,ldh->klh", weights, units(run, names, guard.layers))
+    there = vectors(guard)
     if here.shape != there.shape or np.linalg.norm(here - there) > SAME * np.linalg.norm(there):
         raise GatingError(
             f"the run's directions are not those that the guard weighs ({', '.join(names)}), so that its projections "
             "are not what the guard reads; make the run with the same directions (directions.source=RUN, the run that "
             "the guard was calibrated on)."
         )
-    return rows, np.einsum("rpld,ld->rp", rows.windows, weights)
+    return rows, (np.einsum("rpld,kld->rpk", rows.windows, weights) - np.array(guard.centres)).max(-1)
 
 
 def _by_condition(rows: Rows, at: np.ndarray) -> list[dict[str, Any]]:

@@ -24,8 +24,9 @@ MODEL = ("model_id", "model_revision", "model_fingerprint", "template_hash", "dt
 class Guard:
     """A monitor: where it reads, what it weighs, when it flags.
 
-    model: of the run that it was calibrated on (MODEL); layers: the blocks, in their order; weights [layer][direction]
-    of unit directions; vectors: their weighted sums, base64 of float32 [layer, hidden]; acts: the one of the blocks
+    model: of the run that it was calibrated on (MODEL); layers: the blocks, in their order; attacks: each has a score,
+    the weighted sum of projections less `centres` [attack]; weights [attack][layer][direction] of unit directions;
+    vectors: their weighted sums, base64 of float32 [attack * layer, hidden]; acts: the one of the blocks
     where the persona is held; persona: its unit direction there, likewise [1, hidden]; neutral: its mean projection in
     benign answers, upper: the 75th percentile there; calibration: what was measured, on how many; prompts: hashes of
     what it was calibrated on; attack,
@@ -38,7 +39,9 @@ class Guard:
     threshold: float
     fpr: float
     directions: list[str]
-    weights: list[list[float]]
+    attacks: list[str]
+    weights: list[list[list[float]]]
+    centres: list[float]
     vectors: str
     acts: int
     persona: str
@@ -56,9 +59,16 @@ def packed(vectors: np.ndarray) -> str:
     return base64.b64encode(np.asarray(vectors, dtype="<f4").tobytes()).decode()
 
 
-def unpacked(text: str, layers: int) -> np.ndarray:
-    """[layer, hidden] float32. Raises ValueError where the numbers are not so many."""
-    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").reshape(layers, -1).copy()
+def unpacked(text: str, rows: int) -> np.ndarray:
+    """[row, hidden] float32. Raises ValueError where the numbers are not so many."""
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").reshape(rows, -1).copy()
+
+
+def vectors(guard: Guard) -> np.ndarray:
+    """Its weighted sums of directions: [attack, layer, hidden] float32."""
+    return unpacked(guard.vectors, len(guard.attacks) * len(guard.layers)).reshape(
+        len(guard.attacks), len(guard.layers), -1
+    )
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -89,8 +99,7 @@ def load(path: str | Path) -> Guard:
     del content["sha256"]
     try:
         guard = Guard(**content)
-        n = len(guard.layers)
-        fits = _holds(guard) and unpacked(guard.vectors, n).shape[1] == unpacked(guard.persona, 1).shape[1]
+        fits = _holds(guard) and vectors(guard).shape[2] == unpacked(guard.persona, 1).shape[1]
     except (TypeError, ValueError, AttributeError, binascii.Error):
         fits = False
     if not fits:
@@ -101,8 +110,9 @@ def load(path: str | Path) -> Guard:
 def _holds(guard: Guard) -> bool:
     """Whether each entry is of its kind."""
     whole = (*guard.layers, guard.acts, guard.window)
-    real = (guard.threshold, guard.fpr, guard.neutral, guard.upper, *(w for of in guard.weights for w in of))
-    texts = (*guard.directions, *guard.prompts, *guard.attack, *guard.benign, *guard.model.values())
+    weights = [of for each in guard.weights for of in each]
+    real = (guard.threshold, guard.fpr, guard.neutral, guard.upper, *guard.centres, *(w for of in weights for w in of))
+    texts = (*guard.directions, *guard.attacks, *guard.prompts, *guard.attack, *guard.benign, *guard.model.values())
     return (
         all(type(n) is int for n in whole)
         and all(type(n) in (int, float) for n in real)
@@ -110,8 +120,9 @@ def _holds(guard: Guard) -> bool:
         and guard.window > 0
         and guard.layers == sorted(set(guard.layers))
         and guard.acts in guard.layers
-        and len(guard.layers) == len(guard.weights)
-        and all(len(of) == len(guard.directions) > 0 for of in guard.weights)
+        and len(guard.attacks) == len(guard.weights) == len(guard.centres) > 0
+        and all(len(each) == len(guard.layers) for each in guard.weights)
+        and all(len(of) == len(guard.directions) > 0 for of in weights)
     )
 
 

@@ -1,10 +1,12 @@
 """From windows of projections to one score and one threshold, and what they are worth on answers held out.
 
-A token's score is a weighted sum of its projections on every direction of the run at a few blocks, a row's the largest
-mean over any `window` tokens on end: evidence that persists. Weights are Fisher's linear discriminant, its covariance
-shrunk (Ledoit and Wolf 2004): there are more projections than positives. The threshold is the split-conformal quantile
-of benign scores (Vovk et al. 2005), each row's by the weights of the folds without it (cross-conformal, Vovk 2015):
-weights fit their own rows too well. Answers of a prompt are alike: the rates on held-out folds are those to read.
+A token has one score for each attack: a weighted sum of its projections on every direction of the run at a few blocks,
+in standard deviations from benign answers. A row's is the largest mean over any `window` tokens on end, of any attack:
+evidence that persists. Attacks differ, and one sum for all of them tells each less well. Weights are Fisher's linear
+discriminant of an attack's positives and benign answers, its covariance shrunk (Ledoit and Wolf 2004): there are more
+projections than positives. The threshold is the split-conformal quantile of benign scores (Vovk et al. 2005), each
+row's by the weights of the folds without it (cross-conformal, Vovk 2015): weights fit their own rows too well. Answers
+of a prompt are alike: the rates on held-out folds are those to read.
 """
 
 from __future__ import annotations
@@ -21,15 +23,28 @@ from gating.guarding.rows import Rows
 
 FOLDS, DRAWS = 5, 20
 BLOCKS = (3, 5, 10, 15)  # how many blocks may be read; all of them is tried, too
-NEARLY = 0.02  # true positives that more blocks must bring
+FEW = 5  # positives of an attack from which it has a score of its own
+
+
+class Scores(NamedTuple):
+    """One score for each attack: weights [attack, feature] and what is subtracted, the benign answers' mean [attack],
+    both in deviations of benign answers."""
+
+    weights: np.ndarray
+    centres: np.ndarray
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The largest score of each window: [row, place, feature] gives [row, place], NaN where there is no window."""
+        return np.asarray((values @ self.weights.T - self.centres).max(-1))
 
 
 class Fitted(NamedTuple):
-    """Where is read (positions on the layer axis), weights [layer, direction], and the score above which a row is
-    flagged."""
+    """Where is read (positions on the layer axis), the scores there, of which attacks, and the score above which a row
+    is flagged."""
 
     layers: tuple[int, ...]
-    weights: np.ndarray
+    scores: Scores
+    attacks: tuple[str, ...]
     threshold: float
 
 
@@ -57,7 +72,7 @@ def discriminant(means: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 
 def highest(values: np.ndarray) -> np.ndarray:
-    """The largest window of each row: [row, place] gives [row]; -inf for an answer shorter than one."""
+    """The largest window of each row: [row, place, ...] gives [row, ...]; -inf for an answer shorter than one."""
     return np.where(np.isfinite(values), values, -np.inf).max(1)
 
 
@@ -78,21 +93,32 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def fit(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -> Fitted:
-    """Blocks, weights and threshold. The fewest blocks whose flags find nearly as many positives of held-out folds as
-    any do. All rows but the positives and the benign ones are left out."""
+    """Blocks, weights and threshold. The blocks whose flags find most positives of held-out folds, the fewest of
+    equals. All rows but the positives and the benign ones are left out."""
     used = rows.where(positive | benign)
     own, fold = positive[positive | benign], folds(used)[0]
     tried: list[tuple[float, tuple[int, ...], float]] = []
     for layers in spread(used.windows.shape[2]):
-        scores = _crossed(features(used, layers), own, fold)
+        scores = _crossed(features(used, layers), own, used.condition, fold)
         cut = threshold(scores[~own], fpr)
         tried.append((float((scores[own] > cut).mean()), layers, cut))
-    most = max(found for found, _, _ in tried)
-    _, layers, cut = next(each for each in tried if each[0] >= most - NEARLY)
+    _, layers, cut = max(tried, key=lambda each: each[0])
     values = features(used, layers)
-    weights = discriminant(_means(values), own)
-    centre, deviation = _benign(values, weights, own)
-    return Fitted(layers, weights.reshape(len(layers), -1), centre + cut * deviation)
+    return Fitted(layers, *scored(values, own, used.condition), cut)
+
+
+def scored(values: np.ndarray, positive: np.ndarray, condition: np.ndarray) -> tuple[Scores, tuple[str, ...]]:
+    """A score for each attack that has `FEW` positives, and the attacks' names; where none has, one of all positives.
+    values: windows [row, place, feature]; condition: of each row [row]."""
+    means = _means(values)
+    attacks, counts = np.unique(condition[positive], return_counts=True)
+    names = [str(name) for name in attacks[counts >= FEW]]
+    groups = [positive & (condition == name) for name in names] or [positive]
+    each = np.stack([discriminant(means[g | ~positive], g[g | ~positive]) for g in groups])
+    highs = highest(values[~positive] @ each.T)
+    there = np.isfinite(highs).all(1)
+    centres, deviations = highs[there].mean(0), np.maximum(highs[there].std(0), 1e-12)
+    return Scores(each / deviations[:, None], centres / deviations), tuple(names) or ("all",)
 
 
 def strongest(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, layers: Sequence[int]) -> int:
@@ -103,7 +129,7 @@ def strongest(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, 
     own, fold = positive[positive | benign], folds(used)[0]
     found = []
     for layer in layers:
-        scores = _crossed(features(used, [layer]), own, fold)
+        scores = _crossed(features(used, [layer]), own, used.condition, fold)
         found.append(float((scores[own] > threshold(scores[~own], fpr)).mean()))
     return len(found) - 1 - int(np.argmax(found[::-1]))
 
@@ -120,23 +146,15 @@ def _means(values: np.ndarray) -> np.ndarray:
     return np.where(n > 0, np.where(there, values, 0).sum(1) / np.maximum(n, 1), np.nan)
 
 
-def _crossed(values: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> np.ndarray:
+def _crossed(values: np.ndarray, positive: np.ndarray, condition: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Each row's score by the weights of the other folds [row], in deviations from those folds' benign rows, which all
     folds and the final weights have in common. Where the other folds lack a class: -inf."""
-    scores, means = np.full(len(values), -np.inf), _means(values)
+    scores = np.full(len(values), -np.inf)
     for outside, inside in _splits(fold):
         if positive[outside].sum() > 1 and (~positive[outside]).sum() > 1:
-            weights = discriminant(means[outside], positive[outside])
-            centre, deviation = _benign(values[outside], weights, positive[outside])
-            scores[inside] = (highest(values[inside] @ weights) - centre) / deviation
+            found, _ = scored(values[outside], positive[outside], condition[outside])
+            scores[inside] = highest(found.of(values[inside]))
     return scores
-
-
-def _benign(values: np.ndarray, weights: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the scores of benign rows."""
-    scores = highest(values[~positive] @ weights)
-    scores = scores[np.isfinite(scores)]
-    return float(scores.mean()), max(float(scores.std()), 1e-12)
 
 
 def folds(rows: Rows) -> tuple[np.ndarray, str]:
@@ -159,7 +177,7 @@ def held_out(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -
         if not ((positive & outside).sum() > 1 and (benign & outside).sum() > 1):
             continue
         found = fit(rows, positive & outside, benign & outside, fpr)
-        own = highest(features(rows, found.layers) @ found.weights.ravel())
+        own = highest(found.scores.of(features(rows, found.layers)))
         flagged[inside] = own[inside] > found.threshold
         areas.append(auroc(own[positive & inside], own[benign & inside]))
     known = [a for a in areas if not math.isnan(a)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from gating import chat
-from gating.guarding.file import Guard, unpacked
+from gating.guarding.file import Guard, unpacked, vectors
 from gating.judging.labels import REFUSAL
 from gating.judging.learned import labels_of
 from gating.steering.lowering import Edit, Edits
@@ -16,10 +16,10 @@ from gating.steering.watch import Confirm, Watch
 
 def watch(guard: Guard, actions: Sequence[str], confirm: Confirm | None = None) -> Watch:
     """A watch over one batch, with the action of each row (watch.ACTIONS)."""
-    vectors, persona = unpacked(guard.vectors, len(guard.layers)), unpacked(guard.persona, 1)[0]
+    persona = unpacked(guard.persona, 1)[0]
     return Watch(
-        guard.layers, torch.from_numpy(vectors), guard.threshold, guard.window, actions, guard.acts,
-        torch.from_numpy(persona), guard.neutral, confirm,
+        guard.layers, torch.from_numpy(vectors(guard)), torch.tensor(guard.centres), guard.threshold, guard.window,
+        actions, guard.acts, torch.from_numpy(persona), guard.neutral, confirm,
     )  # fmt: skip
 
 

@@ -27,8 +27,9 @@ class Monitor(Protocol):
 class Watch:
     """What is known of each row while a batch is decoded; one batch each, or one whose rows `begin` anew.
 
-    layers: the blocks, in their order; vectors [layer, hidden]: the sum of their products with the residual stream is a
-    token's score; a row is flagged when the mean of `window` scores on end exceeds `threshold`. actions: of each row,
+    layers: the blocks, in their order; vectors [score, layer, hidden]: the sum of their products with the residual
+    stream less its centre [score] is a token's score; a row is flagged when the mean of one of them over `window`
+    tokens on end exceeds `threshold`. actions: of each row,
     from the token after the flag on: `none` (not watched), `note`, `restore` (after block `acts`, one of those, the
     projection on `persona`, a unit vector [hidden], is led to `neutral`), `stop` (the answer ends). confirm: is asked
     before a flag counts; where it denies, the window begins anew.
@@ -41,6 +42,7 @@ class Watch:
         self,
         layers: Sequence[int],
         vectors: torch.Tensor,
+        centres: torch.Tensor,
         threshold: float,
         window: int,
         actions: Sequence[str],
@@ -55,10 +57,11 @@ class Watch:
         n = len(actions)
         self.layers = tuple(layers)
         self.threshold, self.window, self.confirm = threshold, window, confirm
+        self.centres = centres.float()
         self.vectors, self.acts, self.persona, self.neutral = vectors.float(), acts, persona.float(), neutral
         self.watched = torch.tensor([a != "none" for a in actions], dtype=torch.bool)
         self.restores, self.stops = (torch.tensor([a == name for a in actions]) for name in ("restore", "stop"))
-        self.recent = torch.full((n, window), torch.nan)
+        self.recent = torch.full((n, window, len(centres)), torch.nan)
         self.read_in = torch.zeros(n, dtype=torch.long)  # tokens since the window began
         self.flagged = torch.zeros(n, dtype=torch.long)
         self.began = torch.zeros(n, dtype=torch.long)  # the step before a row's first token
@@ -79,7 +82,7 @@ class Watch:
         self._read.append(last)
         if layer == self.layers[-1]:  # one product for all blocks, and one way back from the device
             scores = torch.einsum(
-                "lrh,lh->r", torch.stack([x.to(h.device) for x in self._read]), self.vectors.to(h.device)
+                "lrh,klh->rk", torch.stack([x.to(h.device) for x in self._read]), self.vectors.to(h.device)
             )
             self.recent[rows, self.read_in[rows] % self.window] = scores.cpu()
             self.read_in[rows] += 1
@@ -97,7 +100,8 @@ class Watch:
         """After a step: flag what is over the threshold, and say which of the live rows stop now: [live] boolean.
         tokens [live, token]: the answers so far; ended [live]: rows that are kept although they have ended."""
         rows, open_rows = live.cpu(), ~ended.cpu()
-        over = (self.recent[rows].mean(1) > self.threshold) & self.watched[rows] & (self.flagged[rows] == 0) & open_rows
+        score = (self.recent[rows].mean(1) - self.centres).max(1).values
+        over = (score > self.threshold) & self.watched[rows] & (self.flagged[rows] == 0) & open_rows
         for i in over.nonzero()[:, 0].tolist():
             row = int(rows[i])
             if self.confirm is not None:
