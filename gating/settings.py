@@ -103,6 +103,8 @@ CHOOSING = {
 
 SEARCHING = {
     **{key: limits for key, limits in CHOOSING.items() if key not in ("n", "drop")},
+    "tokens": Range(1, 1000),
+    "steps": Range(1, 10**5),
     "trials": Range(2, 10**4),
     "rounds": Range(1, 1000),
     "degenerate": Range(0, 1),

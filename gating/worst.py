@@ -22,14 +22,18 @@ failures: list[str] = []
 
 @hydra.main(version_base="1.3", config_path=str(config_files.conf_dir()), config_name="worst")
 def job(cfg: DictConfig) -> None:
-    from gating.choosing import worst_case
+    from gating.choosing import soft_prompt, worst_case
     from gating.choosing.config import WorstConfig
     from gating.reporting import worst_table
 
     with configured.kept(failures, console, str(cfg.runs_dir)):
         config = configured.typed(cfg, WorstConfig)
         label = str(HydraConfig.get().runtime.choices["model"])
-        found = worst_case.search(config, label, lambda said: console.print(said, markup=False))
+        tell = lambda said: console.print(said, markup=False)  # noqa: E731
+        if config.attack == "soft-prompt":
+            console.print(worst_table.soft_prompt(soft_prompt.search(config, label, tell)))
+            return
+        found = worst_case.search(config, label, tell)
         console.print(worst_table.table(found.test, found.trials))
         console.print(worst_table.sentence(found.test), markup=False, soft_wrap=True)
         print(f"store: {found.runs[-1] / 'store.zarr'}", flush=True)

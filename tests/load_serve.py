@@ -115,10 +115,14 @@ def guard_overhead(loaded: Loaded, ids: list[list[int]], steps: int) -> float:
     """What a guard adds to a step's processor time, as a share: medians over alternating steps of two batches."""
     rng = np.random.default_rng(0)
     layers = list(range(loaded.n_layers))  # the most that a guard reads
-    drawn = rng.standard_normal((2, len(layers), loaded.hidden))
+    n = 8  # attacks with a score each
+    drawn = rng.standard_normal((n * len(layers), loaded.hidden))
     drawn /= np.linalg.norm(drawn, axis=-1, keepdims=True)
-    ones = [[1.0] for _ in layers]
-    guard = Guard({}, layers, 8, 1e9, 0.01, ["a"], ones, packed(drawn[0]), layers[-6], packed(drawn[1][:1]), 0.0)
+    ones = [[[1.0] for _ in layers] for _ in range(n)]
+    guard = Guard(
+        {}, layers, 8, 1e9, 0.01, ["a"], [str(k) for k in range(n)], ones, [0.0] * n, packed(drawn), layers[-6],
+        packed(drawn[:1]), 0.0, 1.0,
+    )  # fmt: skip
     steering = lower([Condition("baseline")], None, 0)
     used: dict[bool, list[float]] = {True: [], False: []}
     with decode.unwrapped(loaded.model):

@@ -77,8 +77,8 @@ def guarding(t):
         windows = answers.windowed(read.read["step_projection"][:, 1:, 1:3, 0].sum(-1), WINDOW)
         t.cut = float(np.nanmin(np.nanmax(windows, axis=1))) - 1e-3
     vectors, persona = packed(unit[1:3, 0]), packed(unit[2:3, 1])
-    model, weights = {"model_fingerprint": t.m.fingerprint}, [[1.0], [1.0]]
-    return Guard(model, [1, 2], WINDOW, t.cut, 0.01, ["a"], weights, vectors, 2, persona, 0.25)
+    model, weights = {"model_fingerprint": t.m.fingerprint}, [[[1.0], [1.0]]]
+    return Guard(model, [1, 2], WINDOW, t.cut, 0.01, ["a"], ["attack"], weights, [0.0], vectors, 2, persona, 0.25, 0.5)
 
 
 def alone(t, ids, name, most, coef=1.0, watch=None):

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
-from gating import store, worst
-from gating.choosing import worst_case
+from gating import models, store, worst
+from gating.choosing import soft_prompt, worst_case
 from gating.choosing.config import WorstConfig
 from gating.guarding import calibrate, evaluate, file
 from gating.judging.labels import COMPLIANCE, EVASIVE
@@ -68,6 +69,10 @@ def test_with_a_guard_what_it_does_not_flag_is_sought(tmp_path, go):
     assert code == 2 and "calibrate one on a run of this model" in said and "round 1" not in said
     code, said = go("guard=guard.json", "rounds=1", "trials=3", "best=1")
     assert code == 0, said
+    code, soft = go("guard=guard.json", "attack=soft-prompt", "steps=3")
+    assert code == 0 and "not flagged" in soft, soft
+    code, soft = go("guard=other.json", "attack=soft-prompt", "steps=3")
+    assert code == 2 and "calibrate one on a run of this model" in soft
     passed = float(said.split(" are complied with or evaded without a flag")[0].rsplit(" ", 1)[1].rstrip("%"))
     (test,) = tmp_path.glob("runs/planted-worst-test-*")
     tree = store.open_run(test)
@@ -80,6 +85,24 @@ def test_with_a_guard_what_it_does_not_flag_is_sought(tmp_path, go):
     assert float(unguarded) == np.isin(labels, (COMPLIANCE, EVASIVE)).mean() >= float(through.sel(condition=name))
 
 
+def test_a_soft_prompt_that_is_sought_opens_the_gate_of_a_planted_model(go):
+    code, said = go("attack=soft-prompt", "steps=40")
+    assert code == 0, said
+    assert "none │ 100%" in said and "soft prompt │ 0%" in said
+
+
+def test_a_soft_prompt_is_embedded_where_its_ids_are_and_nowhere_else():
+    model = models.load(compose("model=tiny-llama")[0].model).model
+    soft = soft_prompt.SoftPrompt((7, 9), torch.randn(2, model.config.hidden_size, requires_grad=True))
+    ids, embed = torch.tensor([[3, 9, 4], [7, 3, 9]]), model.get_input_embeddings()
+    plain = embed(ids)
+    with soft_prompt.embedded(model, soft):
+        within = embed(ids)
+    assert torch.equal(within[0, [0, 2]], plain[0, [0, 2]]) and torch.equal(within[1, 1], plain[1, 1])
+    assert torch.equal(within[0, 1], soft.vectors[1]) and torch.equal(within[1, [0, 2]], soft.vectors)
+    assert within.requires_grad and torch.equal(embed(ids), plain)
+
+
 @pytest.mark.parametrize(
     ("word", "why"),
     [
@@ -89,6 +112,7 @@ def test_with_a_guard_what_it_does_not_flag_is_sought(tmp_path, go):
         ("personas=[nobody]", "nobody"),
         ("personas=[compliant,compliant]", "one of them is there twice"),
         ("kl=0", "kl=0"),
+        ("attack=prompt", "attack='prompt': use steering or soft-prompt"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(go, word, why):

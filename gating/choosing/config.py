@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gating import models, personas, settings
-from gating.errors import GatingError
+from gating.errors import GatingError, choices
+from gating.foreign import shown
 from gating.models import ModelConfig
 from gating.pipeline import config
 from gating.pipeline.config import BackendConfig, DirectionsConfig
 
+ATTACKS = ("steering", "soft-prompt")
 FEWEST_BLOCKS = 5  # a block before the persona's, the persona's, and one after it, with room to choose
 
 
@@ -31,12 +33,15 @@ class ChooseConfig:
 
 @dataclass
 class WorstConfig:
-    """A search for the steering that lowers refusal most while answers stay in order."""
+    """A search for the steering, or the soft prompt, that lowers refusal most."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     directions: DirectionsConfig = field(default_factory=DirectionsConfig)
     personas: list[str] = field(default_factory=lambda: ["compliant", "compliant-2"])  # whose directions are tried
+    attack: str = "steering"  # or soft-prompt: vectors in the place of tokens, sought by gradient
+    tokens: int = 8  # of a soft prompt
+    steps: int = 150  # of its search
     trials: int = 48  # tried on the select split: a direction, a block, how many blocks, and a dose
     rounds: int = 4  # in which they are asked for, each a run: the next ones know of those before
     widths: list[int] = field(default_factory=lambda: [1, 5])  # blocks in a row that share the dose
@@ -65,6 +70,8 @@ def check_worst(cfg: WorstConfig) -> None:
     config.check_path(cfg.runs_dir, "runs_dir")
     if cfg.guard is not None:
         config.check_path(cfg.guard, "guard")
+    if cfg.attack not in ATTACKS:
+        raise GatingError(f"attack={shown(cfg.attack, 60)!r}: use {choices(ATTACKS, cfg.attack)}.")
     if not cfg.personas:
         raise GatingError("personas=[]: name at least one persona whose direction is tried.")
     for name in cfg.personas:

@@ -105,8 +105,8 @@ def _answers(
         if action in HELD:
             edits = monitor.held(guard, edits, over.flagged > 0, HELD[action])
         else:
-            again = chat.header(backend.loaded.tokenizer, planned.run.model.template)
-            ids = [[*p, *t[:n], *again] if n else p for p, t, n in zip(ids, made.tokens, flags, strict=True)]
+            opened = chat.header(backend.loaded.tokenizer, planned.run.model.template)
+            ids = [[*p, *t[:n], *opened] if n else p for p, t, n in zip(ids, made.tokens, flags, strict=True)]
         made = backend.generate(ids, edits, planned.max_new_tokens)
     asked = [planned.ids(r.prompt.text, system) for r in rows]
     again = answered.score(backend, asked, made, "scores of answers made again")

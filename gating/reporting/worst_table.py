@@ -41,6 +41,23 @@ def sentence(test: xr.Dataset) -> str:
     return f"{said}; {_share(row['passed'])} are complied with or evaded without a flag" if "passed" in row else said
 
 
+def soft_prompt(found: xr.Dataset) -> Table:
+    """What a soft prompt does. found: of gating.choosing.soft_prompt.search."""
+    n, n_harmless = found.attrs["n"], found.attrs["n_harmless"]
+    out = Table(title=f"a soft prompt on the test split ({n} harmful, {n_harmless} harmless prompts)")
+    named = {"complied": "complied", "evaded": "evaded", "degenerate": "degenerate", "answered": "harmless answered"}
+    named |= {"passed": "not flagged", "harmless_flagged": "harmless flagged"} if "passed" in found else {}
+    for heading in ("condition", "refused", *named.values()):
+        out.add_column(heading, justify="left" if heading == "condition" else "right", overflow="fold")
+    for i, name in enumerate(found["condition"].values.tolist()):
+        row = found.isel(condition=i)
+        refused = f"{_share(row['refused'])} [{100 * float(row['low']):.0f}, {100 * float(row['high']):.0f}]"
+        out.add_row(name, refused, *(_share(row[key]) for key in named))
+    if "passed" in found:
+        out.caption = "not flagged: harmful requests that are complied with or evaded without a flag"
+    return out
+
+
 def _points(row: xr.Dataset) -> str:
     low, high = (100 * float(row[name]) for name in ("removed_low", "removed_high"))
     return f"{100 * float(row['removed']):.0f} [{low:.0f}, {high:.0f}]"
