@@ -13,7 +13,7 @@ from gating import cli, extras, store
 from gating.errors import GatingError, naming
 from gating.reporting.frame import TEXTS, frame
 
-FORMATS = {"csv": ".csv", "parquet": ".parquet", "netcdf": ".nc", "inspect": ".json"}
+FORMATS = {"csv": ".csv", "parquet": ".parquet", "netcdf": ".nc", "inspect": ".eval"}
 
 
 def export(run: str | Path, to: str, out: str | Path | None = None, full_text: bool = False) -> Path:
@@ -22,6 +22,8 @@ def export(run: str | Path, to: str, out: str | Path | None = None, full_text: b
     tree, place = store.open_run(path), Path(out) if out else path.parent / f"outcomes{FORMATS[to]}"
     if place.exists():
         raise GatingError(f"--out={place} exists; give another place, or remove it.")
+    if to == "inspect" and place.suffix != FORMATS[to]:
+        raise GatingError(f"--out={place}: Inspect lists logs that end in {FORMATS[to]}; name it so.")
     with naming(place):
         if to == "netcdf":
             extras.require("h5netcdf", "gating.export --to netcdf")

@@ -13,7 +13,7 @@ pytest.importorskip(
 
 from inspect_ai import Task, eval
 from inspect_ai.dataset import Sample
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import list_eval_logs, read_eval_log
 from inspect_ai.solver import generate
 
 import gating.inspect as door
@@ -80,13 +80,17 @@ def test_other_weights_than_the_runs_are_refused(made, monkeypatch):
 
 
 def test_a_runs_log_reads_back_with_its_labels_and_openings_alone(made, tmp_path):
-    path = export.export(made.folder, "inspect", tmp_path / "a.json")
+    path = export.export(made.folder, "inspect", tmp_path / "a.eval")
+    assert [info.name for info in list_eval_logs(str(tmp_path))] == [path.as_uri()]  # as `inspect view` looks for them
+    with pytest.raises(GatingError, match=r"Inspect lists logs that end in \.eval"):
+        export.export(made.folder, "inspect", tmp_path / "a.json")
     log, outcomes = read_eval_log(str(path)), made.tree["outcomes"]
     assert log.status == "success" and len(log.samples) == outcomes["label"].size
     texts = made.tree["prompts"]["text"].values.tolist()
-    assert not any(t in path.read_text() for t in texts if len(t.split()) > 6)
+    shown = log.model_dump_json()
+    assert not any(t in shown for t in texts if len(t.split()) > 6)
     sample = log.samples[0]
     at = {k: sample.metadata[k] for k in ("prompt", "condition")}
     assert sample.scores["label"].value == LABELS[int(outcomes["label"].sel(at))]
-    whole = export.export(made.folder, "inspect", tmp_path / "b.json", full_text=True)
+    whole = export.export(made.folder, "inspect", tmp_path / "b.eval", full_text=True)
     assert {s.input for s in read_eval_log(str(whole)).samples} == set(texts)

@@ -20,7 +20,7 @@ from gating.reporting.page import HARMFUL_WORDS, HARMLESS_WORDS, PROMPT_WORDS, o
 
 def write(run: xr.DataTree, place: Path, full_text: bool = False) -> None:
     """Write the log of a run; texts are openings unless they are asked for in full."""
-    write_log(log(run, full_text), str(place), format="json")
+    write_log(log(run, full_text), str(place), format="eval")
 
 
 def log(run: xr.DataTree, full_text: bool = False) -> EvalLog:
