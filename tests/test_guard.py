@@ -58,7 +58,7 @@ def calibrated():
 def test_a_planted_persona_is_found_where_it_is_and_other_labels_or_directions_find_nothing(calibrated):
     found = calibrated.calibration
     (weights,) = np.abs(calibrated.weights)  # of one attack [layer][direction], planted from block 2 on in the first
-    assert calibrated.layers[-1] == calibrated.acts == 3 and weights.argmax() == len(weights) * 3 - 3
+    assert (calibrated.layers[-1], calibrated.acts) == (3, 2) and weights.argmax() == len(weights) * 3 - 3
     assert weights[-1, 0] > 3 * weights[:, 1:].max()
     assert found["tpr"]["rate"] > 0.9 and found["tpr"]["n"] == 30 and found["fpr"]["n"] == 60
     assert found["fpr"]["prompts"] == 30 and found["fpr"]["high_by_prompt"] > found["fpr"]["high"]

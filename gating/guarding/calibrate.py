@@ -15,6 +15,8 @@ from gating.errors import GatingError
 from gating.guarding import fit
 from gating.guarding.file import MODEL, Guard, packed
 from gating.guarding.rows import PERSONA, REFUSAL, ROLES, Roles, Rows, rows_of, units
+from gating.models import Sites
+from gating.steering.interventions import parse_layers
 
 WINDOW, FPR = 4, 0.01
 UPPER = 75  # percentile of benign answers' projections at which a persona is capped
@@ -41,12 +43,12 @@ def calibrate(
     rows = rows_of(run, directions, window, roles=roles)
     positive, benign = rows.positive, rows.benign
     _check(int(positive.sum()), int(benign.sum()), fpr, roles)
-    found = fit.fit(rows, positive, benign, fpr)
+    acts = _persona_block(run)
+    found = fit.fit(rows, positive, benign, fpr, acts)
     layers = [int(held_readouts(run)["layer"].values[i]) for i in found.layers]
     own = units(run, directions, layers)
     weights = found.scores.weights.reshape(len(found.attacks), len(layers), -1)
-    acts = fit.strongest(rows, positive, benign, fpr, found.layers)
-    at_rest = rows.windows[benign][:, :, found.layers[acts], 0]
+    at_rest = rows.windows[benign][:, :, acts, 0]
     return Guard(
         model={name: str(run.attrs.get(name, "")) for name in MODEL},
         layers=layers,
@@ -58,15 +60,28 @@ def calibrate(
         weights=weights.tolist(),
         centres=found.scores.centres.tolist(),
         vectors=packed(np.einsum("kld,ldh->klh", weights, own)),
-        acts=layers[acts],
-        persona=packed(own[acts, :1]),
+        acts=layers[found.layers.index(acts)],
+        persona=packed(own[found.layers.index(acts), :1]),
         neutral=float(np.nanmean(at_rest)),
         upper=float(np.nanpercentile(at_rest, UPPER)),
-        calibration={"run": str(run.attrs.get("key", "")), **_measured(rows, positive, benign, fpr, persona, run)},
+        calibration={
+            "run": str(run.attrs.get("key", "")),
+            **_measured(rows, positive, benign, fpr, acts, persona, run),
+        },
         prompts=sorted(set(rows.prompt.tolist())),
         attack=list(roles.attack),
         benign=list(roles.benign),
     )
+
+
+def _persona_block(run: xr.DataTree) -> int:
+    """The place on the run's layer axis of the block where the persona acts (model.sites.persona), where an action
+    holds it: held later, what the persona moved goes on."""
+    config = yaml.safe_load(str(run.attrs.get("config", ""))) or {}
+    sites = config.get("model", {}).get("sites", {}) if isinstance(config, dict) else {}
+    layers = held_readouts(run)["layer"].values
+    (block, *_) = parse_layers(sites.get("persona", Sites().persona), int(layers.max()) + 1, "model.sites.persona")
+    return int(np.abs(layers - block).argmin())
 
 
 def _directions(run: xr.DataTree) -> list[str]:
@@ -95,12 +110,12 @@ def _check(positives: int, benign: int, fpr: float, roles: Roles) -> None:
 
 
 def _measured(
-    rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, persona: str, run: xr.DataTree
+    rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int, persona: str, run: xr.DataTree
 ) -> dict[str, Any]:
     """What blocks, weights and threshold of the other folds do to each fold; to each attack where the others alone were
     calibrated on (`unknown`); and two controls: labels dealt out anew, and each direction of the run by itself."""
-    flagged, area = fit.held_out(rows, positive, benign, fpr)
-    dealt = fit.random_labels(rows, positive, benign, fpr)
+    flagged, area = fit.held_out(rows, positive, benign, fpr, acts)
+    dealt = fit.random_labels(rows, positive, benign, fpr, acts)
     others = [d for d in _directions(run) if d not in (persona, REFUSAL)]
     return {
         "folds": fit.FOLDS,
@@ -108,7 +123,7 @@ def _measured(
         "tpr": rate(flagged, positive, rows),
         "fpr": rate(flagged, benign, rows),
         "auroc": none_of(area),
-        "unknown": {name: _unknown(rows, name, positive, benign, fpr) for name in _attacks(rows, positive)},
+        "unknown": {name: _unknown(rows, name, positive, benign, fpr, acts) for name in _attacks(rows, positive)},
         "auroc_random_labels": {
             "mean": none_of(float(np.nanmean(dealt))), "low": none_of(float(np.nanmin(dealt))),
             "high": none_of(float(np.nanmax(dealt))), "draws": len(dealt),
@@ -123,10 +138,10 @@ def _attacks(rows: Rows, positive: np.ndarray) -> list[str]:
     return [str(name) for name, n in zip(names, counts, strict=True) if fit.FEW <= n <= positive.sum() - fit.FEW]
 
 
-def _unknown(rows: Rows, name: str, positive: np.ndarray, benign: np.ndarray, fpr: float) -> dict[str, Any]:
+def _unknown(rows: Rows, name: str, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int) -> dict[str, Any]:
     """What a guard of the other attacks finds of this one, on held-out folds."""
     own = positive & (rows.condition == name)
-    return rate(fit.held_out(rows, positive & ~own, benign, fpr)[0], own, rows)
+    return rate(fit.held_out(rows, positive & ~own, benign, fpr, acts)[0], own, rows)
 
 
 def _alone(run: xr.DataTree, name: str, rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -> float:

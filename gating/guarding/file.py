@@ -26,8 +26,8 @@ class Guard:
 
     model: of the run that it was calibrated on (MODEL); layers: the blocks, in their order; attacks: each has a score,
     the weighted sum of projections less `centres` [attack]; weights [attack][layer][direction] of unit directions;
-    vectors: their weighted sums, base64 of float32 [attack * layer, hidden]; acts: the one of the blocks
-    where the persona is held; persona: its unit direction there, likewise [1, hidden]; neutral: its mean projection in
+    vectors: their weighted sums, base64 of float32 [attack * layer, hidden]; acts: the one of the blocks where the
+    persona acts and is held; persona: its unit direction there, likewise [1, hidden]; neutral: its mean projection in
     benign answers, upper: the 75th percentile there; calibration: what was measured, on how many; prompts: hashes of
     what it was calibrated on; attack,
     benign: patterns of conditions (rows.Roles).

@@ -48,11 +48,11 @@ class Fitted(NamedTuple):
     threshold: float
 
 
-def spread(n_layers: int) -> list[tuple[int, ...]]:
+def spread(n_layers: int, acts: int) -> list[tuple[int, ...]]:
     """Sets of blocks, the smallest first: spread over the depth from a quarter on, where a direction has come to be
-    something; and all of them."""
+    something; and all of them. Each has `acts`, the block where an action holds the persona."""
     few = (np.linspace(0.25 * (n_layers - 1), n_layers - 1, k).round().astype(int) for k in BLOCKS if k < n_layers)
-    return [*dict.fromkeys(tuple(sorted(set(each.tolist()))) for each in few), tuple(range(n_layers))]
+    return [*dict.fromkeys(tuple(sorted({*each.tolist(), acts})) for each in few), tuple(range(n_layers))]
 
 
 def discriminant(means: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -92,13 +92,13 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
 
 
-def fit(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -> Fitted:
+def fit(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int = 0) -> Fitted:
     """Blocks, weights and threshold. The blocks whose flags find most positives of held-out folds, the fewest of
     equals. All rows but the positives and the benign ones are left out."""
     used = rows.where(positive | benign)
     own, fold = positive[positive | benign], folds(used)[0]
     tried: list[tuple[float, tuple[int, ...], float]] = []
-    for layers in spread(used.windows.shape[2]):
+    for layers in spread(used.windows.shape[2], acts):
         scores = _crossed(features(used, layers), own, used.condition, fold)
         cut = threshold(scores[~own], fpr)
         tried.append((float((scores[own] > cut).mean()), layers, cut))
@@ -119,19 +119,6 @@ def scored(values: np.ndarray, positive: np.ndarray, condition: np.ndarray) -> t
     there = np.isfinite(highs).all(1)
     centres, deviations = highs[there].mean(0), np.maximum(highs[there].std(0), 1e-12)
     return Scores(each / deviations[:, None], centres / deviations), tuple(names) or ("all",)
-
-
-def strongest(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, layers: Sequence[int]) -> int:
-    """Which of the blocks (its place among them) tells most positives of held-out folds by itself, the last of equals:
-    it sees what was added at any block before it. There the persona is held; at all of them at once nothing of the
-    model was left."""
-    used = rows.where(positive | benign)
-    own, fold = positive[positive | benign], folds(used)[0]
-    found = []
-    for layer in layers:
-        scores = _crossed(features(used, [layer]), own, used.condition, fold)
-        found.append(float((scores[own] > threshold(scores[~own], fpr)).mean()))
-    return len(found) - 1 - int(np.argmax(found[::-1]))
 
 
 def features(rows: Rows, layers: Sequence[int]) -> np.ndarray:
@@ -169,14 +156,16 @@ def folds(rows: Rows) -> tuple[np.ndarray, str]:
     return fold, by
 
 
-def held_out(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -> tuple[np.ndarray, float]:
+def held_out(
+    rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int = 0
+) -> tuple[np.ndarray, float]:
     """Which rows are flagged by blocks, weights and threshold of the other folds, [row] boolean, and the mean AUROC
     within folds."""
     flagged, areas = np.zeros(len(rows.label), dtype=bool), []
     for outside, inside in _splits(folds(rows)[0]):
         if not ((positive & outside).sum() > 1 and (benign & outside).sum() > 1):
             continue
-        found = fit(rows, positive & outside, benign & outside, fpr)
+        found = fit(rows, positive & outside, benign & outside, fpr, acts)
         own = highest(found.scores.of(features(rows, found.layers)))
         flagged[inside] = own[inside] > found.threshold
         areas.append(auroc(own[positive & inside], own[benign & inside]))
@@ -184,7 +173,9 @@ def held_out(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -
     return flagged, float(np.mean(known)) if known else math.nan
 
 
-def random_labels(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, seed: int = 0) -> np.ndarray:
+def random_labels(
+    rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int = 0, seed: int = 0
+) -> np.ndarray:
     """AUROC on held-out folds where labels are dealt out anew over prompts (whose rows are alike): [draw], about 0.5
     unless something of the answers leaks."""
     used = rows.where(positive | benign)
@@ -193,7 +184,7 @@ def random_labels(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: flo
     rng, out = np.random.default_rng(seed), []
     for _ in range(DRAWS):
         drawn = rng.permutation(own)[member]
-        out.append(held_out(used, drawn, ~drawn, fpr)[1])
+        out.append(held_out(used, drawn, ~drawn, fpr, acts)[1])
     return np.array(out)
 
 
