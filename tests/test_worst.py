@@ -9,7 +9,8 @@ import xarray as xr
 
 from gating import models, store, worst
 from gating.choosing import soft_prompt, worst_case
-from gating.choosing.config import WorstConfig
+from gating.choosing.config import WorstConfig, check_worst
+from gating.errors import GatingError
 from gating.guarding import calibrate, evaluate, file
 from gating.judging.labels import COMPLIANCE, EVASIVE
 from gating.pipeline import execute, study
@@ -89,6 +90,12 @@ def test_a_soft_prompt_that_is_sought_opens_the_gate_of_a_planted_model(go):
     code, said = go("attack=soft-prompt", "steps=40")
     assert code == 0, said
     assert "none │ 100%" in said and "soft prompt │ 0%" in said
+
+
+def test_a_soft_prompt_is_sought_on_the_processor_alone(monkeypatch):
+    monkeypatch.setattr(models, "device_type", lambda cfg: "cuda")
+    with pytest.raises(GatingError, match=r"say model\.device=cpu"):
+        check_worst(WorstConfig(attack="soft-prompt"))
 
 
 def test_a_soft_prompt_is_embedded_where_its_ids_are_and_nowhere_else():

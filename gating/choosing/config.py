@@ -72,6 +72,8 @@ def check_worst(cfg: WorstConfig) -> None:
         config.check_path(cfg.guard, "guard")
     if cfg.attack not in ATTACKS:
         raise GatingError(f"attack={shown(cfg.attack, 60)!r}: use {choices(ATTACKS, cfg.attack)}.")
+    if cfg.attack == "soft-prompt" and models.device_type(cfg.model) != "cpu":
+        raise GatingError("attack=soft-prompt is sought on the processor alone; say model.device=cpu.")
     if not cfg.personas:
         raise GatingError("personas=[]: name at least one persona whose direction is tried.")
     for name in cfg.personas:
