@@ -3,6 +3,7 @@ row."""
 
 import json
 from copy import copy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +65,14 @@ def test_a_planted_persona_is_found_where_it_is_and_other_labels_or_directions_f
     assert found["fpr"]["prompts"] == 30 and found["fpr"]["high_by_prompt"] > found["fpr"]["high"]
     assert 0.35 < found["auroc_random_labels"]["mean"] < 0.65
     assert found["auroc_alone"]["compliant"] > 0.95 and found["auroc_alone"]["formal"] < 0.7
+
+
+@pytest.mark.parametrize("layers", [[-1, 1, 2, 3], [0, 1, 2, 9]])
+def test_a_guard_of_blocks_that_the_model_does_not_have_is_refused(calibrated, layers):
+    loaded: Any = SimpleNamespace(fingerprint="f", name="m", n_layers=4, hidden=file.vectors(calibrated).shape[2])
+    monitor.check(calibrated, loaded)
+    with pytest.raises(GatingError, match=r"m has 4 of width .* calibrate again"):
+        monitor.check(replace(calibrated, layers=layers), loaded)
 
 
 def test_attacks_that_push_opposite_ways_are_both_found_and_one_that_was_left_out_is_not(calibrated):

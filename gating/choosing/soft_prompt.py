@@ -21,7 +21,7 @@ from gating.choosing.config import WorstConfig
 from gating.choosing.runner import Runner
 from gating.choosing.stages import check_refuses_harmful
 from gating.guarding import monitor
-from gating.guarding.file import Guard, check_model, load, vectors
+from gating.guarding.file import Guard, load, vectors
 from gating.judging.labels import COMPLIANCE, DEGENERATE, EVASIVE, REFUSAL
 from gating.models import Loaded
 from gating.models.parts import decoder_blocks, unembedding
@@ -75,7 +75,7 @@ def search(cfg: WorstConfig, label: str, tell: Callable[[str], None]) -> xr.Data
     tested = study.of_store(run("soft-test", {}, cfg.test_n, cfg.test_n_harmless, cfg.test_tokens, "test"))
     backend = Backend(models.load(cfg.model), tested.batch_rows)
     if guard is not None:
-        check_model(guard, backend.loaded.fingerprint, cfg.model.name)
+        monitor.check(guard, backend.loaded)
     before = begun(backend.loaded, [_ids(s, p.text) for s in (asked, tested) for p in s.test], cfg.tokens, cfg.seed)
     after = sought(backend.loaded, asked, before, guard, cfg.steps, tell)
     each = {"none": None, "before the search": before, "soft prompt": after}

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from gating import chat
-from gating.guarding.file import Guard, unpacked, vectors
+from gating.errors import GatingError
+from gating.guarding.file import Guard, check_model, unpacked, vectors
 from gating.judging.labels import REFUSAL
 from gating.judging.learned import labels_of
+from gating.models import Loaded
 from gating.steering.lowering import Edit, Edits
 from gating.steering.watch import Confirm, Watch
 
@@ -21,6 +23,17 @@ def watch(guard: Guard, actions: Sequence[str], confirm: Confirm | None = None) 
         guard.layers, torch.from_numpy(vectors(guard)), torch.tensor(guard.centres), guard.threshold, guard.window,
         actions, guard.acts, torch.from_numpy(persona), guard.neutral, confirm,
     )  # fmt: skip
+
+
+def check(guard: Guard, loaded: Loaded) -> None:
+    """Raises GatingError for a guard of another model, and for one that reads what this model does not have."""
+    check_model(guard, loaded.fingerprint, loaded.name)
+    if not 0 <= guard.layers[0] <= guard.layers[-1] < loaded.n_layers or vectors(guard).shape[2] != loaded.hidden:
+        raise GatingError(
+            f"guard: it reads blocks {guard.layers[0]} to {guard.layers[-1]} of width {vectors(guard).shape[2]}, and "
+            f"{loaded.name} has {loaded.n_layers} of width {loaded.hidden}; calibrate again with python -m "
+            "gating.guard RUN."
+        )
 
 
 def held(guard: Guard, edits: Edits, rows: torch.Tensor, op: str = "clamp") -> Edits:

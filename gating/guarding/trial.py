@@ -22,7 +22,7 @@ from gating.errors import GatingError
 from gating.guarding import monitor
 from gating.guarding.calibrate import none_of
 from gating.guarding.evaluate import flagged_rows
-from gating.guarding.file import Guard, check_model
+from gating.guarding.file import Guard
 from gating.judging.labels import LABELS
 from gating.pipeline import answered, study
 from gating.pipeline.study import Study
@@ -54,7 +54,7 @@ def trial(guard: Guard, run: xr.DataTree, action: str, cascade: bool = False) ->
     """
     planned = _study(run)
     backend = Backend(models.load(planned.run.model), planned.batch_rows)
-    check_model(guard, backend.loaded.fingerprint, planned.run.model.name)
+    monitor.check(guard, backend.loaded)
     rows = _flagged(guard, run, planned)
     directions = read_group(run, "directions") if "directions" in run.children else None
     labels: list[int] = []

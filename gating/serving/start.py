@@ -13,7 +13,7 @@ import xarray as xr
 from gating import models, store
 from gating.analysis.reading import read_group
 from gating.errors import GatingError, cause
-from gating.guarding import file
+from gating.guarding import file, monitor
 from gating.models import Loaded
 from gating.models.padding import APART, TOKENS
 from gating.pipeline import execute, study
@@ -45,7 +45,7 @@ def desk(cfg: ServeConfig, label: str, tell: Callable[[str], None]) -> Desk:
     held = steering.lower(planned.conditions, _directions(planned) if steered else None, cfg.seed)
     loaded = models.load(cfg.model)
     if guard is not None:
-        file.check_model(guard, loaded.fingerprint, cfg.model.name)
+        monitor.check(guard, loaded)
     check_family(loaded, held)
     batch = Batch(loaded, held, cfg.limits.rows, guard, cfg.cascade)
     terms = Terms(
