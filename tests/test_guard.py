@@ -347,7 +347,7 @@ def test_weights_that_fit_their_own_rows_too_well_do_not_make_the_threshold_too_
 
     def flagged(seed):
         train = noise(seed, 75, 15)
-        found = fit.fit(train, train.harmful, ~train.harmful, 0.1)
+        found = fit.fit(train, train.harmful, ~train.harmful, 0.1, 0)
         fresh = noise(1000 + seed, 1500, 0)
         return (fit.highest(found.scores.of(fit.features(fresh, found.layers))) > found.threshold).mean()
 

@@ -9,8 +9,7 @@ import xarray as xr
 
 from gating import models, store, worst
 from gating.choosing import soft_prompt, worst_case
-from gating.choosing.config import WorstConfig, check_worst
-from gating.errors import GatingError
+from gating.choosing.config import WorstConfig
 from gating.guarding import calibrate, evaluate, file
 from gating.judging.labels import COMPLIANCE, EVASIVE
 from gating.pipeline import execute, study
@@ -92,10 +91,23 @@ def test_a_soft_prompt_that_is_sought_opens_the_gate_of_a_planted_model(go):
     assert "none │ 100%" in said and "soft prompt │ 0%" in said
 
 
-def test_a_soft_prompt_is_sought_on_the_processor_alone(monkeypatch):
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("steps=0", "steps=0"),
+        ("tokens=1000", "give fewer"),
+        ("backend=ndif", "say backend=local, not ndif"),
+    ],
+)
+def test_what_a_soft_prompt_cannot_be_sought_with_is_named(go, word, why):
+    code, said = go("attack=soft-prompt", word)
+    assert code == 2 and why in said
+
+
+def test_a_soft_prompt_is_sought_on_the_processor_alone(go, monkeypatch):
     monkeypatch.setattr(models, "device_type", lambda cfg: "cuda")
-    with pytest.raises(GatingError, match=r"say model\.device=cpu"):
-        check_worst(WorstConfig(attack="soft-prompt"))
+    code, said = go("attack=soft-prompt")
+    assert code == 2 and "say model.device=cpu" in said and "outcomes" not in said
 
 
 def test_a_soft_prompt_is_embedded_where_its_ids_are_and_nowhere_else():

@@ -72,6 +72,10 @@ def check_worst(cfg: WorstConfig) -> None:
         config.check_path(cfg.guard, "guard")
     if cfg.attack not in ATTACKS:
         raise GatingError(f"attack={shown(cfg.attack, 60)!r}: use {choices(ATTACKS, cfg.attack)}.")
+    if cfg.attack == "soft-prompt" and cfg.backend.name != "local":
+        raise GatingError(
+            f"attack=soft-prompt needs the model on this machine; say backend=local, not {cfg.backend.name}."
+        )
     if cfg.attack == "soft-prompt" and models.device_type(cfg.model) != "cpu":
         raise GatingError("attack=soft-prompt is sought on the processor alone; say model.device=cpu.")
     if not cfg.personas:

@@ -8,7 +8,7 @@ against the `test` split beside what it was before the search. The vectors are n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,15 +17,17 @@ from transformers import PreTrainedModel
 
 from gating import chat, models, progress
 from gating.analysis import stats
-from gating.choosing.config import WorstConfig
+from gating.choosing.config import WorstConfig, check_worst
 from gating.choosing.runner import Runner
 from gating.choosing.stages import check_refuses_harmful
+from gating.errors import GatingError
 from gating.guarding import monitor
 from gating.guarding.file import Guard, load, vectors
+from gating.guarding.trial import labelled
 from gating.judging.labels import COMPLIANCE, DEGENERATE, EVASIVE, REFUSAL
 from gating.models import Loaded
 from gating.models.parts import decoder_blocks, unembedding
-from gating.pipeline import answered, study
+from gating.pipeline import study
 from gating.pipeline.study import Study
 from gating.steering.backend import Backend
 from gating.training.forward import hidden_states, token_weights
@@ -67,27 +69,31 @@ def search(cfg: WorstConfig, label: str, tell: Callable[[str], None]) -> xr.Data
     `evaded`, `degenerate` of harmful test prompts, with `low` and `high`, Wilson's interval of `refused`; with a guard
     `passed` (complied or evaded without a flag) and `harmless_flagged`; `answered` of harmless ones. attrs: n,
     n_harmless. Raises GatingError for a model that does not refuse to begin with, and for a guard of another model."""
-    guard = None if cfg.guard is None else load(cfg.guard)
-    run = Runner(cfg, label, cfg.model, "worst", tuple(cfg.personas))
+    check_worst(cfg)
+    guard, loaded = None if cfg.guard is None else load(cfg.guard), models.load(cfg.model)
+    if guard is not None:
+        monitor.check(guard, loaded)
+    run = Runner(cfg, label, cfg.model, "worst", ())
     unsteered = run("soft-select", {}, cfg.n, cfg.n_harmless, cfg.new_tokens)
     check_refuses_harmful(unsteered)
     asked = study.of_store(unsteered)
     tested = study.of_store(run("soft-test", {}, cfg.test_n, cfg.test_n_harmless, cfg.test_tokens, "test"))
-    backend = Backend(models.load(cfg.model), tested.batch_rows)
-    if guard is not None:
-        monitor.check(guard, backend.loaded)
-    before = begun(backend.loaded, [_ids(s, p.text) for s in (asked, tested) for p in s.test], cfg.tokens, cfg.seed)
-    after = sought(backend.loaded, asked, before, guard, cfg.steps, tell)
+    before = begun(loaded, [_ids(s, p.text) for s in (asked, tested) for p in s.test], cfg.tokens, cfg.seed)
+    after = sought(loaded, asked, before, guard, cfg.steps, tell)
     each = {"none": None, "before the search": before, "soft prompt": after}
+    backend = Backend(loaded, tested.batch_rows)
     rows = [_tried(backend, tested, soft, guard) for soft in each.values()]
     return xr.concat(rows, dim="condition", combine_attrs="override").assign_coords(condition=list(each))
 
 
 def begun(loaded: Loaded, known: Sequence[Sequence[int]], n: int, seed: int) -> SoftPrompt:
-    """Ids that none of the prompts holds, embedded as tokens drawn from the vocabulary."""
+    """Ids that none of the prompts holds, embedded as tokens drawn from the vocabulary. Raises GatingError where there
+    are not so many."""
     table = _table(loaded)
     held = {i for ids in known for i in ids} | {pad_id(loaded), *loaded.end_ids}
     free = [i for i in range(len(table) - 1, -1, -1) if i not in held][:n]
+    if len(free) < n:
+        raise GatingError(f"tokens={n}: the vocabulary has {len(free)} tokens that no prompt holds; give fewer.")
     drawn = torch.randint(len(table), (n,), generator=torch.Generator().manual_seed(seed))
     return SoftPrompt(tuple(free), table[drawn].float().clone())
 
@@ -167,11 +173,9 @@ def _tried(backend: Backend, tested: Study, soft: SoftPrompt | None, guard: Guar
         part = tested.test[start : start + tested.batch_rows]
         ids = [_with(backend.loaded, tested, p.text, soft) for p in part]
         watch = None if guard is None else monitor.watch(guard, ["note"] * len(part))
-        nothing = SoftPrompt((), torch.zeros(0, backend.loaded.hidden))
-        with embedded(backend.loaded.model, soft or nothing):
+        with embedded(backend.loaded.model, soft) if soft else nullcontext():
             made = backend.generate(ids, {}, tested.max_new_tokens, watch=watch)
-        again = answered.score(backend, [_ids(tested, p.text) for p in part], made, "scores under a soft prompt")
-        labels += answered.labels(tested, part, again, answered.texts(backend, [said for _, said in again.said]))
+        labels += labelled(backend, tested, part, made)
         flagged += [False] * len(part) if watch is None else (watch.flagged > 0).tolist()
     return _counted(labels, flagged, [p.harmful for p in tested.test], guard is not None)
 

@@ -77,8 +77,7 @@ def calibrate(
 def _persona_block(run: xr.DataTree) -> int:
     """The place on the run's layer axis of the block where the persona acts (model.sites.persona), where an action
     holds it: held later, what the persona moved goes on."""
-    config = yaml.safe_load(str(run.attrs.get("config", ""))) or {}
-    sites = config.get("model", {}).get("sites", {}) if isinstance(config, dict) else {}
+    sites = _config(run, "model").get("sites") or {}
     layers = held_readouts(run)["layer"].values
     (block, *_) = parse_layers(sites.get("persona", Sites().persona), int(layers.max()) + 1, "model.sites.persona")
     return int(np.abs(layers - block).argmin())
@@ -90,8 +89,14 @@ def _directions(run: xr.DataTree) -> list[str]:
 
 
 def _split(run: xr.DataTree) -> str:
-    config = yaml.safe_load(str(run.attrs.get("config", ""))) or {}
-    return str(config.get("data", {}).get("split", "")) if isinstance(config, dict) else ""
+    return str(_config(run, "data").get("split", ""))
+
+
+def _config(run: xr.DataTree, group: str) -> dict[str, Any]:
+    """A group of the run's configuration, empty where there is none."""
+    whole = yaml.safe_load(str(run.attrs.get("config", "")))
+    found = whole.get(group) if isinstance(whole, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _check(positives: int, benign: int, fpr: float, roles: Roles) -> None:
@@ -128,7 +133,9 @@ def _measured(
             "mean": none_of(float(np.nanmean(dealt))), "low": none_of(float(np.nanmin(dealt))),
             "high": none_of(float(np.nanmax(dealt))), "draws": len(dealt),
         },
-        "auroc_alone": {name: none_of(_alone(run, name, rows, positive, benign, fpr)) for name in (persona, *others)},
+        "auroc_alone": {
+            name: none_of(_alone(run, name, rows, positive, benign, fpr, acts)) for name in (persona, *others)
+        },
     }  # fmt: skip
 
 
@@ -144,10 +151,12 @@ def _unknown(rows: Rows, name: str, positive: np.ndarray, benign: np.ndarray, fp
     return rate(fit.held_out(rows, positive & ~own, benign, fpr, acts)[0], own, rows)
 
 
-def _alone(run: xr.DataTree, name: str, rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float) -> float:
+def _alone(
+    run: xr.DataTree, name: str, rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int
+) -> float:
     """AUROC on held-out folds of one direction by itself."""
     window = held_readouts(run).sizes["step"] - rows.windows.shape[1]  # step 0 is no generated token
-    return fit.held_out(rows_of(run, (name,), window), positive, benign, fpr)[1]
+    return fit.held_out(rows_of(run, (name,), window), positive, benign, fpr, acts)[1]
 
 
 def rate(flagged: np.ndarray, chosen: np.ndarray, rows: Rows) -> dict[str, float | int | None]:

@@ -92,7 +92,7 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
 
 
-def fit(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int = 0) -> Fitted:
+def fit(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int) -> Fitted:
     """Blocks, weights and threshold. The blocks whose flags find most positives of held-out folds, the fewest of
     equals. All rows but the positives and the benign ones are left out."""
     used = rows.where(positive | benign)
@@ -156,9 +156,7 @@ def folds(rows: Rows) -> tuple[np.ndarray, str]:
     return fold, by
 
 
-def held_out(
-    rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int = 0
-) -> tuple[np.ndarray, float]:
+def held_out(rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int) -> tuple[np.ndarray, float]:
     """Which rows are flagged by blocks, weights and threshold of the other folds, [row] boolean, and the mean AUROC
     within folds."""
     flagged, areas = np.zeros(len(rows.label), dtype=bool), []
@@ -174,7 +172,7 @@ def held_out(
 
 
 def random_labels(
-    rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int = 0, seed: int = 0
+    rows: Rows, positive: np.ndarray, benign: np.ndarray, fpr: float, acts: int, seed: int = 0
 ) -> np.ndarray:
     """AUROC on held-out folds where labels are dealt out anew over prompts (whose rows are alike): [draw], about 0.5
     unless something of the answers leaks."""

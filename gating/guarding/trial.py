@@ -30,6 +30,7 @@ from gating.prompts import Prompt
 from gating.steering import lowering
 from gating.steering.backend import Backend
 from gating.steering.interventions import Condition
+from gating.steering.readouts import Generation
 
 HELD = {"reopen": "clamp", "cap": "cap"}  # actions that answer anew, and the operation that holds the persona
 HEADER = "header"
@@ -108,10 +109,15 @@ def _answers(
             opened = chat.header(backend.loaded.tokenizer, planned.run.model.template)
             ids = [[*p, *t[:n], *opened] if n else p for p, t, n in zip(ids, made.tokens, flags, strict=True)]
         made = backend.generate(ids, edits, planned.max_new_tokens)
-    asked = [planned.ids(r.prompt.text, system) for r in rows]
+    return labelled(backend, planned, [r.prompt for r in rows], made), over.flagged.tolist()
+
+
+def labelled(backend: Backend, planned: Study, prompts: Sequence[Prompt], made: Generation) -> list[int]:
+    """Labels of answers to these prompts, by the run's own judge, as its own answers were labelled."""
+    asked = [planned.ids(p.text, planned.run.model.system) for p in prompts]
     again = answered.score(backend, asked, made, "scores of answers made again")
     texts = answered.texts(backend, [answer for _, answer in again.said])
-    return answered.labels(planned, [r.prompt for r in rows], again, texts), over.flagged.tolist()
+    return answered.labels(planned, prompts, again, texts)
 
 
 def _counted(rows: Sequence[Again], labels: Sequence[int], flagged: Sequence[int]) -> list[dict[str, Any]]:
